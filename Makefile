@@ -1,0 +1,205 @@
+# spectraformer. `make help` lists the targets. Settings on top, no configure step.
+
+FEAT   ?=
+KERNEL ?=
+D      ?= 32
+DV     ?= 32
+M      ?= 128
+DTYPE  ?= f32
+PAIRS  ?= saderf-qmc
+PREFIX ?= /usr/local
+CC     ?= gcc
+LUA    ?= lua5.4
+OPT    ?= -O3
+O      ?= build/obj
+JOBS   ?= $(shell nproc)
+SHARED ?= ../shared
+
+# ---- nothing below needs changing ------------------------------------------------------------------
+
+VERSION := 0.1.0
+WARN := -Wall -Wextra -Wshadow -Wundef -Wvla -Wdouble-promotion -Wstrict-prototypes \
+	-Wmissing-prototypes -Wwrite-strings -Wpointer-arith
+WERROR :=
+CFLAGS := -std=gnu11 $(OPT) -g -fPIC -fopenmp -fvisibility=hidden -ffp-contract=fast -fno-math-errno \
+	-fno-trapping-math $(WARN) $(WERROR)
+LUA_CFLAGS = $(shell pkg-config --cflags lua5.4 2>/dev/null || echo -I/usr/include/lua5.4)
+CPPFLAGS := -Iruntime -Itemplates/c -DSPECTRA_VERSION='"$(VERSION)"'
+LDLIBS := -llua5.4 -ljansson -ldl -lm
+SAN :=
+ISA_portable :=
+ISA_avx2 := -mavx2 -mfma
+ISA_avx512 := -mavx2 -mfma -mavx512f -mavx512dq -mavx512bw -mavx512vl -mprefer-vector-width=512
+MACHINE := $(shell uname -m)
+ISAS := portable $(if $(filter x86_64,$(MACHINE)),avx2 avx512)
+
+GEN_SRC := $(wildcard gen/*.lua specs/*/*.lua templates/c/* templates/cuda/*)
+HEADERS := $(wildcard runtime/*.h templates/c/*.h)
+# pairs made earlier stay part of the build until `make clean`
+ALL_PAIRS := $(sort $(PAIRS) $(patsubst build/%/registry.inc,%,$(wildcard build/*-*/registry.inc)))
+
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.PHONY: all gen deps test demo bench install dist clean help format lint run-tests run-demo run-bench diff-gen
+all:
+
+# ---- targets that install what they need first, then call make again ----------------------------
+
+test: deps
+	@$(MAKE) --no-print-directory -j$(JOBS) test-programs
+	@$(MAKE) --no-print-directory run-tests
+
+demo: deps
+	@$(MAKE) --no-print-directory -j$(JOBS) gen FEAT=saderf KERNEL=qmc
+	@$(MAKE) --no-print-directory -j$(JOBS) all
+	@$(MAKE) --no-print-directory run-demo
+
+bench: deps
+	@$(MAKE) --no-print-directory -j$(JOBS) build/bench/attn_bench
+	@$(MAKE) --no-print-directory run-bench
+
+BUILD_PACKAGES := gcc libc6-dev pkg-config lua5.4 liblua5.4-dev libjansson-dev libopenblas0-pthread
+TEST_PACKAGES := libcmocka-dev lua-busted lua-check clang-format xz-utils
+PACKAGES := $(BUILD_PACKAGES) $(TEST_PACKAGES)
+
+deps:
+	@if ! command -v dpkg-query >/dev/null; then \
+	    echo "make deps: not a Debian system; needed are the equivalents of: $(PACKAGES)"; exit 0; fi; \
+	missing=; for p in $(PACKAGES); do \
+	    dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+	    sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	    mkdir -p build; echo "make deps: installing$$missing ($$sudo apt-get install)"; \
+	    $$sudo apt-get update -q >/dev/null && \
+	    $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing \
+	        >build/deps.log 2>&1 || { tail -5 build/deps.log; rm -f build/deps.log; exit 1; }; \
+	    rm -f build/deps.log; \
+	fi
+
+help:
+	@echo "make                 the library and build/spectraformer"
+	@echo "make demo            install what is missing, generate saderf x qmc, train ListOps, show the result"
+	@echo "make test            install what is missing, run every test"
+	@echo "make gen FEAT=saderf KERNEL=qmc [D=32 DV=32 M=128 DTYPE=f32]"
+	@echo "                     kernels of a pair for fixed sizes into build/saderf-qmc/; the next make links them"
+	@echo "make bench           fused kernels against the same mathematics unfused, on this machine"
+	@echo "make install         into PREFIX=$(PREFIX): command, library, header"
+	@echo "make lint            clang-format and luacheck;  make format rewrites"
+	@echo "make diff-gen        what an edit of gen/, specs/ or templates/ does to generated text"
+	@echo "make clean           removes build/"
+
+clean:
+	rm -rf build
+
+# ---- generation -----------------------------------------------------------------------------------
+
+ifneq ($(filter-out deps test demo bench help clean format lint,$(or $(MAKECMDGOALS),all)),)
+-include build/sources.mk
+endif
+
+build/base/registry.inc: $(GEN_SRC)
+	@mkdir -p build/base
+	$(LUA) gen/main.lua --base OUT=build/base
+	@touch $@
+
+# Pairs keep the sizes they were made with: `make gen` writes them into the folder's args.
+build/%/registry.inc: $(GEN_SRC)
+	@mkdir -p $(@D)
+	@test -f $(@D)/args || echo "FEAT=$(word 1,$(subst -, ,$*)) KERNEL=$(word 2,$(subst -, ,$*)) D=$(D) DV=$(DV) M=$(M) DTYPE=$(DTYPE)" >$(@D)/args
+	$(LUA) gen/main.lua $$(cat $(@D)/args) OUT=$(@D)
+	@touch $@
+
+build/sources.mk: build/base/registry.inc $(ALL_PAIRS:%=build/%/registry.inc)
+	$(LUA) gen/main.lua --registry OUT=build/registry.c build/base $(ALL_PAIRS:%=build/%)
+	@{ echo "KERNEL_C := $$(find build/base $(ALL_PAIRS:%=build/%) -mindepth 1 -name '*.c' \
+	    ! -name features.c ! -name matrices.c | sort | tr '\n' ' ')"; \
+	   echo "CUDA_TEXT := $$(find build/base $(ALL_PAIRS:%=build/%) -name '*.cu' | sort | tr '\n' ' ')"; } >$@
+
+gen:
+ifneq ($(FEAT)$(KERNEL),)
+	@mkdir -p build
+	@$(LUA) gen/main.lua FEAT=$(FEAT) KERNEL=$(KERNEL) D=$(D) DV=$(DV) M=$(M) DTYPE=$(DTYPE) OUT=build/$(FEAT)-$(KERNEL)
+	@echo "FEAT=$(FEAT) KERNEL=$(KERNEL) D=$(D) DV=$(DV) M=$(M) DTYPE=$(DTYPE)" >build/$(FEAT)-$(KERNEL)/args
+else
+	@echo "generated: build/base $(ALL_PAIRS:%=build/%)"
+endif
+
+diff-gen:
+	@rm -rf build/diff-gen && mkdir -p build/diff-gen/old build/diff-gen/new
+	@git archive HEAD gen specs templates runtime | tar -x -C build/diff-gen/old
+	@cd build/diff-gen/old && $(LUA) gen/main.lua --base OUT=out >/dev/null
+	@cp -r gen specs templates runtime build/diff-gen/new
+	@cd build/diff-gen/new && $(LUA) gen/main.lua --base OUT=out >/dev/null
+	@diff -ru build/diff-gen/old/out build/diff-gen/new/out && echo "generated text unchanged"
+
+# ---- compilation ----------------------------------------------------------------------------------
+
+CLI_C := $(wildcard runtime/cli*.c) runtime/main.c
+LIB_C := $(filter-out $(CLI_C),$(wildcard runtime/*.c)) build/task_specs.c
+TABLE_C := build/base/features.c build/base/matrices.c build/registry.c
+KERNEL_O := $(foreach i,$(ISAS),$(KERNEL_C:%.c=$(O)/%.$(i).o))
+LIB_O := $(LIB_C:%.c=$(O)/%.o) $(TABLE_C:%.c=$(O)/%.o) $(KERNEL_O)
+CLI_O := $(CLI_C:%.c=$(O)/%.o)
+COMPILE = @mkdir -p $(@D); $(CC) $(CPPFLAGS) $(LUA_CFLAGS) $(CFLAGS) $(SAN)
+
+build/task_specs.c: gen/embed.lua $(wildcard specs/task/*.lua)
+	@mkdir -p build
+	$(LUA) gen/embed.lua $@ task_spec $(wildcard specs/task/*.lua)
+
+$(O)/%.portable.o: %.c $(HEADERS)
+	$(COMPILE) $(ISA_portable) -DISA_NAME=portable -c $< -o $@
+$(O)/%.avx2.o: %.c $(HEADERS)
+	$(COMPILE) $(ISA_avx2) -DISA_NAME=avx2 -c $< -o $@
+$(O)/%.avx512.o: %.c $(HEADERS)
+	$(COMPILE) $(ISA_avx512) -DISA_NAME=avx512 -c $< -o $@
+$(O)/%.o: %.c $(HEADERS)
+	$(COMPILE) -c $< -o $@
+$(O)/tests/%.o $(O)/bench/%.o: CFLAGS += -Itests
+
+build/spectraformer: $(CLI_O) build/libspectraformer.a
+	@$(CC) $(CFLAGS) $(SAN) $^ $(LDLIBS) -o $@
+build/libspectraformer.a: $(LIB_O)
+	@rm -f $@; ar rcs $@ $^
+build/libspectraformer.so: $(LIB_O)
+	@$(CC) $(CFLAGS) -shared -Wl,-soname,libspectraformer.so.0 $^ $(LDLIBS) -o $@
+
+all: build/spectraformer build/libspectraformer.so
+	@echo "built build/spectraformer ($(words $(KERNEL_C)) generated kernels for $(ISAS))"
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib $(DESTDIR)$(PREFIX)/include
+	install build/spectraformer $(DESTDIR)$(PREFIX)/bin
+	install -m 644 build/libspectraformer.a $(DESTDIR)$(PREFIX)/lib
+	install build/libspectraformer.so $(DESTDIR)$(PREFIX)/lib/libspectraformer.so.0
+	ln -sf libspectraformer.so.0 $(DESTDIR)$(PREFIX)/lib/libspectraformer.so
+	install -m 644 runtime/spectraformer.h $(DESTDIR)$(PREFIX)/include
+
+dist:
+	@mkdir -p build
+	git archive --prefix=spectraformer-$(VERSION)/ -o build/spectraformer-$(VERSION).tar.gz HEAD
+
+# ---- tests ----------------------------------------------------------------------------------------
+
+include tests/tests.mk
+
+# ---- demonstration and measurement ----------------------------------------------------------------
+
+run-demo: build/spectraformer
+	@sh bench/demo.sh
+
+build/bench/attn_bench: $(O)/bench/attn_bench.o build/libspectraformer.a
+	@mkdir -p $(@D)
+	@$(CC) $(CFLAGS) $(SAN) $^ $(LDLIBS) -o $@
+
+run-bench: build/bench/attn_bench
+	build/bench/attn_bench
+
+# ---- style ----------------------------------------------------------------------------------------
+
+C_FILES := $(wildcard runtime/*.[ch] templates/c/*.[ch] tests/*.[ch] bench/*.[ch])
+format:
+	clang-format -i $(C_FILES)
+lint:
+	clang-format --dry-run -Werror $(C_FILES)
+	luacheck -q --std lua54 gen

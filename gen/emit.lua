@@ -1,0 +1,324 @@
+-- Writes what was generated: build/<pair>/, build/base/, the registry. Everything is made in memory
+-- first, written to temporary files, then renamed.
+local E = require "gen.expr"
+local component = require "gen.feature"
+local plan = require "gen.plan"
+local spec = require "gen.spec"
+local splice = require "gen.splice"
+local target_c = require "gen.target_c"
+local target_cuda = require "gen.target_cuda"
+
+local M = {}
+
+M.root = "."
+
+local MODULES = { "emit", "expr", "feature", "grad", "linop", "main", "ops", "pass", "plan", "render", "rows", "spec",
+  "splice", "target_c", "target_cuda" }
+
+local MARK = '#include "stub.h"'
+
+local function path(relative)
+  return M.root == "." and relative or M.root .. "/" .. relative
+end
+
+function M.read(relative)
+  local file, message = io.open(path(relative), "rb")
+  if not file then error(message, 0) end
+  local text = file:read("a")
+  file:close()
+  return text
+end
+
+-- FNV-1a, 64 bits, as 16 hexadecimal digits: tells texts apart, not a signature.
+function M.hash(text)
+  local h = 0xcbf29ce484222325
+  for i = 1, #text do h = (h ~ text:byte(i)) * 0x100000001b3 end
+  return ("%016x"):format(h)
+end
+
+local function shell_quoted(text)
+  return "'" .. text:gsub("'", "'\\''") .. "'"
+end
+
+-- Names of the specs of a kind, sorted.
+function M.names(kind)
+  local list = {}
+  local pipe = assert(io.popen("LC_ALL=C ls " .. shell_quoted(path("specs/" .. kind))))
+  for file in pipe:lines() do
+    list[#list + 1] = file:match("^([%w_]+)%.lua$")
+  end
+  pipe:close()
+  return list
+end
+
+-- Loads a spec by name; an unknown name gets the nearest known one.
+function M.load(kind, name)
+  local names = M.names(kind)
+  local known = false
+  for _, candidate in ipairs(names) do known = known or candidate == name end
+  if not known then
+    error(("unknown %s '%s'%s"):format(kind == "row" and "row operator" or kind, name,
+      spec.suggestion(name, names)), 0)
+  end
+  local relative = ("specs/%s/%s.lua"):format(kind, name)
+  return spec.load_text(kind, name, relative, M.read(relative))
+end
+
+function M.load_all(kind)
+  local list = {}
+  for i, name in ipairs(M.names(kind)) do list[i] = M.load(kind, name) end
+  return list
+end
+
+-- files: list of { path, text }. All or none: temporaries first, renamed when all are written.
+function M.write(files)
+  local made = {}
+  for _, file in ipairs(files) do
+    local folder = file[1]:match("^(.*)/[^/]*$")
+    if folder and not made[folder] then
+      local pipe = assert(io.popen(("mkdir -p %s 2>&1"):format(shell_quoted(folder))))
+      local message = pipe:read("l")
+      if not pipe:close() then error(message, 0) end
+      made[folder] = true
+    end
+  end
+  local function give_up(count, message)
+    for i = 1, count do os.remove(files[i][1] .. ".tmp") end
+    error(message, 0)
+  end
+  for i, file in ipairs(files) do
+    local out, message = io.open(file[1] .. ".tmp", "wb")
+    if not out then give_up(i - 1, message) end
+    local ok, why = out:write(file[2])
+    if not out:close() or not ok then give_up(i, ("%s: %s"):format(file[1], why or "cannot write")) end
+  end
+  for i, file in ipairs(files) do
+    local ok, message = os.rename(file[1] .. ".tmp", file[1])
+    if not ok then give_up(#files, ("%s (after %d files)"):format(message, i - 1)) end
+  end
+end
+
+-- Objects are lists of { key, value }, marked with M.object; arrays are plain lists.
+local function json(value, indent)
+  local kind = type(value)
+  if kind == "string" then
+    return '"' .. value:gsub('[%c"\\]', function(c) return ("\\u%04x"):format(c:byte()) end) .. '"'
+  elseif kind == "number" then
+    return math.type(value) == "integer" and tostring(value) or E.number(value)
+  elseif kind ~= "table" then
+    return tostring(value)
+  end
+  local inner, parts = indent .. "  ", {}
+  for i, item in ipairs(value) do
+    parts[i] = value.object and ('"%s": %s'):format(item[1], json(item[2], inner)) or json(item, inner)
+  end
+  local open, close = value.object and "{" or "[", value.object and "}" or "]"
+  if #parts == 0 then return open .. close end
+  return open .. "\n" .. inner .. table.concat(parts, ",\n" .. inner) .. "\n" .. indent .. close
+end
+
+local function object(list)
+  list.object = true
+  return list
+end
+
+local function header(command, feature)
+  local count = plan.operations(feature)
+  return ("/* %s\n * %s: %s\n * operations a feature row and token: %d the value, %d its gradient\n */\n")
+    :format(command, feature.name, feature.doc, count.value, count.grad)
+end
+
+local function real_define(dtype)
+  return dtype == "f64" and "#define REAL double\n" or ""
+end
+
+-- The three C files and phi.cu of one feature: list of { path, text }.
+local function attention_files(out, command, feature, id, sizes, dtype)
+  local top = header(command, feature)
+  local prologue = ('#line 1 "%s"\n'):format(feature.path) .. target_c.prologue(feature, id, sizes)
+  local files = {}
+  for i, kind in ipairs(plan.kinds) do
+    files[i] = { ("%s/%s.c"):format(out, kind.name),
+      splice.splice(top .. real_define(dtype), prologue, M.read(kind.template), kind.template, MARK) }
+  end
+  local device = ('#line 1 "%s"\n'):format(target_cuda.RUNTIME)
+    .. target_cuda.prologue(feature, sizes, dtype, M.read)
+  files[#files + 1] = { out .. "/phi.cu",
+    splice.splice(top, device, M.read(target_cuda.SKELETON), target_cuda.SKELETON, target_cuda.MARK) }
+  return files
+end
+
+local function registry_line(feature, matrix, sizes, id)
+  return ("ATTN(%s, %s, %d, %d, %d, %s)\n"):format(feature.name, matrix and matrix.name or "NULL",
+    sizes.D, sizes.DV, sizes.M, id)
+end
+
+local function dependencies(targets, sources)
+  local list = {}
+  for i, name in ipairs(MODULES) do list[i] = path("gen/" .. name .. ".lua") end
+  for _, source in ipairs(sources) do list[#list + 1] = path(source) end
+  return ("%s: \\\n  %s\n"):format(table.concat(targets, " "), table.concat(list, " \\\n  "))
+end
+
+local function templates()
+  local list = { target_cuda.RUNTIME, target_cuda.SKELETON }
+  for _, kind in ipairs(plan.kinds) do list[#list + 1] = kind.template end
+  return list
+end
+
+local function manifest(command, feature, matrix, sizes, dtype, id, files)
+  local constants, kinds, costs, sources = object {}, {}, object {}, {}
+  for i, constant in ipairs(component.constants(feature, sizes)) do constants[i] = constant end
+  for i, file in ipairs(files) do
+    local name = file[1]:match("[^/]+$")
+    local kind = plan.kinds[i]
+    kinds[i] = object { { "file", name }, { "symbol", kind and ("%s_%s"):format(kind.name, id) or "" },
+      { "fnv1a64", M.hash(file[2]) } }
+  end
+  for i, cost in ipairs(plan.costs(feature)) do
+    costs[i] = { cost[1], object { { "expression", cost[2] },
+      { "value", plan.evaluate(cost[2], sizes, dtype) } } }
+  end
+  for i, source in ipairs { feature.path, matrix.path, table.unpack(templates()) } do
+    sources[i] = object { { "path", source }, { "fnv1a64", M.hash(M.read(source)) } }
+  end
+  return json(object {
+    { "format", 1 }, { "command", command }, { "feature", feature.name }, { "matrix", matrix.name },
+    { "dtype", dtype }, { "id", id }, { "constants", constants }, { "kinds", kinds },
+    { "per_token_head", costs }, { "sources", sources },
+  }, "") .. "\n"
+end
+
+-- A pair of exact sizes. Returns the files without writing them.
+function M.pair(out, feat, kernel, sizes, dtype)
+  local feature, matrix = M.load("feature", feat), M.load("matrix", kernel)
+  local command = ("lua5.4 gen/main.lua FEAT=%s KERNEL=%s D=%d DV=%d M=%d DTYPE=%s"):format(feat, kernel,
+    sizes.D, sizes.DV, sizes.M, dtype)
+  local id = ("%s_%s_%d_%d_%d"):format(feat, kernel, sizes.D, sizes.DV, sizes.M)
+  local files = attention_files(out, command, feature, id, sizes, dtype)
+  local text = manifest(command, feature, matrix, sizes, dtype, id, files)
+  local targets = {}
+  for i, file in ipairs(files) do targets[i] = file[1] end
+  files[#files + 1] = { out .. "/registry.inc",
+    ("// %s\n// dtype %s\n"):format(command, dtype) .. registry_line(feature, matrix, sizes, id) }
+  files[#files + 1] = { out .. "/manifest.json", text }
+  files[#files + 1] = { out .. "/deps.d",
+    dependencies(targets, { feature.path, matrix.path, table.unpack(templates()) }) }
+  return files
+end
+
+-- Any-size kernels of every feature, row operators, the tables of features and matrices.
+function M.base(out)
+  local command = "lua5.4 gen/main.lua --base"
+  local top = ("/* %s */\n"):format(command)
+  local features, matrices, rows = M.load_all("feature"), M.load_all("matrix"), M.load_all("row")
+  local any, files = { D = 0, DV = 0, M = 0 }, {}
+  local registry = { ("// %s\n// dtype f32\n"):format(command) }
+  local sources = templates()
+  for _, feature in ipairs(features) do
+    local folder = out .. "/" .. feature.name
+    for _, file in ipairs(attention_files(folder, command, feature, feature.name, any, "f32")) do
+      files[#files + 1] = file
+    end
+    registry[#registry + 1] = registry_line(feature, nil, any, feature.name)
+    sources[#sources + 1] = feature.path
+  end
+  for _, row in ipairs(rows) do
+    local stem = ("%s/row/%s"):format(out, row.name)
+    files[#files + 1] = { stem .. ".c", top .. target_c.row(row) }
+    files[#files + 1] = { stem .. ".cu", top .. target_cuda.row(row, M.read) }
+    registry[#registry + 1] = ("ROW(%s, %d)\n"):format(row.name, row.backward and 1 or 0)
+    sources[#sources + 1] = row.path
+  end
+  for _, matrix in ipairs(matrices) do sources[#sources + 1] = matrix.path end
+  files[#files + 1] = { out .. "/features.c", top .. target_c.features(features) }
+  files[#files + 1] = { out .. "/matrices.c", top .. target_c.matrices(matrices) }
+  local targets = {}
+  for i, file in ipairs(files) do targets[i] = file[1] end
+  files[#files + 1] = { out .. "/registry.inc", table.concat(registry) }
+  files[#files + 1] = { out .. "/deps.d", dependencies(targets, sources) }
+  return files
+end
+
+-- Lines of the directories' registry.inc: attention rows (pairs first) and row operators.
+local function read_registry(folders)
+  local pairs_of, any, rows, seen = {}, {}, {}, {}
+  local dtype, dtype_of
+  for _, folder in ipairs(folders) do
+    local name = folder .. "/registry.inc"
+    local file, message = io.open(name, "rb")
+    if not file then error(message, 0) end
+    local text = file:read("a")
+    file:close()
+    local this = text:match("// dtype (%w+)")
+    if not this then error(("%s:2: expected '// dtype f32' or f64"):format(name), 0) end
+    if dtype and this ~= dtype then
+      error(("%s: kernels of %s and, in %s, of %s cannot be in one registry"):format(name, this, dtype_of,
+        dtype), 0)
+    end
+    dtype, dtype_of = this, folder
+    for feat, matrix, D, DV, m, id in text:gmatch("ATTN%((%w+), ([%w_]+), (%d+), (%d+), (%d+), ([%w_]+)%)") do
+      if not seen[id] then
+        seen[id] = true
+        table.insert(matrix == "NULL" and any or pairs_of,
+          { feat = feat, matrix = matrix, sizes = ("%s, %s, %s"):format(D, DV, m), id = id })
+      end
+    end
+    for op, backward in text:gmatch("ROW%(([%w_]+), ([01])%)") do
+      rows[#rows + 1] = { name = op, backward = backward == "1" }
+    end
+  end
+  table.move(any, 1, #any, #pairs_of + 1, pairs_of)
+  return pairs_of, rows
+end
+
+-- One table: every row for every instruction set, x86 rows inside #if.
+local function registry_table(out, declaration, rows, line)
+  out[#out + 1] = declaration
+  for _, isa in ipairs(plan.isas) do
+    local x86 = isa.x86 and #rows > 0
+    if x86 then out[#out + 1] = "#if defined(__x86_64__)" end
+    for _, row in ipairs(rows) do out[#out + 1] = line(row, isa) end
+    if x86 then out[#out + 1] = "#endif" end
+  end
+  out[#out + 1] = "    {0},\n};\n"
+end
+
+-- build/registry.c from the directories that were generated.
+function M.registry(out_path, folders)
+  local attn, rows = read_registry(folders)
+  local out = { "/* lua5.4 gen/main.lua --registry " .. table.concat(folders, " ") .. " */",
+    '#include "kernel.h"', "" }
+  for _, row in ipairs(attn) do
+    for _, kind in ipairs(plan.kinds) do
+      for _, isa in ipairs(plan.isas) do
+        out[#out + 1] = ("extern const %s %s_%s_%s;"):format(kind.type, kind.name, row.id, isa.name)
+      end
+    end
+  end
+  for _, row in ipairs(rows) do
+    for _, isa in ipairs(plan.isas) do
+      out[#out + 1] = ("void row_fwd_%s_%s(const row_args *a);"):format(row.name, isa.name)
+      if row.backward then
+        out[#out + 1] = ("void row_bwd_%s_%s(const row_args *a);"):format(row.name, isa.name)
+      end
+    end
+  end
+  out[#out + 1] = ""
+  registry_table(out, "const attn_row generated_attn[] = {", attn, function(row, isa)
+    local functions = {}
+    for i, kind in ipairs(plan.kinds) do
+      functions[i] = ("&%s_%s_%s"):format(kind.name, row.id, isa.name)
+    end
+    return ('    {"%s", %s, %s, %s,\n     %s},'):format(row.feat,
+      row.matrix == "NULL" and "NULL" or ('"%s"'):format(row.matrix), row.sizes, isa.constant,
+      table.concat(functions, ",\n     "))
+  end)
+  registry_table(out, "const row_op generated_rows[] = {", rows, function(row, isa)
+    return ('    {"%s", %s, row_fwd_%s_%s, %s},'):format(row.name, isa.constant, row.name, isa.name,
+      row.backward and ("row_bwd_%s_%s"):format(row.name, isa.name) or "NULL")
+  end)
+  return { { out_path, table.concat(out, "\n") } }
+end
+
+return M

@@ -1,0 +1,114 @@
+-- Command line of the generator; `lua5.4 gen/main.lua --help`.
+local root = (arg[0]:match("^(.*)/gen/[^/]*$")) or "."
+if not arg[0]:find("gen/[^/]*$") then root = ".." end
+package.path = root .. "/?.lua;" .. package.path
+
+local emit = require "gen.emit"
+local plan = require "gen.plan"
+local spec = require "gen.spec"
+
+emit.root = root
+
+local HELP = [[
+lua5.4 gen/main.lua FEAT=saderf KERNEL=qmc [D=32 DV=32 M=128 DTYPE=f32] OUT=build/saderf-qmc
+lua5.4 gen/main.lua --base OUT=build/base
+lua5.4 gen/main.lua --registry OUT=build/registry.c build/base build/saderf-qmc ...
+lua5.4 gen/main.lua --list                 features, matrices, row operators
+lua5.4 gen/main.lua --check [name ...]     derived gradients against finite differences
+lua5.4 gen/main.lua --deps (as the first two)   make rules of what would be written, to stdout
+]]
+
+local COMMANDS = { ["--base"] = true, ["--registry"] = true, ["--list"] = true, ["--check"] = true,
+  ["--deps"] = true, ["--help"] = true }
+local SETTINGS = { "FEAT", "KERNEL", "D", "DV", "M", "DTYPE", "OUT" }
+
+local function usage(message, ...)
+  error({ usage = message:format(...) }, 0)
+end
+
+-- -> { command = true ... }, { FEAT = ... }, { positional }
+local function parse(list)
+  local commands, settings, rest = {}, {}, {}
+  for _, word in ipairs(list) do
+    local key, value = word:match("^([%w_]+)=(.*)$")
+    if word:sub(1, 1) == "-" then
+      if not COMMANDS[word] then usage("unknown option '%s'", word) end
+      commands[word] = true
+    elseif key then
+      local known = false
+      for _, name in ipairs(SETTINGS) do known = known or name == key end
+      if not known then usage("unknown setting '%s'%s", key, spec.suggestion(key, SETTINGS)) end
+      if value == "" then usage("%s= needs a value", key) end
+      settings[key] = value
+    else
+      rest[#rest + 1] = word
+    end
+  end
+  return commands, settings, rest
+end
+
+local function sizes_of(settings)
+  local sizes = {}
+  for _, size in ipairs(plan.sizes) do
+    local text = settings[size.name] or tostring(size.default)
+    local value = text:match("^%d+$") and math.tointeger(tonumber(text))
+    if not value or value < 1 or value > size.max then
+      usage("%s=%s: the %s must be a whole number from 1 to %d", size.name, text, size.what, size.max)
+    end
+    sizes[size.name] = value
+  end
+  return sizes
+end
+
+local function files_of(commands, settings)
+  if not settings.OUT then usage("OUT= is missing") end
+  if commands["--base"] then return emit.base(settings.OUT) end
+  if not settings.FEAT or not settings.KERNEL then
+    usage("FEAT= and KERNEL= are needed; --list shows what there is")
+  end
+  local dtype = settings.DTYPE or "f32"
+  if dtype ~= "f32" and dtype ~= "f64" then usage("DTYPE=%s: must be f32 or f64", dtype) end
+  return emit.pair(settings.OUT, settings.FEAT, settings.KERNEL, sizes_of(settings), dtype)
+end
+
+local function list()
+  for _, kind in ipairs { "feature", "matrix", "row" } do
+    for _, s in ipairs(emit.load_all(kind)) do
+      print(("%-8s %-18s %s"):format(kind, s.name, s.doc))
+    end
+  end
+end
+
+local function main()
+  local commands, settings, rest = parse(arg)
+  if commands["--help"] or #arg == 0 then
+    io.write(HELP)
+    return commands["--help"] and 0 or 2
+  elseif commands["--list"] then
+    list()
+  elseif commands["--check"] then
+    return require "gen.check".run(rest) and 0 or 1
+  elseif commands["--registry"] then
+    if not settings.OUT then usage("OUT= is missing") end
+    if #rest == 0 then usage("--registry needs the generated directories") end
+    emit.write(emit.registry(settings.OUT, rest))
+  else
+    if rest[1] then usage("unexpected argument '%s'", rest[1]) end
+    local files = files_of(commands, settings)
+    if commands["--deps"] then
+      io.write(files[#files][2])
+    else
+      emit.write(files)
+    end
+  end
+  return 0
+end
+
+local ok, result = pcall(main)
+if ok then os.exit(result) end
+if type(result) == "table" and result.usage then
+  io.stderr:write("gen: ", result.usage, "\n")
+  os.exit(2)
+end
+io.stderr:write("gen: ", tostring(result), "\n")
+os.exit(1)

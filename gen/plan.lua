@@ -1,0 +1,54 @@
+-- Which kernels there are, for which sizes, and what they cost: tables, no search.
+local pass = require "gen.pass"
+local feature = require "gen.feature"
+local ops = require "gen.ops"
+
+local M = {}
+
+-- One skeleton a kind; `type` is its table of functions in kernel.h.
+M.kinds = {
+  { name = "attn_fwd", template = "templates/c/attn_fwd.c", type = "attn_fwd_ops" },
+  { name = "attn_bwd", template = "templates/c/attn_bwd.c", type = "attn_bwd_ops" },
+  { name = "attn_token", template = "templates/c/attn_token.c", type = "attn_token_ops" },
+}
+
+-- Every kernel is compiled once for each; x86 ones exist in x86-64 builds only.
+M.isas = {
+  { name = "portable", constant = "ISA_PORTABLE" },
+  { name = "avx2", constant = "ISA_AVX2", x86 = true },
+  { name = "avx512", constant = "ISA_AVX512", x86 = true },
+}
+
+M.sizes = {
+  { name = "D", default = 32, max = 256, what = "head size" },
+  { name = "DV", default = 32, max = 256, what = "value size" },
+  { name = "M", default = 128, max = 1024, what = "rows of W" },
+}
+
+-- Operations to make the features of one row of W for one token, and their gradient, from hoisted
+-- values; the exponential of each lane is counted with the feature.
+function M.operations(spec)
+  local plan = feature.plan(spec)
+  local function stop(node) return plan.slots.class[node] ~= nil end
+  local value = pass.flops(plan.value, stop) + spec.lanes * (ops.exp.flops + 1)
+  return { value = value, grad = pass.flops(plan.grad, stop) + spec.lanes }
+end
+
+-- Cost of one token of one head, key and query together, as expressions in D, DV, M (lines of
+-- { name, expression }); `evaluate` gives them numbers.
+function M.costs(spec)
+  local count, L = M.operations(spec), spec.lanes
+  return {
+    { "forward_flops", ("4*M*D + %d*M*(DV + 1) + %d*M"):format(4 * L, 2 * count.value) },
+    { "backward_flops", ("8*M*D + %d*M*(DV + 1) + %d*M"):format(8 * L, 2 * (count.value + count.grad)) },
+    { "forward_bytes", "S*(2*D + 2*DV + 1)" },
+    { "backward_bytes", "S*(4*D + 4*DV + 1)" },
+  }
+end
+
+function M.evaluate(expression, sizes, dtype)
+  local env = { D = sizes.D, DV = sizes.DV, M = sizes.M, S = dtype == "f64" and 8 or 4 }
+  return load("return " .. expression, "=cost", "t", env)()
+end
+
+return M

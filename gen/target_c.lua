@@ -1,0 +1,200 @@
+-- C: prologues of the attention skeletons, row operators, and the tables of features and matrices.
+local E = require "gen.expr"
+local feature = require "gen.feature"
+local row_operator = require "gen.rows"
+
+local M = {}
+
+local function quoted(text)
+  return '"' .. text:gsub('[\\"]', "\\%0"):gsub("\n", "\\n") .. '"'
+end
+
+local function number(value)
+  return ("NUM(%s)"):format(E.number(value))
+end
+
+-- Vector code against vec.h: a wide value is a `vec`.
+local vector = {
+  wide = { type = "vec", key = "vec" },
+  narrow = { type = "real", key = "c" },
+  number = number,
+  splat = "vset(%s)",
+}
+
+function vector.loops(lines, indent, body)
+  lines[#lines + 1] = indent .. "for (int64_t j = 0; j < whole; j += VL) {"
+  body(indent .. "    ", false)
+  lines[#lines + 1] = indent .. "}"
+  lines[#lines + 1] = indent .. "if (left > 0) {"
+  lines[#lines + 1] = indent .. "    const int64_t j = whole;"
+  body(indent .. "    ", true)
+  lines[#lines + 1] = indent .. "}"
+end
+
+function vector.load(pointer, tail)
+  return tail and ("vloadn(%s + j, left)"):format(pointer) or ("vload(%s + j)"):format(pointer)
+end
+
+function vector.index()
+  return "viota() + vset((real)j)"
+end
+
+local NEUTRAL = { sum = "vset(NUM(0.0))", rmax = "vset(-(real)INFINITY)" }
+
+function vector.start(op)
+  return NEUTRAL[op]
+end
+
+function vector.accumulate(op, name, value, tail)
+  if tail then value = ("v_where(inside, %s, %s)"):format(value, NEUTRAL[op]) end
+  if op == "sum" then return ("%s = %s + %s;"):format(name, name, value) end
+  return ("%s = v_max(%s, %s);"):format(name, name, value)
+end
+
+function vector.finish(op, name)
+  return (op == "sum" and "vsum(%s)" or "vhmax(%s)"):format(name)
+end
+
+vector.prototypes = true
+vector.tail_mask = "    const vec inside = v_lt(viota(), vset((real)left));"
+
+function vector.row_open(which)
+  return ("void EXPORT(%s)(const row_args *a)"):format(which),
+    { "    const int64_t n = a->n, whole = n - n % VL, left = n - whole;" },
+    "    for (int64_t r = 0; r < a->rows; r++) {"
+end
+
+function vector.put(at, value, wide, tail)
+  if not wide then return ("*%s = %s;"):format(at, value) end
+  if tail then return ("vstoren(%s + j, %s, left);"):format(at, value) end
+  return ("vstore(%s + j, %s);"):format(at, value)
+end
+
+-- Plain loops, for the few numbers of a head.
+local plain = {
+  wide = { type = "real", key = "c" },
+  narrow = { type = "real", key = "c" },
+  number = number,
+}
+
+function plain.loops(lines, indent, body)
+  lines[#lines + 1] = indent .. "for (int64_t j = 0; j < d; j++) {"
+  body(indent .. "    ", false)
+  lines[#lines + 1] = indent .. "}"
+end
+
+function plain.element(name)
+  return name .. "_j"
+end
+
+function plain.load(pointer)
+  return pointer .. "[j]"
+end
+
+function plain.index()
+  return "(real)j"
+end
+
+function plain.start(op)
+  return op == "sum" and "0" or "-(real)INFINITY"
+end
+
+function plain.accumulate(op, name, value)
+  if op == "sum" then return ("%s += %s;"):format(name, value) end
+  return ("%s = s_max(%s, %s);"):format(name, name, value)
+end
+
+function plain.finish(_, name)
+  return name
+end
+
+-- Prologue of a skeleton: takes the place of #include "stub.h".
+function M.prologue(spec, id, sizes)
+  local out = {
+    "#define FEATURE_ID " .. id,
+    '#include "vec.h"',
+    "",
+    "#define NUM(x) ((real)(x))",
+    "#define FEATURE_FN static inline __attribute__((always_inline, unused))",
+    "",
+    "enum {",
+  }
+  for _, constant in ipairs(feature.constants(spec, sizes)) do
+    out[#out + 1] = ("    %s = %d,"):format(constant[1], constant[2])
+  end
+  out[#out + 1] = "};\n"
+  local functions = feature.functions(spec, vector, "FEATURE_FN ")
+  return table.concat(table.move(functions, 1, #functions, #out + 1, out), "\n")
+end
+
+local function names_array(spec, list, suffix)
+  local quoted_names = {}
+  for i, name in ipairs(list) do quoted_names[i] = quoted(name) end
+  return ("static const char *const %s_%s[] = {%s};"):format(spec.name, suffix,
+    #list > 0 and table.concat(quoted_names, ", ") or "NULL")
+end
+
+-- The table of component functions with their data-dependent parameters.
+function M.features(specs)
+  local out = { '#include "vec.h"', "", "#define NUM(x) ((real)(x))", "" }
+  local rows = {}
+  for _, spec in ipairs(specs) do
+    out[#out + 1] = ("/* %s: %s */"):format(spec.name, spec.doc)
+    local defaults = {}
+    for i, value in ipairs(spec.defaults) do defaults[i] = number(value) end
+    out[#out + 1] = names_array(spec, spec.scalars, "scalars")
+    out[#out + 1] = names_array(spec, spec.vectors, "vectors")
+    out[#out + 1] = ("static const real %s_defaults[] = {%s};\n"):format(spec.name,
+      table.concat(defaults, ", "))
+    if spec.adapt then
+      feature.adapt(spec, plain, out)
+      feature.adapt_grad(spec, plain, out)
+    end
+    local n = spec.name
+    rows[#rows + 1] = ("    {%s,\n     %s,\n     %s,\n     %d, %d, %d, %s, %s_scalars, %s_vectors,"
+      .. " %s_defaults, %s, %s},"):format(quoted(n), quoted(spec.doc), quoted(spec.source), spec.lanes,
+      #spec.scalars, #spec.vectors, tostring(spec.signed), n, n, n,
+      spec.adapt and n .. "_adapt" or "NULL", spec.adapt and n .. "_adapt_grad" or "NULL")
+  end
+  out[#out + 1] = "const feature_info generated_features[] = {"
+  out[#out + 1] = table.concat(rows, "\n")
+  out[#out + 1] = "    {0},\n};\n"
+  return table.concat(out, "\n")
+end
+
+-- The table of weight matrices.
+function M.matrices(specs)
+  local out, rows = { '#include "kernel.h"', "" }, {}
+  for _, spec in ipairs(specs) do
+    local steps = {}
+    for i, step in ipairs(spec.recipe) do
+      steps[i] = ("    {%s, {%s, %s}},"):format(quoted(step.op), E.number((step.args[1] or 0) + 0.0),
+        E.number((step.args[2] or 0) + 0.0))
+    end
+    out[#out + 1] = ("static const recipe_op %s_recipe[] = {\n%s\n};\n"):format(spec.name,
+      table.concat(steps, "\n"))
+    rows[#rows + 1] = ("    {%s,\n     %s,\n     %s,\n     %s, %d, %s_recipe},"):format(quoted(spec.name),
+      quoted(spec.doc), quoted(spec.source), quoted(spec.law), #spec.recipe, spec.name)
+  end
+  out[#out + 1] = "const matrix_info generated_matrices[] = {"
+  out[#out + 1] = table.concat(rows, "\n")
+  out[#out + 1] = "    {0},\n};\n"
+  return table.concat(out, "\n")
+end
+
+-- A row operator's source: forward and derived backward.
+function M.row(spec)
+  local out = {
+    "#define FEATURE_ID " .. spec.name,
+    '#include "vec.h"',
+    "",
+    "#define NUM(x) ((real)(x))",
+    "",
+    ("/* %s: %s (%s) */"):format(spec.name, spec.doc, spec.source),
+    row_operator.render(spec, "row_fwd", vector),
+  }
+  if spec.backward then out[#out + 1] = row_operator.render(spec, "row_bwd", vector) end
+  return table.concat(out, "\n")
+end
+
+return M

@@ -1,0 +1,128 @@
+/* Inside of spectra_attention: what the kinds of attention share, and the entry points that the
+ * command line and the tests use beyond the public API.
+ *
+ * A kind is a row of functions (attention.c's table). Drivers own threads, splits of the sequence
+ * and workspace layout; kernels own the arithmetic.
+ */
+#ifndef SPECTRA_ATTENTION_H
+#define SPECTRA_ATTENTION_H
+
+#include "kernel.h"
+#include "spectraformer.h"
+
+/* A parameter given from outside instead of drawn or computed. */
+typedef struct attention_input {
+    float *data; /* owned; NULL: not given */
+    int ndim;
+    int64_t shape[4];
+} attention_input;
+
+typedef struct attention_kind attention_kind;
+
+struct spectra_attention {
+    const attention_kind *kind;
+    spectra_attention_desc desc; /* strings point into the generated tables */
+    /* performer only */
+    const feature_info *feature;
+    const matrix_info *matrix;
+    const attn_row *kernels;
+    attn_plan plan;
+    float *w;      /* (M, D) as sampled or given */
+    float *packed; /* plan.wt, plan.w, plan.w2 */
+    attention_input scalar[MAX_SCALARS], vector[MAX_VECTORS], a_pos;
+};
+
+typedef struct attention_views {
+    spectra_rows q, k, v, o, go, gq, gk, gv;
+} attention_views;
+
+struct attention_kind {
+    const char *name;
+    spectra_status (*init)(spectra_attention *att); /* desc is filled in and checked */
+    void (*release)(spectra_attention *att);
+    spectra_status (*set)(spectra_attention *att, const char *name, const float *data, int ndim,
+                          const int64_t *shape);
+    int64_t (*saved_bytes)(const spectra_attention *att, const spectra_problem *p);
+    int64_t (*work_bytes)(const spectra_attention *att, const spectra_problem *p);
+    spectra_status (*forward)(const spectra_attention *att, const spectra_problem *p,
+                              const attention_views *x, void *saved, void *work);
+    spectra_status (*backward)(const spectra_attention *att, const spectra_problem *p,
+                               const attention_views *x, void *saved, void *work);
+};
+
+extern const attention_kind attention_performer;
+
+/* Names of the attentions of this build, NULL-terminated. */
+extern const char *const attention_names[];
+
+/* Element offset of row t of (sequence b, head h); number of rows of sequence b. */
+static inline int64_t rows_at(const spectra_rows *r, const int64_t *begin, int64_t b, int64_t h)
+{
+    return (begin ? begin[b] * r->stride_t : b * r->stride_b) + h * r->stride_h;
+}
+static inline int64_t rows_length(const int64_t *len, int64_t b, int64_t padded)
+{
+    return len ? len[b] : padded;
+}
+/* Row number of the first token of sequence b in arrays of one entry a token (masks, den). */
+static inline int64_t rows_first(const int64_t *begin, int64_t b, int64_t padded)
+{
+    return begin ? begin[b] : b * padded;
+}
+/* Rows such arrays have. */
+int64_t rows_total(const int64_t *begin, const int64_t *len, int64_t B, int64_t padded);
+
+/* Logs and signs of the features of x (B, H, n, D), taken as it is (no D^-1/4); s (B, H, scalars)
+ * and v (B, H, vectors, DP) as attention_adapt fills them; log, sign (B, H, n, lanes, M).
+ * side 0 = query, 1 = key. Allocates scratch: SPECTRA_ENOMEM. Performer only (SPECTRA_EINVAL). */
+spectra_status attention_features(const spectra_attention *att, int side, int64_t B, int64_t H,
+                                  int64_t n, const float *x, const float *s, const float *v,
+                                  float *log, float *sign);
+/* Parameters of the feature for x (B, H, T, D), y (B, H, S, D) taken as they are; masks (B, T),
+ * (B, S) or NULL. s (B, H, scalars), v (B, H, vectors, DP), DP = pad16(D); v may be NULL if the
+ * feature has no vectors. */
+spectra_status attention_adapt(const spectra_attention *att, int64_t B, int64_t H, int64_t T,
+                               int64_t S, const float *x, const float *y, const uint8_t *x_mask,
+                               const uint8_t *y_mask, float *s, float *v);
+
+/* ---- attention_params.c: pieces of both performer drivers --------------------------------------
+ */
+
+enum { PERFORMER_ALIGN = 64 }; /* bytes */
+
+/* n floats rounded up to a whole number of cache lines. */
+static inline int64_t performer_align(int64_t n)
+{
+    int64_t unit = PERFORMER_ALIGN / (int64_t)sizeof(float);
+    return (n + unit - 1) / unit * unit;
+}
+
+/* att->w into att->packed and the plan. */
+void performer_pack(spectra_attention *att);
+spectra_status performer_set(spectra_attention *att, const char *name, const float *data, int ndim,
+                             const int64_t *shape);
+/* Means over unmasked rows of scale*x (n, D) and of its square; m1, m2 (D). count may be NULL. */
+void performer_moments(int64_t n, int64_t D, const float *x, int64_t ld, float scale,
+                       const uint8_t *mask, float *m1, float *m2, int64_t *count);
+/* g += the gradient that d1, d2 (D), gradients of the means above, have with respect to x. */
+void performer_moments_grad(int64_t n, int64_t D, const float *x, int64_t ldx, float scale,
+                            const uint8_t *mask, const float *d1, const float *d2, float *g,
+                            int64_t ldg);
+/* Scalars and vectors of one head from defaults and given inputs. */
+void performer_given(const spectra_attention *att, int64_t b, int64_t h, float *s, float *v);
+/* The same, with what adapt computes from the moments m = m1x | m1y | m2x | m2y (DP each) where
+ * nothing was given. */
+void performer_adapt(const spectra_attention *att, int64_t b, int64_t h, const float *m, float *s,
+                     float *v);
+
+/* ---- attention_official.c: the reference system's behaviour ------------------------------------
+ */
+
+int64_t official_saved_bytes(const spectra_attention *att, const spectra_problem *p);
+int64_t official_work_bytes(const spectra_attention *att, const spectra_problem *p);
+spectra_status official_forward(const spectra_attention *att, const spectra_problem *p,
+                                const attention_views *x, void *saved, void *work);
+spectra_status official_backward(const spectra_attention *att, const spectra_problem *p,
+                                 const attention_views *x, void *saved, void *work);
+
+#endif

@@ -1,0 +1,404 @@
+/* Driver of random-feature attention: parameters, splits of the sequence, threads. Each head is a
+ * key pass (a state per split), a merge in split order and a query pass; backward is the query pass
+ * first, which makes the state's gradient, then the key pass. */
+#include "attention.h"
+
+#include "registry.h"
+#include "sample.h"
+#include "status.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    SPLIT_TASKS = 32,   /* a direction has at least this many tasks where the sequence allows */
+    SPLIT_MINIMUM = 256 /* tokens a split is worth */
+};
+
+/* Where things lie in `saved` and `work`, in floats. */
+typedef struct layout {
+    int64_t heads, splits_q, splits_k;
+    int64_t state, dstate, params, moments; /* size of each, one head */
+    int64_t saved_state, saved_params, saved_moments, saved_den, saved_total;
+    int64_t work_state, work_dstate, work_dparams, work_scratch, work_total;
+    int64_t scratch; /* one thread */
+    int64_t den_rows;
+} layout;
+
+/* Derived from the shape alone, so that results do not depend on the number of threads. */
+static int64_t split_count(int64_t heads, int64_t tokens)
+{
+    int64_t wanted = (SPLIT_TASKS + heads - 1) / heads;
+    int64_t possible = (tokens + SPLIT_MINIMUM - 1) / SPLIT_MINIMUM;
+    int64_t n = wanted < possible ? wanted : possible;
+    return n > 1 ? n : 1;
+}
+
+static void split_range(int64_t tokens, int64_t splits, int64_t i, int64_t *from, int64_t *count)
+{
+    int64_t each = (tokens + splits - 1) / splits;
+    *from = i * each < tokens ? i * each : tokens;
+    *count = *from + each < tokens ? each : tokens - *from;
+}
+
+static layout layout_of(const spectra_attention *att, const spectra_problem *p)
+{
+    const attn_plan *plan = &att->plan;
+    const feature_info *f = att->feature;
+    layout l = {.heads = p->B * att->desc.H};
+    l.splits_q = split_count(l.heads, p->T);
+    l.splits_k = split_count(l.heads, p->S);
+    l.state = performer_align(attn_state_reals(plan, f->lanes));
+    l.dstate = performer_align(attn_dstate_reals(plan, f->lanes));
+    l.params = performer_align(f->scalars) + f->vectors * plan->DP;
+    l.moments = 4 * plan->DP;
+    l.den_rows = rows_total(p->q_begin, p->q_len, p->B, p->T);
+    int64_t at = 0;
+    l.saved_state = at, at += l.heads * l.state;
+    l.saved_params = at, at += l.heads * l.params;
+    l.saved_moments = at, at += f->adapt ? l.heads * l.moments : 0;
+    l.saved_den = at, at += performer_align(att->desc.H * l.den_rows);
+    l.saved_total = at;
+    int64_t fwd = att->kernels->fwd->scratch(plan), bwd = att->kernels->bwd->scratch(plan);
+    l.scratch = performer_align(fwd > bwd ? fwd : bwd);
+    at = 0;
+    l.work_state = at, at += l.splits_k > 1 ? l.heads * l.splits_k * l.state : 0;
+    l.work_dstate = at, at += l.heads * l.splits_q * l.dstate;
+    l.work_dparams = at, at += l.heads * (l.splits_q + l.splits_k) * l.params;
+    l.work_scratch = at, at += omp_get_max_threads() * l.scratch;
+    l.work_total = at;
+    return l;
+}
+
+static float *params_vectors(const spectra_attention *att, float *params)
+{
+    return params + performer_align(att->feature->scalars);
+}
+
+static attn_params params_view(const spectra_attention *att, const float *params)
+{
+    return (attn_params){params, params + performer_align(att->feature->scalars)};
+}
+
+/* ---- construction ---------------------------------------------------------------------------- */
+
+static spectra_status performer_redraw(spectra_attention *att, uint64_t seed)
+{
+    att->desc.seed = seed;
+    TRY(sample_matrix(att->matrix, att->plan.M, att->plan.D, seed, att->desc.layer, att->w));
+    performer_pack(att);
+    return SPECTRA_OK;
+}
+
+static spectra_status performer_init(spectra_attention *att)
+{
+    spectra_attention_desc *d = &att->desc;
+    if (!d->feat || !d->kernel)
+        return fail(SPECTRA_EINVAL, "performer needs a component function and a weight matrix");
+    if (d->M < 1 || d->M > 1024)
+        return fail(SPECTRA_ESHAPE, "performer: %lld features; allowed are 1 to 1024",
+                    (long long)d->M);
+    TRY(registry_feature(d->feat, &att->feature));
+    TRY(registry_matrix(d->kernel, &att->matrix));
+    TRY(registry_attn(att->feature->name, att->matrix->name, d->D, d->DV, d->M, &att->kernels));
+    d->feat = att->feature->name;
+    d->kernel = att->matrix->name;
+    if (d->official && d->target != SPECTRA_SOFTMAX)
+        return fail(SPECTRA_EINVAL, "the official behaviour has no choice of target kernel");
+    attn_plan *p = &att->plan;
+    *p = (attn_plan){.D = d->D, .DV = d->DV, .M = d->M};
+    p->MP = pad16(d->M), p->DP = pad16(d->D), p->DVP = pad16(d->DV);
+    p->scale = (float)pow((double)d->D, -0.25);
+    size_t floats = (size_t)(p->D * p->MP + p->MP * p->DP + p->MP);
+    att->w = malloc((size_t)(d->M * d->D) * sizeof(float));
+    att->packed =
+        aligned_alloc(PERFORMER_ALIGN, (size_t)performer_align((int64_t)floats) * sizeof(float));
+    if (!att->w || !att->packed)
+        return fail(SPECTRA_ENOMEM, "performer: no memory for a %lld x %lld matrix",
+                    (long long)d->M, (long long)d->D);
+    return performer_redraw(att, d->seed);
+}
+
+static void performer_release(spectra_attention *att)
+{
+    free(att->w);
+    free(att->packed);
+    for (int i = 0; i < MAX_SCALARS; i++)
+        free(att->scalar[i].data);
+    for (int i = 0; i < MAX_VECTORS; i++)
+        free(att->vector[i].data);
+    free(att->a_pos.data);
+}
+
+/* ---- forward --------------------------------------------------------------------------------- */
+
+/* Moments of head (b, h) into m: m1x, m1y, m2x, m2y, each DP. */
+static void head_moments(const spectra_attention *att, const spectra_problem *p,
+                         const attention_views *x, int64_t b, int64_t h, float *m)
+{
+    int64_t D = att->plan.D, DP = att->plan.DP;
+    const uint8_t *qm = p->q_mask ? p->q_mask + rows_first(p->q_begin, b, p->T) : NULL;
+    const uint8_t *km = p->k_mask ? p->k_mask + rows_first(p->k_begin, b, p->S) : NULL;
+    performer_moments(rows_length(p->q_len, b, p->T), D,
+                      x->q.data + rows_at(&x->q, p->q_begin, b, h), x->q.stride_t, att->plan.scale,
+                      qm, m, m + 2 * DP, NULL);
+    performer_moments(rows_length(p->k_len, b, p->S), D,
+                      x->k.data + rows_at(&x->k, p->k_begin, b, h), x->k.stride_t, att->plan.scale,
+                      km, m + DP, m + 3 * DP, NULL);
+}
+
+static void clear_state(const spectra_attention *att, float *state)
+{
+    int64_t F = att->feature->lanes * att->plan.MP;
+    for (int64_t i = 0; i < F; i++)
+        state[i] = -INFINITY;
+    memset(state + F, 0, (size_t)(F * (1 + att->plan.DVP)) * sizeof *state);
+}
+
+/* Keys of split i of head n into state. */
+static void split_keys(const spectra_attention *att, const spectra_problem *p,
+                       const attention_views *x, const layout *l, int64_t n, int64_t i,
+                       const float *params, float *state, float *scratch)
+{
+    int64_t b = n / att->desc.H, h = n % att->desc.H, from, count;
+    split_range(rows_length(p->k_len, b, p->S), l->splits_k, i, &from, &count);
+    clear_state(att, state);
+    const attn_params a = params_view(att, params);
+    const uint8_t *mask = p->k_mask ? p->k_mask + rows_first(p->k_begin, b, p->S) + from : NULL;
+    att->kernels->fwd->keys(
+        &att->plan, &a, count, x->k.data + rows_at(&x->k, p->k_begin, b, h) + from * x->k.stride_t,
+        x->k.stride_t, x->v.data + rows_at(&x->v, p->k_begin, b, h) + from * x->v.stride_t,
+        x->v.stride_t, mask, state, scratch);
+}
+
+static void split_queries(const spectra_attention *att, const spectra_problem *p,
+                          const attention_views *x, const layout *l, int64_t n, int64_t i,
+                          float *saved, float *scratch)
+{
+    int64_t b = n / att->desc.H, h = n % att->desc.H, from, count;
+    split_range(rows_length(p->q_len, b, p->T), l->splits_q, i, &from, &count);
+    const attn_params a = params_view(att, saved + l->saved_params + n * l->params);
+    float *den = saved + l->saved_den + h * l->den_rows + rows_first(p->q_begin, b, p->T) + from;
+    att->kernels->fwd->queries(&att->plan, &a, count,
+                               x->q.data + rows_at(&x->q, p->q_begin, b, h) + from * x->q.stride_t,
+                               x->q.stride_t, saved + l->saved_state + n * l->state,
+                               x->o.data + rows_at(&x->o, p->q_begin, b, h) + from * x->o.stride_t,
+                               x->o.stride_t, den, scratch);
+}
+
+static spectra_status performer_forward(const spectra_attention *att, const spectra_problem *p,
+                                        const attention_views *x, void *saved_, void *work_)
+{
+    if (att->desc.official)
+        return official_forward(att, p, x, saved_, work_);
+    float *saved = saved_, *work = work_;
+    const layout l = layout_of(att, p);
+    const attn_fwd_ops *ops = att->kernels->fwd;
+#pragma omp parallel
+    {
+        float *scratch = work + l.work_scratch + omp_get_thread_num() * l.scratch;
+#pragma omp for schedule(dynamic)
+        for (int64_t n = 0; n < l.heads; n++) {
+            float *params = saved + l.saved_params + n * l.params;
+            float *m = att->feature->adapt ? saved + l.saved_moments + n * l.moments : NULL;
+            if (m)
+                head_moments(att, p, x, n / att->desc.H, n % att->desc.H, m);
+            performer_adapt(att, n / att->desc.H, n % att->desc.H, m, params,
+                            params_vectors(att, params));
+        }
+#pragma omp for schedule(dynamic)
+        for (int64_t task = 0; task < l.heads * l.splits_k; task++) {
+            int64_t n = task / l.splits_k, i = task % l.splits_k;
+            float *state = l.splits_k > 1 ? work + l.work_state + task * l.state
+                                          : saved + l.saved_state + n * l.state;
+            split_keys(att, p, x, &l, n, i, saved + l.saved_params + n * l.params, state, scratch);
+        }
+        if (l.splits_k > 1) {
+#pragma omp for schedule(dynamic)
+            for (int64_t n = 0; n < l.heads; n++) {
+                float *state = saved + l.saved_state + n * l.state;
+                const float *part = work + l.work_state + n * l.splits_k * l.state;
+                clear_state(att, state);
+                for (int64_t i = 0; i < l.splits_k; i++)
+                    ops->merge(&att->plan, state, part + i * l.state);
+            }
+        }
+#pragma omp for schedule(dynamic)
+        for (int64_t task = 0; task < l.heads * l.splits_q; task++)
+            split_queries(att, p, x, &l, task / l.splits_q, task % l.splits_q, saved, scratch);
+    }
+    return SPECTRA_OK;
+}
+
+/* ---- backward -------------------------------------------------------------------------------- */
+
+static void split_queries_bwd(const spectra_attention *att, const spectra_problem *p,
+                              const attention_views *x, const layout *l, int64_t task,
+                              const float *saved, float *dstate, float *dparams, float *scratch)
+{
+    int64_t n = task / l->splits_q, b = n / att->desc.H, h = n % att->desc.H, from, count;
+    split_range(rows_length(p->q_len, b, p->T), l->splits_q, task % l->splits_q, &from, &count);
+    const attn_params a = params_view(att, saved + l->saved_params + n * l->params);
+    memset(dstate, 0, (size_t)l->dstate * sizeof *dstate);
+#define ROWS(name) (x->name.data + rows_at(&x->name, p->q_begin, b, h) + from * x->name.stride_t)
+    att->kernels->bwd->queries(
+        &att->plan, &a, count, ROWS(q), x->q.stride_t, saved + l->saved_state + n * l->state,
+        ROWS(o), x->o.stride_t,
+        saved + l->saved_den + h * l->den_rows + rows_first(p->q_begin, b, p->T) + from, ROWS(go),
+        x->go.stride_t, ROWS(gq), x->gq.stride_t, dstate, dparams, scratch);
+#undef ROWS
+}
+
+static void split_keys_bwd(const spectra_attention *att, const spectra_problem *p,
+                           const attention_views *x, const layout *l, int64_t task,
+                           const float *saved, const float *dstate, float *dparams, float *scratch)
+{
+    int64_t n = task / l->splits_k, b = n / att->desc.H, h = n % att->desc.H, from, count;
+    split_range(rows_length(p->k_len, b, p->S), l->splits_k, task % l->splits_k, &from, &count);
+    const attn_params a = params_view(att, saved + l->saved_params + n * l->params);
+    const uint8_t *mask = p->k_mask ? p->k_mask + rows_first(p->k_begin, b, p->S) + from : NULL;
+#define ROWS(name) (x->name.data + rows_at(&x->name, p->k_begin, b, h) + from * x->name.stride_t)
+    att->kernels->bwd->keys(&att->plan, &a, count, ROWS(k), x->k.stride_t, ROWS(v), x->v.stride_t,
+                            mask, saved + l->saved_state + n * l->state, dstate, ROWS(gk),
+                            x->gk.stride_t, ROWS(gv), x->gv.stride_t, dparams, scratch);
+#undef ROWS
+}
+
+static void add(float *to, const float *from, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        to[i] += from[i];
+}
+
+/* The gradient through A, psi ... of head n; parameters that were given are constants. */
+static void through_params(const spectra_attention *att, const spectra_problem *p,
+                           const attention_views *x, const float *m, float *dparams, int64_t n)
+{
+    const feature_info *f = att->feature;
+    int64_t D = att->plan.D, DP = att->plan.DP, b = n / att->desc.H, h = n % att->desc.H;
+    float *ds = dparams, *dv = dparams + f->scalars, dm[4][256] = {{0}};
+    for (int i = 0; i < f->scalars; i++)
+        if (att->scalar[i].data)
+            ds[i] = 0;
+    for (int i = 0; i < f->vectors; i++)
+        if (att->vector[i].data)
+            memset(dv + i * DP, 0, (size_t)DP * sizeof *dv);
+    f->adapt_grad(D, DP, m, m + DP, m + 2 * DP, m + 3 * DP, ds, dv, dm[0], dm[1], dm[2], dm[3]);
+    const uint8_t *qm = p->q_mask ? p->q_mask + rows_first(p->q_begin, b, p->T) : NULL;
+    const uint8_t *km = p->k_mask ? p->k_mask + rows_first(p->k_begin, b, p->S) : NULL;
+    performer_moments_grad(rows_length(p->q_len, b, p->T), D,
+                           x->q.data + rows_at(&x->q, p->q_begin, b, h), x->q.stride_t,
+                           att->plan.scale, qm, dm[0], dm[2],
+                           x->gq.data + rows_at(&x->gq, p->q_begin, b, h), x->gq.stride_t);
+    performer_moments_grad(rows_length(p->k_len, b, p->S), D,
+                           x->k.data + rows_at(&x->k, p->k_begin, b, h), x->k.stride_t,
+                           att->plan.scale, km, dm[1], dm[3],
+                           x->gk.data + rows_at(&x->gk, p->k_begin, b, h), x->gk.stride_t);
+}
+
+static spectra_status performer_backward(const spectra_attention *att, const spectra_problem *p,
+                                         const attention_views *x, void *saved_, void *work_)
+{
+    if (att->desc.official)
+        return official_backward(att, p, x, saved_, work_);
+    float *saved = saved_, *work = work_;
+    const layout l = layout_of(att, p);
+    bool through = att->desc.through && att->feature->adapt;
+    float *dparams = work + l.work_dparams; /* splits of queries, then splits of keys */
+    if (through)
+        memset(dparams, 0,
+               (size_t)(l.heads * (l.splits_q + l.splits_k) * l.params) * sizeof *dparams);
+    float *dparams_k = dparams + l.heads * l.splits_q * l.params;
+#pragma omp parallel
+    {
+        float *scratch = work + l.work_scratch + omp_get_thread_num() * l.scratch;
+#pragma omp for schedule(dynamic)
+        for (int64_t task = 0; task < l.heads * l.splits_q; task++)
+            split_queries_bwd(att, p, x, &l, task, saved, work + l.work_dstate + task * l.dstate,
+                              through ? dparams + task * l.params : NULL, scratch);
+        if (l.splits_q > 1) {
+#pragma omp for schedule(dynamic)
+            for (int64_t n = 0; n < l.heads; n++)
+                for (int64_t i = 1; i < l.splits_q; i++) {
+                    float *sum = work + l.work_dstate + n * l.splits_q * l.dstate;
+                    add(sum, sum + i * l.dstate, l.dstate);
+                }
+        }
+#pragma omp for schedule(dynamic)
+        for (int64_t task = 0; task < l.heads * l.splits_k; task++)
+            split_keys_bwd(att, p, x, &l, task, saved,
+                           work + l.work_dstate + task / l.splits_k * l.splits_q * l.dstate,
+                           through ? dparams_k + task * l.params : NULL, scratch);
+        if (through) {
+#pragma omp for schedule(dynamic)
+            for (int64_t n = 0; n < l.heads; n++) {
+                float *sum = dparams + n * l.splits_q * l.params;
+                for (int64_t i = 1; i < l.splits_q; i++)
+                    add(sum, sum + i * l.params, l.params);
+                for (int64_t i = 0; i < l.splits_k; i++)
+                    add(sum, dparams_k + (n * l.splits_k + i) * l.params, l.params);
+                through_params(att, p, x, saved + l.saved_moments + n * l.moments, sum, n);
+            }
+        }
+    }
+    return SPECTRA_OK;
+}
+
+static int64_t performer_saved_bytes(const spectra_attention *att, const spectra_problem *p)
+{
+    if (att->desc.official)
+        return official_saved_bytes(att, p);
+    return layout_of(att, p).saved_total * (int64_t)sizeof(float);
+}
+
+static int64_t performer_work_bytes(const spectra_attention *att, const spectra_problem *p)
+{
+    if (att->desc.official)
+        return official_work_bytes(att, p);
+    return layout_of(att, p).work_total * (int64_t)sizeof(float);
+}
+
+spectra_status spectra_attention_redraw(spectra_attention *att, uint64_t seed)
+{
+    if (att->kind != &attention_performer)
+        return fail(SPECTRA_EINVAL, "%s attention draws no matrix", att->kind->name);
+    return performer_redraw(att, seed);
+}
+
+const float *spectra_attention_matrix(const spectra_attention *att)
+{
+    return att->w;
+}
+
+spectra_status spectra_attention_parameter(const spectra_attention *att, const spectra_problem *p,
+                                           const char *name, const void *saved, float *out)
+{
+    if (att->kind != &attention_performer || att->desc.official)
+        return fail(SPECTRA_ENOTFOUND, "%s has no parameter '%s' per head", att->kind->name, name);
+    const layout l = layout_of(att, p);
+    const feature_info *f = att->feature;
+    int64_t D = att->plan.D;
+    const float *params = (const float *)saved + l.saved_params;
+    for (int i = 0; i < f->scalars; i++)
+        if (strcmp(name, f->scalar_names[i]) == 0) {
+            for (int64_t n = 0; n < l.heads; n++)
+                out[n] = params[n * l.params + i];
+            return SPECTRA_OK;
+        }
+    for (int i = 0; i < f->vectors; i++)
+        if (strcmp(name, f->vector_names[i]) == 0) {
+            for (int64_t n = 0; n < l.heads; n++)
+                memcpy(out + n * D,
+                       params + n * l.params + performer_align(f->scalars) + i * att->plan.DP,
+                       (size_t)D * sizeof *out);
+            return SPECTRA_OK;
+        }
+    return fail(SPECTRA_ENOTFOUND, "%s has no parameter '%s'", f->name, name);
+}
+
+const attention_kind attention_performer = {
+    "performer",           performer_init,       performer_release, performer_set,
+    performer_saved_bytes, performer_work_bytes, performer_forward, performer_backward,
+};

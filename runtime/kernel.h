@@ -1,0 +1,194 @@
+/* What generated kernels and the runtime agree on.
+ *
+ * A kernel works on one head and a range of its tokens; threads, splits of the
+ * sequence, masks' origin and workspace belong to the caller (attention.c).
+ * All arrays are `real`: float in the library, double in the verification
+ * build (-DREAL=double), which compiles the very same text.
+ *
+ * Padded sizes: MP, DP, DVP are M, D, DV rounded up to 16, whatever the
+ * instruction set, so that a state made by one build can be read by another.
+ * Scratch, packed matrices, states and parameter vectors are 64-byte aligned.
+ */
+#ifndef SPECTRA_KERNEL_H
+#define SPECTRA_KERNEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifndef REAL
+#define REAL float
+#endif
+typedef REAL real;
+
+enum { PAD = 16, MAX_LANES = 4, MAX_SCALARS = 8, MAX_VECTORS = 4 };
+
+static inline int64_t pad16(int64_t n)
+{
+    return (n + PAD - 1) / PAD * PAD;
+}
+
+/* Instruction sets a kernel is built for; the runtime picks the highest present. */
+typedef enum { ISA_PORTABLE, ISA_AVX2, ISA_AVX512, ISA_COUNT } isa;
+
+/* The projection of one layer, packed once per draw; shared by its heads. */
+typedef struct attn_plan {
+    int64_t D, DV, M;    /* head size <= 256, value size <= 256, rows of W <= 1024 */
+    int64_t MP, DP, DVP; /* the same, padded */
+    real scale;          /* every element of q and k is multiplied by it on loading: D^-1/4 */
+    const real *wt;      /* (D, MP)  W transposed; columns M..MP-1 are 0 */
+    const real *w;       /* (MP, DP) W; padding is 0 */
+    const real *w2;      /* (MP)     |w_r|^2; padding is 0 */
+    const real *logw; /* (MP)     log of positive row weights, added to query logs; NULL: all 0 */
+} attn_plan;
+
+/* Parameters of a feature for one head. The last scalar is always `gaussian`:
+ * 0 for the softmax kernel exp(x.y), 1 for exp(-|x-y|^2/2). */
+typedef struct attn_params {
+    const real *s; /* (scalars)      in the order of feature_info.scalar_names */
+    const real *v; /* (vectors, DP)  in the order of feature_info.vector_names */
+} attn_params;
+
+/* State of one head, F = lanes*MP rows, lane-major:
+ *     max (F) | z (F) | S (F, DVP)
+ * z = sum of sign*exp(log - max) over keys, S the same times v.
+ * An empty state is max = -INFINITY, z = S = 0. Gradient of a state: dz (F) | dS (F, DVP). */
+static inline int64_t attn_state_reals(const attn_plan *p, int lanes)
+{
+    return lanes * p->MP * (2 + p->DVP);
+}
+static inline int64_t attn_dstate_reals(const attn_plan *p, int lanes)
+{
+    return lanes * p->MP * (1 + p->DVP);
+}
+
+/* Forward. n tokens; ld* are strides between tokens in elements (>= row length);
+ * rows need no alignment. mask (n) bytes, 0 = skip the key; NULL: all valid. */
+typedef struct attn_fwd_ops {
+    int64_t (*scratch)(const attn_plan *p); /* reals of scratch any function here needs */
+    /* state <- state + keys (running maximum per feature row, exact) */
+    void (*keys)(const attn_plan *p, const attn_params *a, int64_t n, const real *k, int64_t ldk,
+                 const real *v, int64_t ldv, const uint8_t *mask, real *state, real *scratch);
+    /* dst <- dst + src */
+    void (*merge)(const attn_plan *p, real *dst, const real *src);
+    /* o (n, DV), den (n): the normaliser after subtraction of the query's own maximum.
+     * A state without keys gives o = 0 and den = 0. */
+    void (*queries)(const attn_plan *p, const attn_params *a, int64_t n, const real *q, int64_t ldq,
+                    const real *state, real *o, int64_t ldo, real *den, real *scratch);
+    /* log and sign of the features of n tokens as they stand (no maximum subtracted);
+     * side 0 = query, 1 = key; out (n, lanes, M) dense. */
+    void (*features)(const attn_plan *p, const attn_params *a, int side, int64_t n, const real *x,
+                     int64_t ldx, real *log, real *sign, real *scratch);
+} attn_fwd_ops;
+
+/* Backward: features are recomputed. Gradients are written (not accumulated), dstate and dparams
+ * are accumulated. dparams: (scalars) then (vectors, DP); NULL when parameters are constants. */
+typedef struct attn_bwd_ops {
+    int64_t (*scratch)(const attn_plan *p);
+    void (*queries)(const attn_plan *p, const attn_params *a, int64_t n, const real *q, int64_t ldq,
+                    const real *state, const real *o, int64_t ldo, const real *den, const real *go,
+                    int64_t ldgo, real *gq, int64_t ldgq, real *dstate, real *dparams,
+                    real *scratch);
+    void (*keys)(const attn_plan *p, const attn_params *a, int64_t n, const real *k, int64_t ldk,
+                 const real *v, int64_t ldv, const uint8_t *mask, const real *state,
+                 const real *dstate, real *gk, int64_t ldgk, real *gv, int64_t ldgv, real *dparams,
+                 real *scratch);
+} attn_bwd_ops;
+
+/* The reference system's normalisation (its behaviour "official"): maximum per token on both
+ * sides, epsilon after the exponential, scalars that differ from token to token.
+ * s (n, scalars) holds the scalars of each token; ds the same shape, accumulated.
+ * State: z (F) | S (F, DVP); no maximum. mask is not needed: the caller zeroes rows. */
+typedef struct attn_token_ops {
+    int64_t (*scratch)(const attn_plan *p);
+    void (*keys)(const attn_plan *p, const real *vec, int64_t n, const real *s, const real *k,
+                 int64_t ldk, const real *v, int64_t ldv, real eps, real *state, real *scratch);
+    void (*queries)(const attn_plan *p, const real *vec, int64_t n, const real *s, const real *q,
+                    int64_t ldq, real eps, const real *state, real *o, int64_t ldo, real *den,
+                    real *scratch);
+    void (*queries_bwd)(const attn_plan *p, const real *vec, int64_t n, const real *s,
+                        const real *q, int64_t ldq, real eps, const real *state, const real *o,
+                        int64_t ldo, const real *den, const real *go, int64_t ldgo, real *gq,
+                        int64_t ldgq, real *dstate, real *ds, real *dvec, real *scratch);
+    void (*keys_bwd)(const attn_plan *p, const real *vec, int64_t n, const real *s, const real *k,
+                     int64_t ldk, const real *v, int64_t ldv, real eps, const real *dstate,
+                     real *gk, int64_t ldgk, real *gv, int64_t ldgv, real *ds, real *dvec,
+                     real *scratch);
+} attn_token_ops;
+
+/* A component function. adapt turns moments over unmasked tokens into parameters:
+ * m1x, m1y (D) means of x and y, m2x, m2y (D) means of their squares, x = scale*q, y = scale*k.
+ * It writes the scalars and vectors it computes and leaves the others as they are. */
+typedef struct feature_info {
+    const char *name, *doc, *source;
+    int lanes, scalars, vectors;
+    bool is_signed;
+    const char *const *scalar_names; /* last one: "gaussian" */
+    const char *const *vector_names;
+    const real *scalar_default; /* value where nothing is given and adapt does not compute it */
+    void (*adapt)(int64_t d, int64_t dp, const real *m1x, const real *m1y, const real *m2x,
+                  const real *m2y, real *s, real *v); /* NULL: no data-dependent parameter */
+    /* adds the moments' gradients to dm* (each D), from ds and dv */
+    void (*adapt_grad)(int64_t d, int64_t dp, const real *m1x, const real *m1y, const real *m2x,
+                       const real *m2y, const real *ds, const real *dv, real *dm1x, real *dm1y,
+                       real *dm2x, real *dm2y);
+} feature_info;
+
+/* A weight matrix: its sampling recipe, primitives of sample.c in order of execution. */
+typedef struct recipe_op {
+    const char *op;
+    double arg[2];
+} recipe_op;
+
+typedef struct matrix_info {
+    const char *name, *doc, *source;
+    const char *law; /* "exact": every row is N(0, I); "approximate" */
+    int ops;
+    const recipe_op *recipe;
+} matrix_info;
+
+/* A row of the kernel table. D = DV = M = 0: any size. matrix NULL: any matrix. */
+typedef struct attn_row {
+    const char *feat, *matrix;
+    int64_t D, DV, M;
+    isa isa;
+    const attn_fwd_ops *fwd;
+    const attn_bwd_ops *bwd;
+    const attn_token_ops *token;
+} attn_row;
+
+/* Row operators (specs/row): `rows` independent rows of n elements.
+ * Inputs and outputs in the order the spec declares them. ld 0 = one row shared by all rows.
+ * A "one" is a single number per row (ld 1). Backward gets the forward's inputs, the gradients
+ * of its outputs (gout), and writes gradients of inputs (gin; NULL = not wanted). Gradients of
+ * shared inputs are accumulated; of the others they are written, or accumulated where bit k of
+ * `add` is set. An output may be the same array as an input of the same shape. */
+enum { ROW_MAX = 8 };
+typedef struct row_args {
+    int64_t rows, n;
+    const real *in[ROW_MAX];
+    int64_t ld_in[ROW_MAX];
+    real *out[ROW_MAX];
+    int64_t ld_out[ROW_MAX];
+    const real *gout[ROW_MAX];
+    int64_t ld_gout[ROW_MAX];
+    real *gin[ROW_MAX];
+    int64_t ld_gin[ROW_MAX];
+    real c[ROW_MAX]; /* constants of the spec, in its order */
+    unsigned add;
+} row_args;
+
+typedef struct row_op {
+    const char *name;
+    isa isa;
+    void (*fwd)(const row_args *);
+    void (*bwd)(const row_args *); /* NULL: has no backward (adamw) */
+} row_op;
+
+/* Tables written by the generator into build/registry.c; each ends with a zero row. */
+extern const feature_info generated_features[];
+extern const matrix_info generated_matrices[];
+extern const attn_row generated_attn[];
+extern const row_op generated_rows[];
+
+#endif

@@ -1,0 +1,110 @@
+/* spectraformer: random-feature linear attention, fused.
+ *
+ * The only installed header. The library never prints, exits, or reads the
+ * environment; every function that can fail returns a spectra_status and leaves
+ * its results untouched on failure; spectra_message() then tells this thread why.
+ */
+#ifndef SPECTRAFORMER_H
+#define SPECTRAFORMER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef enum spectra_status {
+    SPECTRA_OK = 0,
+    SPECTRA_EINVAL,  /* an argument or option has no meaning */
+    SPECTRA_ESHAPE,  /* array shapes do not fit each other or a limit */
+    SPECTRA_EIO,     /* the operating system refused (errno's text is in the message) */
+    SPECTRA_EFORMAT, /* a file is truncated or malformed */
+    SPECTRA_ENOMEM,
+    SPECTRA_ENOTFOUND,    /* unknown name: the message gives the nearest known one */
+    SPECTRA_EUNSUPPORTED, /* legal, but not on this machine or in this build */
+    SPECTRA_EDIVERGED,    /* NaN or Inf where a number was expected */
+    SPECTRA_EINTERRUPTED  /* stopped on request, after a checkpoint */
+} spectra_status;
+
+/* Detail of the last failure in this thread; "" if there was none. Never NULL. */
+const char *spectra_message(void);
+/* "SPECTRA_OK", "SPECTRA_EINVAL", ...; "unknown status" for anything else. */
+const char *spectra_status_name(spectra_status status);
+const char *spectra_version(void);
+
+/* Rows of an array (B, H, T, D), by strides in elements; D is contiguous. A view: owns nothing.
+ * Element (b, h, t, i) is data[base(b) + h*stride_h + t*stride_t + i] with
+ * base(b) = b*stride_b, or begin[b]*stride_t for packed sequences (spectra_problem). */
+typedef struct spectra_rows {
+    float *data;
+    int64_t stride_b, stride_h, stride_t;
+} spectra_rows;
+
+/* A dense (B, H, T, D) array as rows. */
+static inline spectra_rows spectra_rows_dense(float *data, int64_t H, int64_t T, int64_t D)
+{
+    return (spectra_rows){data, H * T * D, T * D, D};
+}
+
+/* One batch. Padded: q_begin = q_len = NULL, every sequence has T queries and S keys.
+ * Packed: sequence b has q_len[b] queries at rows q_begin[b]..., likewise keys; masks and den are
+ * then indexed by the same rows. T and S are the largest lengths. */
+typedef struct spectra_problem {
+    int64_t B, T, S;
+    const int64_t *q_begin, *q_len, *k_begin, *k_len; /* (B) each, or all NULL */
+    const uint8_t *q_mask;                            /* (B, T), 1 = token; NULL: all */
+    const uint8_t *k_mask;                            /* (B, S), likewise */
+    double dropout;                                   /* on attention probabilities (softmax) */
+    uint64_t seed, step;                              /* of the dropout's random stream */
+} spectra_problem;
+
+typedef enum spectra_target { SPECTRA_SOFTMAX, SPECTRA_GAUSSIAN } spectra_target;
+
+typedef struct spectra_attention_desc {
+    const char *attn;   /* "performer" or "softmax" */
+    const char *feat;   /* component function, performer only: "posrf", "saderf" ... */
+    const char *kernel; /* weight matrix, performer only: "orf", "qmc" ... */
+    int64_t H, D, DV, M;
+    uint64_t seed; /* of the matrix */
+    int64_t layer;
+    spectra_target target;
+    bool official; /* the reference system's behaviour (math of its code, not of its paper) */
+    bool through;  /* differentiate through data-dependent parameters too */
+} spectra_attention_desc;
+
+typedef struct spectra_attention spectra_attention;
+
+/* SPECTRA_ENOTFOUND for unknown names, SPECTRA_ESHAPE unless 1 <= D, DV <= 256, 1 <= M <= 1024. */
+spectra_status spectra_attention_new(const spectra_attention_desc *desc, spectra_attention **out);
+void spectra_attention_free(spectra_attention *att);
+
+/* Replaces something the attention would draw or compute. Names: "W" (M, D); a feature's
+ * parameters: scalars as (H) or (B, H), e.g. "A"; vectors as (D), (H, D) or (B, H, D), e.g. "psi";
+ * official: "A_pos" (H, T). The data is copied. SPECTRA_ENOTFOUND, SPECTRA_ESHAPE. */
+spectra_status spectra_attention_set(spectra_attention *att, const char *name, const float *data,
+                                     int ndim, const int64_t *shape);
+/* The current matrix, (M, D); lives as long as the attention, until the next set or redraw. */
+const float *spectra_attention_matrix(const spectra_attention *att);
+/* Draws the matrix anew for another seed. */
+spectra_status spectra_attention_redraw(spectra_attention *att, uint64_t seed);
+
+/* Bytes of `saved` (written by forward, read by backward) and of `work` (scratch of either). Both
+ * 64-byte aligned, owned by the caller; forward and backward themselves never allocate. */
+int64_t spectra_attention_saved_bytes(const spectra_attention *att, const spectra_problem *p);
+int64_t spectra_attention_work_bytes(const spectra_attention *att, const spectra_problem *p);
+
+/* o = attention(q, k, v). Queries without any valid key give 0. Rows of padded queries are
+ * computed like the others. Bits do not depend on the number of threads. */
+spectra_status spectra_attention_forward(const spectra_attention *att, const spectra_problem *p,
+                                         spectra_rows q, spectra_rows k, spectra_rows v,
+                                         spectra_rows o, void *saved, void *work);
+/* Gradients of sum(o * go) with respect to q, k, v; written, not accumulated. */
+spectra_status spectra_attention_backward(const spectra_attention *att, const spectra_problem *p,
+                                          spectra_rows q, spectra_rows k, spectra_rows v,
+                                          spectra_rows o, spectra_rows go, spectra_rows gq,
+                                          spectra_rows gk, spectra_rows gv, void *saved,
+                                          void *work);
+/* A data-dependent parameter as forward computed it ("A": (B, H), "psi": (B, H, D)).
+ * SPECTRA_ENOTFOUND when the feature has no such parameter. */
+spectra_status spectra_attention_parameter(const spectra_attention *att, const spectra_problem *p,
+                                           const char *name, const void *saved, float *out);
+
+#endif

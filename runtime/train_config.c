@@ -1,0 +1,99 @@
+#define _GNU_SOURCE
+#include "train.h"
+
+#include "blas.h"
+#include "outfile.h"
+#include "registry.h"
+#include "status.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define AT(field) offsetof(train_config, field)
+
+const setting train_settings[TRAIN_SETTINGS] = {
+    {"task", SETTING_STRING, AT(task.name), 0, 0, NULL, "benchmark task"},
+    {"attn", SETTING_STRING, AT(attn), 0, 0, NULL, "attention"},
+    {"feat", SETTING_STRING, AT(feat), 0, 0, NULL, "component function"},
+    {"kernel", SETTING_STRING, AT(kernel), 0, 0, NULL, "weight matrix"},
+    {"m", SETTING_INT, AT(m), 0, 1024, NULL, "rows of the weight matrix"},
+    {"target", SETTING_STRING, AT(target), 0, 0, "softmax|gaussian", "kernel that is approximated"},
+    {"official", SETTING_BOOL, AT(official), 0, 0, NULL, "the reference system's behaviour"},
+    {"through", SETTING_BOOL, AT(through), 0, 0, NULL, "differentiate data-dependent parameters"},
+    {"seed", SETTING_INT, AT(seed), 0, 9e15, NULL, "seed of everything random"},
+    {"data", SETTING_STRING, AT(data), 0, 0, NULL, "folder of the prepared data"},
+};
+
+/* Recorded, but no two runs differ for it. */
+static const setting threads_setting = {
+    "threads", SETTING_INT, AT(threads), 0, 65536, NULL, "threads"};
+
+const char *const train_split_names[3] = {"train", "dev", "test"};
+
+const setting *train_setting(const char *name)
+{
+    const setting *s = setting_find(train_settings, TRAIN_SETTINGS, name);
+    return s ? s : setting_find(task_settings, TASK_SETTINGS, name);
+}
+
+static spectra_status config_json(const train_config *c, json_t *object)
+{
+    TRY(settings_to_json(train_settings, TRAIN_SETTINGS, c, object));
+    TRY(settings_to_json(task_settings, TASK_SETTINGS, c, object));
+    TRY(settings_to_json(&threads_setting, 1, c, object));
+    json_t *build = json_pack("{s:s, s:s, s:s}", "version", spectra_version(), "instructions",
+                              registry_isa_name(registry_isa()), "blas", blas_config());
+    if (json_object_set_new(object, "build", build) != 0)
+        return fail(SPECTRA_ENOMEM, "config.json: out of memory");
+    return SPECTRA_OK;
+}
+
+spectra_status train_config_write(const char *run, const train_config *c)
+{
+    json_t *object = json_object();
+    char *path = outfile_join(run, "config.json"), *text = NULL;
+    spectra_status status = object && path ? config_json(c, object)
+                                           : fail(SPECTRA_ENOMEM, "config.json: out of memory");
+    if (status == SPECTRA_OK) {
+        text = json_dumps(object, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
+        status = text ? SPECTRA_OK : fail(SPECTRA_ENOMEM, "config.json: out of memory");
+    }
+    outfile out = {0};
+    if (status == SPECTRA_OK)
+        status = outfile_open(path, &out);
+    if (status == SPECTRA_OK) {
+        fprintf(out.file, "%s\n", text);
+        status = outfile_commit(&out);
+    }
+    free(text);
+    free(path);
+    json_decref(object);
+    return status;
+}
+
+spectra_status train_config_read(const char *run, train_config *out)
+{
+    char *path = outfile_join(run, "config.json");
+    if (!path)
+        return fail(SPECTRA_ENOMEM, "config.json: out of memory");
+    json_error_t error;
+    train_config c = {.threads = 0};
+    spectra_status status = SPECTRA_OK;
+    FILE *file = fopen(path, "rb");
+    json_t *object = file ? json_loadf(file, JSON_REJECT_DUPLICATES, &error) : NULL;
+    if (!file)
+        status = fail(SPECTRA_EIO, "%s: cannot read; is '%s' the folder of a run?", path, run);
+    else if (!object)
+        status = fail(SPECTRA_EFORMAT, "%s:%d: %s", path, error.line, error.text);
+    if (status == SPECTRA_OK)
+        status = settings_from_json(train_settings, TRAIN_SETTINGS, &c, object, path);
+    if (status == SPECTRA_OK)
+        status = settings_from_json(task_settings, TASK_SETTINGS, &c, object, path);
+    if (file)
+        fclose(file);
+    json_decref(object);
+    free(path);
+    if (status == SPECTRA_OK)
+        *out = c;
+    return status;
+}

@@ -1,0 +1,41 @@
+-- OPRF after x -> psi x, y -> y / psi, which keeps x.y and makes both sides' second moments equal
+-- coordinate by coordinate.
+return {
+  name = "saderf",
+  doc = "simplified asymmetric dense-exponential features: OPRF on rescaled coordinates",
+  source = "Likhosherstov et al. 2023, arXiv:2302.00787",
+  scalars = { { "A", 0 } },
+  vectors = { "psi" },
+
+  map_q = function(x, p)
+    return x * p.psi
+  end,
+  map_k = function(y, p)
+    return y / p.psi
+  end,
+
+  phi = function(u, x2, w2, p)
+    local b = sqrt(1 - 4 * p.A)
+    return { log = p.A * w2 + b * u - x2 / 2 }
+  end,
+
+  adapt = function(m)
+    local eps = 1e-6 * (sum(m.m2x) + sum(m.m2y)) / (2 * m.d) + 1e-20
+    local ratio = (m.m2y + eps) / (m.m2x + eps)
+    local psi = clamp(sqrt(sqrt(ratio)), 1 / 8, 8)
+    local psi2 = psi * psi
+    local pairs_mean = sum(psi2 * m.m2x) + sum(m.m2y / psi2) + 2 * sum(m.m1x * m.m1y)
+    local phi = max(pairs_mean / m.d, 0)
+    local root = sqrt((2 * phi + 1) ^ 2 + 8 * phi)
+    local A = -phi / (1 + (1 + 12 * phi) / (root + 2 * phi))
+    return { A = max(A, -64), psi = psi }
+  end,
+
+  official = {
+    token_norm = 0,
+    phi = function(u, _, w2, p)
+      local b = sqrt(1 - 4 * p.A)
+      return { log = p.A * w2 + b * u }
+    end,
+  },
+}

@@ -1,0 +1,249 @@
+/* Linear attention, forward: keys into a state, queries out of it.
+ *
+ * Features exist for one block of tokens at a time. The shift of a key's log is the running maximum
+ * of its feature row (the state is rescaled when it grows), which a query gives back and then
+ * subtracts its own maximum: exact, and no number can overflow or all vanish. */
+#include "stub.h"
+
+#include "attn.h"
+
+typedef struct fwd_scratch {
+    attn_hoisted h;
+    attn_block b;
+    real *phi;  /* (block, ldf)  projections, then logs, then features */
+    real *sign; /* (block, ldf)  only if SIGNED */
+    real *v;    /* (block, DVP)  values of keys, numerators of queries */
+    real *shift; /* (F) */
+} fwd_scratch;
+
+VEC_FN real *fwd_take(const attn_sizes *z, real *at, fwd_scratch *w)
+{
+    w->h.row = attn_take(&at, NROW * z->MP);
+    take_block(z, &w->b, &at);
+    w->phi = attn_take(&at, z->block * z->ldf);
+    w->sign = attn_take(&at, SIGNED ? z->block * z->ldf : 0);
+    w->v = attn_take(&at, z->block * z->DVP);
+    w->shift = attn_take(&at, z->F);
+    return at;
+}
+
+static int64_t scratch_reals(const attn_plan *p)
+{
+    attn_sizes z = attn_sizes_of(p, 1 + SIGNED);
+    fwd_scratch w;
+    real base[1];
+    return fwd_take(&z, base, &w) - base;
+}
+
+/* Multiplies VL rows of z and S by factor's lanes. */
+VEC_FN void scale_rows(const attn_sizes *z, vec factor, real *zsum, real *S)
+{
+    vstore(zsum, vload(zsum) * factor);
+    for (int i = 0; i < VL; i++)
+        for (int64_t c = 0; c < z->DVP; c += VL)
+            vstore(S + i * z->DVP + c, vload(S + i * z->DVP + c) * factor[i]);
+}
+
+/* exp(old - new) where the maximum grew, else 1 (also where both are -inf). */
+VEC_FN vec growth(vec old, vec new)
+{
+    vec grew = v_lt(old, new);
+    return v_where(grew, v_exp(v_where(grew, old - new, vset(0))), vset(1));
+}
+
+/* Logs and signs of VL rows of W from r for all tokens of the block; maxima (LANES). */
+VEC_FN void block_logs(const attn_sizes *z, const fwd_scratch *w, int64_t r, vec *max)
+{
+    vec row[NROW];
+    load_row(z, &w->h, r, row);
+    for (int l = 0; l < LANES; l++)
+        max[l] = vset(-(real)INFINITY);
+    for (int64_t t = 0; t < w->b.n; t++) {
+        vec log[LANES], sign[LANES];
+        phi(vload(w->phi + t * z->ldf + r), row, w->h.uni, w->b.tok + t * NTOK, log, sign);
+        for (int l = 0; l < LANES; l++) {
+            vstore(w->phi + t * z->ldf + l * z->MP + r, log[l]);
+            if (SIGNED)
+                vstore(w->sign + t * z->ldf + l * z->MP + r, sign[l]);
+            max[l] = v_max(max[l], log[l]);
+        }
+    }
+}
+
+/* The block's features in place of the projections; raises the maxima and rescales the state. */
+VEC_FN void key_features(const attn_sizes *z, const fwd_scratch *w, real *state)
+{
+    for (int64_t r = 0; r < z->MP; r += VL) {
+        vec max[LANES];
+        block_logs(z, w, r, max);
+        for (int l = 0; l < LANES; l++) {
+            int64_t f = l * z->MP + r;
+            vec old = vload(state + f), new = v_max(old, max[l]), shift = new;
+            if (r + VL > z->M) {
+                vec valid = v_lt(viota(), vset((real)(z->M - r)));
+                new = v_where(valid, new, vset(-(real)INFINITY));
+                shift = v_where(valid, new, vset((real)INFINITY));
+            }
+            if (vsum(v_lt(old, new)) > 0) {
+                scale_rows(z, growth(old, new), state + z->F + f,
+                           state + 2 * z->F + f * z->DVP);
+                vstore(state + f, new);
+            }
+            vec sum = vload(state + z->F + f);
+            for (int64_t t = 0; t < w->b.n; t++) {
+                int64_t at = t * z->ldf + f;
+                vec e = v_exp(vload(w->phi + at) - shift);
+                if (SIGNED)
+                    e *= vload(w->sign + at);
+                vstore(w->phi + at, e);
+                sum += e;
+            }
+            vstore(state + z->F + f, sum);
+        }
+    }
+}
+
+static void keys(const attn_plan *p, const attn_params *a, int64_t n, const real *k, int64_t ldk,
+                 const real *v, int64_t ldv, const uint8_t *mask, real *state, real *scratch)
+{
+    attn_sizes z = attn_sizes_of(p, 1 + SIGNED);
+    fwd_scratch w;
+    fwd_take(&z, scratch, &w);
+    hoist(p, &z, a->s, &w.h);
+    int64_t index[BLOCK_MAX + 1];
+    for (int64_t first = 0; first < n;) {
+        first = choose_tokens(first, n, mask, z.block, index, &w.b.n);
+        for (int64_t t = 0; t < w.b.n; t++) {
+            load_token(&z, 1, p->scale, k + index[t] * ldk, a->v, &w.b, t);
+            copy_padded(z.DV, v + index[t] * ldv, w.v + t * z.DVP);
+        }
+        if (w.b.n == 0)
+            continue;
+        project(p, &z, &w.h, &w.b, w.phi, z.ldf);
+        key_features(&z, &w, state);
+        tile_rank(w.b.n, z.F, z.DVP, w.phi, z.ldf, w.v, z.DVP, state + 2 * z.F, z.DVP);
+    }
+}
+
+static void merge(const attn_plan *p, real *dst, const real *src)
+{
+    attn_sizes z = attn_sizes_of(p, 1);
+    for (int64_t f = 0; f < z.F; f += VL) {
+        vec a = vload(dst + f), b = vload(src + f), max = v_max(a, b);
+        vec fa = growth(a, max), fb = growth(b, max);
+        vstore(dst + f, max);
+        vstore(dst + z.F + f, vload(dst + z.F + f) * fa + vload(src + z.F + f) * fb);
+        for (int i = 0; i < VL; i++) {
+            int64_t row = 2 * z.F + (f + i) * z.DVP;
+            for (int64_t c = row; c < row + z.DVP; c += VL)
+                vstore(dst + c, vload(dst + c) * fa[i] + vload(src + c) * fb[i]);
+        }
+    }
+}
+
+/* Features of token t relative to its largest, in place of the projections; returns den. */
+VEC_FN real query_features(const attn_sizes *z, const fwd_scratch *w, int64_t t, const real *zsum)
+{
+    real *phi_t = w->phi + t * z->ldf, *sign_t = w->sign + t * z->ldf;
+    vec max = vset(-REAL_MAX); /* finite, so that an empty state gives exp(-inf) = 0 */
+    for (int64_t r = 0; r < z->MP; r += VL) {
+        vec row[NROW], log[LANES], sign[LANES];
+        load_row(z, &w->h, r, row);
+        phi(vload(phi_t + r), row, w->h.uni, w->b.tok + t * NTOK, log, sign);
+        for (int l = 0; l < LANES; l++) {
+            vec shifted = log[l] + vload(w->shift + l * z->MP + r);
+            vstore(phi_t + l * z->MP + r, shifted);
+            if (SIGNED)
+                vstore(sign_t + l * z->MP + r, sign[l]);
+            max = v_max(max, shifted);
+        }
+    }
+    max = vset(vhmax(max));
+    vec den = vset(0);
+    for (int64_t f = 0; f < z->F; f += VL) {
+        vec e = v_exp(vload(phi_t + f) - max);
+        if (SIGNED)
+            e *= vload(sign_t + f);
+        vstore(phi_t + f, e);
+        den += e * vload(zsum + f);
+    }
+    return vsum(den);
+}
+
+/* What a query adds to its logs: the keys' maxima and the weights of the rows. */
+VEC_FN void query_shift(const attn_plan *p, const attn_sizes *z, const real *state, real *shift)
+{
+    for (int64_t f = 0; f < z->F; f += VL) {
+        vec max = vload(state + f);
+        vstore(shift + f, p->logw != NULL ? max + vload(p->logw + f % z->MP) : max);
+    }
+}
+
+static void queries(const attn_plan *p, const attn_params *a, int64_t n, const real *q, int64_t ldq,
+                    const real *state, real *o, int64_t ldo, real *den, real *scratch)
+{
+    attn_sizes z = attn_sizes_of(p, 1 + SIGNED);
+    fwd_scratch w;
+    fwd_take(&z, scratch, &w);
+    hoist(p, &z, a->s, &w.h);
+    query_shift(p, &z, state, w.shift);
+    for (int64_t first = 0; first < n; first += w.b.n) {
+        w.b.n = n - first < z.block ? n - first : z.block;
+        for (int64_t t = 0; t < w.b.n; t++)
+            load_token(&z, 0, p->scale, q + (first + t) * ldq, a->v, &w.b, t);
+        project(p, &z, &w.h, &w.b, w.phi, z.ldf);
+        for (int64_t t = 0; t < w.b.n; t++)
+            den[first + t] = query_features(&z, &w, t, state + z.F);
+        int64_t rows = pad_block(w.b.n, z.ldf, w.phi);
+        tile_mul(rows, z.DVP, z.F, w.phi, z.ldf, state + 2 * z.F, z.DVP, w.v, z.DVP);
+        for (int64_t t = 0; t < w.b.n; t++) {
+            real d = den[first + t], inverse = d != 0 ? 1 / d : 0;
+            for (int64_t c = 0; c < z.DV; c += VL)
+                store_part(o + (first + t) * ldo + c, vload(w.v + t * z.DVP + c) * inverse,
+                           z.DV - c);
+        }
+    }
+}
+
+/* Logs and signs of one block into (n, LANES, M). */
+VEC_FN void write_features(const attn_sizes *z, const fwd_scratch *w, real *log, real *sign)
+{
+    for (int64_t r = 0; r < z->MP; r += VL) {
+        vec max[LANES];
+        block_logs(z, w, r, max);
+    }
+    for (int64_t t = 0; t < w->b.n; t++)
+        for (int64_t l = 0; l < LANES; l++) {
+            int64_t in = t * z->ldf + l * z->MP, out = (t * LANES + l) * z->M;
+            for (int64_t r = 0; r < z->M; r += VL) {
+                vec s = SIGNED ? vload(w->sign + in + r) : vset(1);
+                store_part(log + out + r, vload(w->phi + in + r), z->M - r);
+                store_part(sign + out + r, s, z->M - r);
+            }
+        }
+}
+
+static void features(const attn_plan *p, const attn_params *a, int side, int64_t n, const real *x,
+                     int64_t ldx, real *log, real *sign, real *scratch)
+{
+    attn_sizes z = attn_sizes_of(p, 1 + SIGNED);
+    fwd_scratch w;
+    fwd_take(&z, scratch, &w);
+    hoist(p, &z, a->s, &w.h);
+    for (int64_t first = 0; first < n; first += w.b.n) {
+        w.b.n = n - first < z.block ? n - first : z.block;
+        for (int64_t t = 0; t < w.b.n; t++)
+            load_token(&z, side, p->scale, x + (first + t) * ldx, a->v, &w.b, t);
+        project(p, &z, &w.h, &w.b, w.phi, z.ldf);
+        write_features(&z, &w, log + first * LANES * z.M, sign + first * LANES * z.M);
+    }
+}
+
+extern const attn_fwd_ops EXPORT(attn_fwd);
+const attn_fwd_ops EXPORT(attn_fwd) = {
+    .scratch = scratch_reals,
+    .keys = keys,
+    .merge = merge,
+    .queries = queries,
+    .features = features,
+};

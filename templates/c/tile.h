@@ -1,0 +1,105 @@
+/* Products of small matrices that stay in cache: all that a skeleton multiplies.
+ *
+ *     tile_mul    C = A B          rows of A are tokens; A (rows, K), B (K, cols), C (rows, cols)
+ *     tile_rank   C += A^T B       sums over tokens;     A (n, rows), B (n, cols), C (rows, cols)
+ *
+ * Both cover C by register blocks of constant size; these functions are inlined with constants, so
+ * the arrays of accumulators become registers. cols and, in tile_rank, rows are multiples of PAD;
+ * in tile_mul rows is a multiple of TILE_ROWS.
+ */
+#ifndef SPECTRA_TILE_H
+#define SPECTRA_TILE_H
+
+#include "vec.h"
+
+/* Register blocks: MUL_R x MUL_C accumulators, RANK_R x RANK_C likewise. */
+#if VEC_BYTES == 64
+enum { TILE_ROWS = 12, MUL_R = 12, MUL_C = 2, RANK_R = 8, RANK_C = 2 };
+#else
+enum { TILE_ROWS = 12, MUL_R = 6, MUL_C = 2, RANK_R = 4, RANK_C = 2 };
+#endif
+
+/* Keeps a value that several products share in a register: gcc would rather load it again. */
+#if defined __x86_64__ && defined __AVX512F__
+#define TILE_KEEP(x) __asm__("" : "+v"(x))
+#elif defined __x86_64__
+#define TILE_KEEP(x) __asm__("" : "+x"(x))
+#else
+#define TILE_KEEP(x) ((void)0)
+#endif
+
+#define TILE_UNROLL _Pragma("GCC unroll 16")
+
+VEC_FN void tile_mul_block(int R, int C, int64_t K, const real *a, int64_t lda, const real *b,
+                           int64_t ldb, real *c, int64_t ldc)
+{
+    vec acc[MUL_R][MUL_C];
+    TILE_UNROLL for (int i = 0; i < R; i++)
+        TILE_UNROLL for (int j = 0; j < C; j++)
+            acc[i][j] = vset(0);
+    for (int64_t k = 0; k < K; k++) {
+        vec bk[MUL_C];
+        TILE_UNROLL for (int j = 0; j < C; j++) {
+            bk[j] = vload(b + k * ldb + j * VL);
+            TILE_KEEP(bk[j]);
+        }
+        TILE_UNROLL for (int i = 0; i < R; i++) {
+            vec ai = vset(a[i * lda + k]);
+            TILE_UNROLL for (int j = 0; j < C; j++)
+                acc[i][j] += ai * bk[j];
+        }
+    }
+    TILE_UNROLL for (int i = 0; i < R; i++)
+        TILE_UNROLL for (int j = 0; j < C; j++)
+            vstore(c + i * ldc + j * VL, acc[i][j]);
+}
+
+VEC_FN void tile_mul(int64_t rows, int64_t cols, int64_t K, const real *a, int64_t lda,
+                     const real *b, int64_t ldb, real *c, int64_t ldc)
+{
+    for (int64_t i = 0; i < rows; i += MUL_R) {
+        int64_t j = 0;
+        for (; j + MUL_C * VL <= cols; j += MUL_C * VL)
+            tile_mul_block(MUL_R, MUL_C, K, a + i * lda, lda, b + j, ldb, c + i * ldc + j, ldc);
+        if (j < cols)
+            tile_mul_block(MUL_R, 1, K, a + i * lda, lda, b + j, ldb, c + i * ldc + j, ldc);
+    }
+}
+
+VEC_FN void tile_rank_block(int R, int C, int64_t n, const real *a, int64_t lda, const real *b,
+                            int64_t ldb, real *c, int64_t ldc)
+{
+    vec acc[RANK_R][RANK_C];
+    TILE_UNROLL for (int i = 0; i < R; i++)
+        TILE_UNROLL for (int j = 0; j < C; j++)
+            acc[i][j] = vload(c + i * ldc + j * VL);
+    for (int64_t t = 0; t < n; t++) {
+        vec bt[RANK_C];
+        TILE_UNROLL for (int j = 0; j < C; j++) {
+            bt[j] = vload(b + t * ldb + j * VL);
+            TILE_KEEP(bt[j]);
+        }
+        TILE_UNROLL for (int i = 0; i < R; i++) {
+            vec ai = vset(a[t * lda + i]);
+            TILE_UNROLL for (int j = 0; j < C; j++)
+                acc[i][j] += ai * bt[j];
+        }
+    }
+    TILE_UNROLL for (int i = 0; i < R; i++)
+        TILE_UNROLL for (int j = 0; j < C; j++)
+            vstore(c + i * ldc + j * VL, acc[i][j]);
+}
+
+VEC_FN void tile_rank(int64_t n, int64_t rows, int64_t cols, const real *a, int64_t lda,
+                      const real *b, int64_t ldb, real *c, int64_t ldc)
+{
+    for (int64_t i = 0; i < rows; i += RANK_R) {
+        int64_t j = 0;
+        for (; j + RANK_C * VL <= cols; j += RANK_C * VL)
+            tile_rank_block(RANK_R, RANK_C, n, a + i, lda, b + j, ldb, c + i * ldc + j, ldc);
+        if (j < cols)
+            tile_rank_block(RANK_R, 1, n, a + i, lda, b + j, ldb, c + i * ldc + j, ldc);
+    }
+}
+
+#endif

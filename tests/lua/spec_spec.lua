@@ -1,0 +1,120 @@
+local spec = require "gen.spec"
+
+local FEATURE = [[
+return {
+  name = "f", doc = "d", source = "s",
+  scalars = { { "A", 0 } },
+  phi = function(u, x2, w2, p)
+    return { log = u }
+  end,
+}
+]]
+
+local function load(kind, text)
+  return spec.load_text(kind, "f", "specs/" .. kind .. "/f.lua", text)
+end
+
+local function refused(kind, text, message)
+  local ok, got = pcall(load, kind, text)
+  assert.is_false(ok)
+  assert.equal(message, got)
+end
+
+describe("a spec is refused with file and line when", function()
+  local function feature(from, to, message)
+    local text, count = FEATURE:gsub(from, (to:gsub("%%", "%%%%")), 1)
+    assert.equal(1, count)
+    refused("feature", text, message)
+  end
+
+  it("it is loaded and the good one passes", function()
+    assert.equal("f", load("feature", FEATURE).name)
+  end)
+  it("a result is no expression", function()
+    feature("log = u", "log = {}", "specs/feature/f.lua:5: 'log' must be an expression, got a table")
+    feature("log = u", "sign = u", "specs/feature/f.lua:4: 'log' must be an expression, got nothing")
+    feature("{ log = u }", "u", "specs/feature/f.lua:4: 'phi' must return a table with 'log', got an expression")
+    feature("{ log = u }", "{ { log = u }, { log = u } }", "specs/feature/f.lua:4: 'phi' must return 1 lanes, got 2")
+  end)
+  it("arithmetic goes wrong", function()
+    feature("log = u", "log = p.B * u", "specs/feature/f.lua:5: 'B' is no scalar of f")
+    feature("log = u", "log = exp({})", "specs/feature/f.lua:5: argument 1 of exp must be an expression, got a table")
+    feature("log = u", "log = u + nothing", "specs/feature/f.lua:5: 'nothing' is not available in a spec")
+  end)
+  it("it reaches outside", function()
+    for _, name in ipairs { "require", "io", "os", "load", "debug", "setmetatable", "string" } do
+      feature("log = u", "log = " .. name .. "('x')",
+        ("specs/feature/f.lua:5: '%s' is not available in a spec"):format(name))
+    end
+    feature("return { log", "y = 1 return { log", "specs/feature/f.lua:5: 'y' must be local")
+  end)
+  it("a field has the wrong type or name", function()
+    feature('doc = "d"', "doc = 3", "specs/feature/f.lua:2: 'doc' must be a string, got a number")
+    feature('doc = "d"', 'dok = "d"', "specs/feature/f.lua:2: unknown field 'dok', did you mean 'doc'?")
+    feature('name = "f"', 'name = "g"', "specs/feature/f.lua:2: 'name' must be 'f' like the file, got 'g'")
+    feature("scalars = { { \"A\", 0 } },", "scalars = { 'A' },",
+      "specs/feature/f.lua:3: 'scalars' must hold { name, default }, entry 1 is a string")
+    feature("scalars", "lanes = 9, scalars", "specs/feature/f.lua:3: 'lanes' must be a whole number from 1 to 4")
+  end)
+  it("it does not parse", function()
+    local ok, message = pcall(load, "feature", "return {\n  name = = 1\n}")
+    assert.is_false(ok)
+    assert.matches("^specs/feature/f.lua:2: ", message)
+  end)
+  it("adapt returns what is no parameter", function()
+    feature("phi =", "adapt = function(m) return { B = m.d } end,\n  phi =",
+      "specs/feature/f.lua:4: 'B' is no parameter of f")
+    feature("phi =", "adapt = function(m) return { A = m.m1x } end,\n  phi =",
+      "specs/feature/f.lua:4: 'A' is a scalar, got a vector")
+  end)
+end)
+
+describe("a matrix", function()
+  local text = [[
+return {
+  name = "f", doc = "d", source = "s", law = "exact",
+  sample = function(s)
+    return s.chi_rows(s.haar())
+  end,
+}
+]]
+  it("becomes its primitives in order", function()
+    assert.same({ { op = "haar", args = {} }, { op = "chi_rows", args = {} } }, load("matrix", text).recipe)
+  end)
+  it("is refused with file and line", function()
+    refused("matrix", text:gsub("s.haar%(%)", ""),
+      "specs/matrix/f.lua:3: chi_rows takes 1 argument, got 0")
+    refused("matrix", text:gsub("s.haar%(%)", "3"),
+      "specs/matrix/f.lua:3: argument 1 of chi_rows must be a matrix, got a number")
+    refused("matrix", text:gsub("haar", "hair"), "specs/matrix/f.lua:4: unknown primitive 'hair', known are "
+      .. "normal haar sobol_owen chi_rows normal_icdf center_columns whiten")
+    refused("matrix", text:gsub('"exact"', '"good"'),
+      "specs/matrix/f.lua:2: 'law' must be 'exact' or 'approximate', got 'good'")
+  end)
+end)
+
+describe("a row operator", function()
+  it("is refused with file and line", function()
+    local text = [[
+return {
+  name = "f", doc = "d", source = "s",
+  inputs = { row "x" },
+  outputs = { one "y" },
+  forward = function(v)
+    return { y = v.x }
+  end,
+}
+]]
+    refused("row", text, "specs/row/f.lua:6: 'y' is one number, got a vector")
+    refused("row", text:gsub('row "x"', '"x"'),
+      "specs/row/f.lua:3: 'inputs' must hold row \"x\", shared \"x\" and one \"x\"; entry 1 is a string")
+    refused("row", text:gsub("v.x", "v.z"), "specs/row/f.lua:6: 'z' is no input or constant of f")
+  end)
+end)
+
+describe("the nearest name", function()
+  it("is suggested only when it is near", function()
+    assert.equal("saderf", spec.nearest("sadref", { "posrf", "saderf", "trigrf" }))
+    assert.is_nil(spec.nearest("banana", { "posrf", "saderf" }))
+  end)
+end)

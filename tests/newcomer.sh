@@ -1,0 +1,49 @@
+#!/bin/sh
+# The README's worked example, done as it says: the code block that begins `-- specs/feature/NAME.lua`
+# becomes that file in a copy of the tree; one `make` later the feature is listed, checked, attends.
+
+root=$(pwd)
+tree=build/newcomer
+passed=0 failed=0
+check() {
+    name=$1
+    shift
+    if "$@" >>"$root/build/log/newcomer-detail.log" 2>&1; then
+        passed=$((passed + 1)) && echo "ok - $name"
+    else
+        failed=$((failed + 1)) && echo "not ok - $name (build/log/newcomer-detail.log)"
+    fi
+}
+
+mkdir -p build/log "$tree"
+: >build/log/newcomer-detail.log
+# Objects and generated text come along with their times, so that only what changes is compiled.
+rm -rf "$tree"
+mkdir -p "$tree/build"
+cp -a Makefile gen specs templates runtime tests bench "$tree/"
+cp -a build/obj build/base build/*-*/ "$tree/build/" 2>/dev/null
+cp -a build/sources.mk build/registry.c build/task_specs.c "$tree/build/"
+
+file=$(sed -n 's/^-- \(specs\/feature\/[a-z0-9_]*\.lua\)$/\1/p' README.md | head -1)
+name=$(basename "$file" .lua)
+awk -v file="-- $file" '$0 == file { on = 1 } /^```/ { on = 0 } on' README.md >"$tree/$file"
+check "README has an example ($file)" test -s "$tree/$file"
+
+cd "$tree" || exit 1
+check "its derivatives pass gen --check" lua5.4 gen/main.lua --check "$name"
+check "one make builds it" make --no-print-directory -j2 build/spectraformer
+check "list knows it" sh -c "build/spectraformer list | grep -q '$name'"
+check "attend runs it" sh -c "
+    build/spectraformer matrix --kernel gaus --m 256 --d 16 --seed 1 --out x.npy &&
+    lua5.4 -e '
+      local f = assert(io.open(\"x.npy\", \"rb\")); local s = f:read(\"a\"); f:close()
+      local h = s:sub(11, 10 + s:byte(9) + 256 * s:byte(10))
+      local n = h:gsub(\"%(256, 16%)\", \"(1, 2, 128, 16)\")
+      n = n:gsub(\"%s+\$\", \"\"); n = n .. (\" \"):rep(#h - #n - 1) .. \"\\n\"
+      local g = assert(io.open(\"q.npy\", \"wb\")); g:write(s:sub(1, 10), n, s:sub(11 + #h)); g:close()' &&
+    build/spectraformer attend --attn performer --feat $name --kernel orf --m 64 \
+        --q q.npy --k q.npy --v q.npy --out o.npy && test -s o.npy"
+check "gradients pass in double" sh -c "
+    make --no-print-directory -j2 build/tests/test_gradient && build/tests/test_gradient"
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]
