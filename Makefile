@@ -11,13 +11,15 @@ PREFIX ?= /usr/local
 CC     ?= gcc
 LUA    ?= lua5.4
 OPT    ?= -O3
-O      ?= build/obj
+B      ?= build
 JOBS   ?= $(shell nproc)
 SHARED ?= ../shared
 
+# B is where compiled things go (build/asan for the sanitizer build); generated text is in build/.
 # ---- nothing below needs changing ------------------------------------------------------------------
 
 VERSION := 0.1.0
+O := $(B)/obj
 WARN := -Wall -Wextra -Wshadow -Wundef -Wvla -Wdouble-promotion -Wstrict-prototypes \
 	-Wmissing-prototypes -Wwrite-strings -Wpointer-arith
 WERROR :=
@@ -157,21 +159,21 @@ $(O)/%.o: %.c $(HEADERS)
 	$(COMPILE) -c $< -o $@
 $(O)/tests/%.o $(O)/bench/%.o: CFLAGS += -Itests
 
-build/spectraformer: $(CLI_O) build/libspectraformer.a
+$(B)/spectraformer: $(CLI_O) $(B)/libspectraformer.a
 	@$(CC) $(CFLAGS) $(SAN) $^ $(LDLIBS) -o $@
-build/libspectraformer.a: $(LIB_O)
+$(B)/libspectraformer.a: $(LIB_O)
 	@rm -f $@; ar rcs $@ $^
-build/libspectraformer.so: $(LIB_O)
+$(B)/libspectraformer.so: $(LIB_O)
 	@$(CC) $(CFLAGS) -shared -Wl,-soname,libspectraformer.so.0 $^ $(LDLIBS) -o $@
 
-all: build/spectraformer build/libspectraformer.so
-	@echo "built build/spectraformer ($(words $(KERNEL_C)) generated kernels for $(ISAS))"
+all: $(B)/spectraformer $(B)/libspectraformer.so
+	@echo "built $(B)/spectraformer ($(words $(KERNEL_C)) generated kernels for $(ISAS))"
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib $(DESTDIR)$(PREFIX)/include
-	install build/spectraformer $(DESTDIR)$(PREFIX)/bin
-	install -m 644 build/libspectraformer.a $(DESTDIR)$(PREFIX)/lib
-	install build/libspectraformer.so $(DESTDIR)$(PREFIX)/lib/libspectraformer.so.0
+	install $(B)/spectraformer $(DESTDIR)$(PREFIX)/bin
+	install -m 644 $(B)/libspectraformer.a $(DESTDIR)$(PREFIX)/lib
+	install $(B)/libspectraformer.so $(DESTDIR)$(PREFIX)/lib/libspectraformer.so.0
 	ln -sf libspectraformer.so.0 $(DESTDIR)$(PREFIX)/lib/libspectraformer.so
 	install -m 644 runtime/spectraformer.h $(DESTDIR)$(PREFIX)/include
 
@@ -185,10 +187,10 @@ include tests/tests.mk
 
 # ---- demonstration and measurement ----------------------------------------------------------------
 
-run-demo: build/spectraformer
+run-demo: $(B)/spectraformer
 	@sh bench/demo.sh
 
-build/bench/attn_bench: $(O)/bench/attn_bench.o build/libspectraformer.a
+build/bench/attn_bench: $(O)/bench/attn_bench.o $(B)/libspectraformer.a
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) $(SAN) $^ $(LDLIBS) -o $@
 

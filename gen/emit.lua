@@ -272,12 +272,13 @@ local function read_registry(folders)
   return pairs_of, rows
 end
 
--- One table: every row for every instruction set, x86 rows inside #if.
+-- One table: every row for every instruction set, x86 rows inside #if. The verification build, which
+-- is portable, defines PORTABLE_ONLY.
 local function registry_table(out, declaration, rows, line)
   out[#out + 1] = declaration
   for _, isa in ipairs(plan.isas) do
     local x86 = isa.x86 and #rows > 0
-    if x86 then out[#out + 1] = "#if defined(__x86_64__)" end
+    if x86 then out[#out + 1] = "#if defined(__x86_64__) && !defined(PORTABLE_ONLY)" end
     for _, row in ipairs(rows) do out[#out + 1] = line(row, isa) end
     if x86 then out[#out + 1] = "#endif" end
   end

@@ -101,12 +101,15 @@ function M.functions(spec, target, prefix)
   local lanes = concat(elements("logs", spec.lanes, true),
     spec.signed and elements("signs", spec.lanes, true) or {})
   local lines = spec.lines
-  fn(lines.phi, "void", "phi_uniform", "(const real *s, real *uni)", { "s" }, {}, slots.uniform,
-    elements("uni", #slots.uniform))
-  fn(nil, "void", "phi_row", "(vec w2, const real *uni, vec *row)", { "w2" }, uni, slots.row,
-    elements("row", #slots.row, true))
+  -- Skeletons copy at least one value of each kind.
+  local function hoisted(class) return slots[class][1] and slots[class] or { E.const(0) } end
+  local uniform, row, token = hoisted "uniform", hoisted "row", hoisted "token"
+  fn(lines.phi, "void", "phi_uniform", "(const real *s, real *uni)", { "s" }, {}, uniform,
+    elements("uni", #uniform))
+  fn(nil, "void", "phi_row", "(vec w2, const real *uni, vec *row)", { "w2" }, uni, row,
+    elements("row", #row, true))
   fn(nil, "void", "phi_token", "(real x2, real r2, const real *uni, real *tok)", { "x2", "r2" }, uni,
-    slots.token, elements("tok", #slots.token))
+    token, elements("tok", #token))
   fn(lines.phi, "void", "phi",
     "(vec u, const vec *row, const real *uni, const real *tok, vec *logs, vec *signs)", { "u" }, all,
     plan.value, lanes)

@@ -18,7 +18,6 @@ typedef struct checkpoint {
 spectra_status checkpoint_save(const char *path, model *m, const float *const moments[2],
                                const checkpoint *at);
 /* SPECTRA_EFORMAT when a tensor is missing or has another shape; the model is then untouched. */
-spectra_status checkpoint_load(const char *path, model *m, float *const moments[2],
-                               checkpoint *at);
+spectra_status checkpoint_load(const char *path, model *m, float *const moments[2], checkpoint *at);
 
 #endif

@@ -29,8 +29,9 @@ void adamw_update(const adamw *o, int64_t t, double lr, double beta1, float *par
     assert(found == SPECTRA_OK); /* part of every build */
     (void)found;
     /* The factors as the kernel will see them, so that a constant gradient is corrected exactly. */
-    double b1 = (double)(float)beta1, b2 = (double)(float)o->beta2;
-    double correction1 = 1 - pow(b1, (double)t), correction2 = sqrt(1 - pow(b2, (double)t));
+    const float b1 = (float)beta1, b2 = (float)o->beta2;
+    const float correction1 = (float)(1 - pow((double)b1, (double)t));
+    const float correction2 = (float)sqrt(1 - pow((double)b2, (double)t));
     int64_t blocks = (o->n + BLOCK - 1) / BLOCK;
 #pragma omp parallel for schedule(static)
     for (int64_t b = 0; b < blocks; b++) {
@@ -41,8 +42,8 @@ void adamw_update(const adamw *o, int64_t t, double lr, double beta1, float *par
                       .ld_in = {n, n, n, n},
                       .out = {params + i, o->m + i, o->v + i},
                       .ld_out = {n, n, n},
-                      .c = {(float)lr, (float)b1, (float)b2, (float)o->eps, (float)o->weight_decay,
-                            (float)correction1, (float)correction2, (float)o->clip}};
+                      .c = {(float)lr, b1, b2, (float)o->eps, (float)o->weight_decay, correction1,
+                            correction2, (float)o->clip}};
         op->fwd(&a);
     }
 }

@@ -37,7 +37,9 @@ double rng_normal(const rng_stream *s, uint64_t index);
 /* Uniform integer in [0, n) without bias worth mentioning (64-bit multiply-high). */
 uint64_t rng_below(const rng_stream *s, uint64_t index, uint64_t n);
 /* Dropout factors: out[i] = 0 with probability p, else 1/(1-p'), for elements first..first+n-1;
- * 16 bits an element, p' = round(p*65536)/65536 is the exact probability used. p = 0 gives ones. */
+ * 16 bits an element, p' = round(p*65536)/65536 is the exact probability used. p = 0 gives ones,
+ * p = 1 zeros. Element e takes the lower (e%128 < 64) or upper half of word e/16%4 of block
+ * e/128*16 + e%16. */
 void rng_dropout(const rng_stream *s, double p, uint64_t first, int64_t n, float *out);
 /* Fisher-Yates permutation of 0..n-1. */
 void rng_permutation(const rng_stream *s, int64_t n, int64_t *out);

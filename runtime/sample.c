@@ -1,225 +1,217 @@
 #include "sample.h"
 
-#include "blas.h"
-#include "rng.h"
-#include "sample_sobol_table.h"
-#include "status.h"
-
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* What a primitive works on: the matrix so far, and its own random stream. */
-typedef struct sampling {
-    const char *matrix; /* name, for messages */
+#include "blas.h"
+#include "rng.h"
+#include "sample_sobol.h"
+#include "status.h"
+
+/* What a primitive works on. */
+typedef struct canvas {
+    const char *name; /* of the matrix, for messages */
     int64_t m, d;
-    double *w; /* (m, d) */
-    rng_stream random;
-} sampling;
+    double *w;         /* (m, d) */
+    rng_stream stream; /* this primitive's own */
+} canvas;
 
-static double *doubles(int64_t n)
+static double *scratch_new(int64_t n)
 {
-    return malloc((size_t)(n > 0 ? n : 1) * sizeof(double));
+    double *scratch = malloc((size_t)n * sizeof *scratch);
+    if (!scratch)
+        fail(SPECTRA_ENOMEM, "no memory for %ld numbers to sample a matrix with", (long)n);
+    return scratch;
 }
 
-static spectra_status no_memory(const sampling *s)
+/* w = independent standard normal numbers. */
+static spectra_status normal(const canvas *c)
 {
-    return fail(SPECTRA_ENOMEM, "matrix %s: no memory for %lld x %lld", s->matrix, (long long)s->m,
-                (long long)s->d);
-}
-
-/* Independent N(0, 1) entries. */
-static spectra_status normal(sampling *s)
-{
-    for (int64_t i = 0; i < s->m * s->d; i++)
-        s->w[i] = rng_normal(&s->random, (uint64_t)i);
+    for (int64_t i = 0; i < c->m * c->d; i++)
+        c->w[i] = rng_normal(&c->stream, (uint64_t)i);
     return SPECTRA_OK;
 }
 
-/* Blocks of d orthonormal rows, Haar distributed: Q of a Gaussian matrix with the signs of R's
- * diagonal made positive (Mezzadri 2007); the last block is cut. */
-static spectra_status haar(sampling *s)
+/* w = independent d x d orthogonal matrices one below the other, each uniformly distributed (Haar),
+ * the last one cut. Q of a Gaussian matrix has that distribution when R's diagonal is positive
+ * (Mezzadri 2007), which LAPACK does not see to. */
+static spectra_status haar(const canvas *c)
 {
-    int64_t m = s->m, d = s->d;
-    double *q = doubles(d * d), *diag = doubles(d);
-    spectra_status status = q && diag ? SPECTRA_OK : no_memory(s);
-    for (int64_t first = 0; first < m && status == SPECTRA_OK; first += d) {
-        for (int64_t i = 0; i < d * d; i++)
-            q[i] = rng_normal(&s->random, (uint64_t)(first * d + i));
-        status = lapack_qr_square(d, q, diag);
-        for (int64_t r = first; r < first + d && r < m && status == SPECTRA_OK; r++)
-            for (int64_t c = 0; c < d; c++) /* row of W = column of Q */
-                s->w[r * d + c] = q[c * d + (r - first)] * (diag[r - first] < 0 ? -1 : 1);
+    int64_t d = c->d, size = d * d;
+    double *q = scratch_new(size + d);
+    if (!q)
+        return SPECTRA_ENOMEM;
+    double *diagonal = q + size;
+    spectra_status status = SPECTRA_OK;
+    for (int64_t row = 0; row < c->m && status == SPECTRA_OK; row += d) {
+        for (int64_t i = 0; i < size; i++)
+            q[i] = rng_normal(&c->stream, (uint64_t)(row * d + i));
+        status = lapack_qr_square(d, q, diagonal);
+        if (status != SPECTRA_OK)
+            break;
+        int64_t rows = c->m - row < d ? c->m - row : d;
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t j = 0; j < d; j++)
+                c->w[(row + i) * d + j] = diagonal[j] < 0 ? -q[i * d + j] : q[i * d + j];
     }
     free(q);
-    free(diag);
     return status;
 }
 
-/* Every row times an independent chi_d length, the norm of a fresh Gaussian vector. */
-static spectra_status chi_rows(sampling *s)
+/* Multiplies each row by the length of an independent normal vector of its dimension. */
+static spectra_status chi_rows(const canvas *c)
 {
-    for (int64_t r = 0; r < s->m; r++) {
+    for (int64_t r = 0; r < c->m; r++) {
         double sum = 0;
-        for (int64_t c = 0; c < s->d; c++) {
-            double x = rng_normal(&s->random, (uint64_t)(r * s->d + c));
+        for (int64_t j = 0; j < c->d; j++) {
+            double x = rng_normal(&c->stream, (uint64_t)(r * c->d + j));
             sum += x * x;
         }
-        for (int64_t c = 0; c < s->d; c++)
-            s->w[r * s->d + c] *= sqrt(sum);
+        double length = sqrt(sum);
+        for (int64_t j = 0; j < c->d; j++)
+            c->w[r * c->d + j] *= length;
     }
     return SPECTRA_OK;
 }
 
-/* Direction numbers of dimension c, most significant bit first. */
-static void sobol_directions(int64_t c, uint32_t direction[32])
+enum { OWEN_LEVELS = 16 };
+
+/* Nested uniform scrambling (Owen 1995): every bit is flipped or not by a random bit that depends
+ * on the dimension and on all bits above it. Nodes of that binary tree are numbered as in a heap
+ * and have a random word each. Of the words of level OWEN_LEVELS all lower bits are taken: points
+ * of a Sobol sequence with m <= 2^OWEN_LEVELS do not share them. */
+static uint32_t owen_scramble(const rng_stream *s, int64_t dimension, uint32_t x)
 {
-    if (c == 0) {
-        for (int k = 0; k < 32; k++)
-            direction[k] = 1U << (31 - k);
-        return;
+    uint32_t flips = 0, word[4];
+    for (int level = 0; level <= OWEN_LEVELS; level++) {
+        uint64_t node = ((uint64_t)1 << 32 | x) >> (32 - level);
+        rng_block(s, (uint64_t)dimension << (OWEN_LEVELS + 1) | node, word);
+        flips |= level < OWEN_LEVELS ? (word[0] & 1) << (31 - level) : word[0] >> OWEN_LEVELS;
     }
-    const uint16_t *row = sobol_table[c - 1];
-    int s = row[0];
-    uint32_t inner = row[1], m[32];
-    for (int k = 0; k < 32; k++) {
-        if (k < s) {
-            m[k] = row[2 + k];
-        } else {
-            m[k] = m[k - s] ^ (m[k - s] << s);
-            for (int j = 1; j < s; j++)
-                if (inner >> (s - 1 - j) & 1)
-                    m[k] ^= m[k - j] << j;
-        }
-        direction[k] = m[k] << (31 - k);
-    }
+    return x ^ flips;
 }
 
-/* Owen's nested uniform scrambling (1995): bit k is flipped by a random bit that depends on the
- * bits above it. Points of one coordinate differ in their first ten bits (m <= 1024), so below
- * `levels` bits each point has its bits to itself and one random word serves them all. */
-static uint32_t owen_scramble(const rng_stream *random, uint32_t dimension, uint32_t x)
+/* w = the first m points of a scrambled Sobol sequence in d dimensions, inside (0, 1). */
+static spectra_status sobol_owen(const canvas *c)
 {
-    enum { levels = 12 };
-    uint32_t flip = 0, word[4];
-    for (uint32_t k = 0; k < levels; k++) {
-        uint64_t prefix = (1U << k) | (k ? x >> (32 - k) : 0); /* which node of the tree */
-        rng_block(random, (uint64_t)dimension << 32 | prefix, word);
-        flip |= (word[0] & 1) << (31 - k);
-    }
-    rng_block(random, (uint64_t)dimension << 32 | 1U << levels | x >> (32 - levels), word);
-    return x ^ (flip | word[0] >> levels);
-}
-
-/* The first m points of the scrambled sequence in d dimensions, in (0, 1). */
-static spectra_status sobol_owen(sampling *s)
-{
-    if (s->d > SOBOL_DIMENSIONS)
-        return fail(SPECTRA_ESHAPE, "matrix %s: %lld dimensions, the Sobol table has %d", s->matrix,
-                    (long long)s->d, SOBOL_DIMENSIONS);
-    for (int64_t c = 0; c < s->d; c++) {
-        uint32_t direction[32];
-        sobol_directions(c, direction);
-        for (int64_t r = 0; r < s->m; r++) {
-            uint32_t x = 0;
-            for (int k = 0; k < 32 && r >> k; k++)
-                if (r >> k & 1)
-                    x ^= direction[k];
-            x = owen_scramble(&s->random, (uint32_t)c, x);
-            s->w[r * s->d + c] = ((double)x + 0.5) * 0x1p-32;
+    if (c->d > SOBOL_DIMENSIONS)
+        return fail(SPECTRA_ESHAPE, "matrix %s has Sobol sequences up to d = %d, got d = %ld",
+                    c->name, SOBOL_DIMENSIONS, (long)c->d);
+    if (c->m > 1 << OWEN_LEVELS)
+        return fail(SPECTRA_ESHAPE, "matrix %s has Sobol sequences up to m = %d, got m = %ld",
+                    c->name, 1 << OWEN_LEVELS, (long)c->m);
+    for (int64_t j = 0; j < c->d; j++) {
+        uint32_t v[SOBOL_BITS], x = 0;
+        sobol_direction(j, v);
+        for (int64_t i = 0; i < c->m; i++) {
+            c->w[i * c->d + j] = ((double)owen_scramble(&c->stream, j, x) + 0.5) * 0x1p-32;
+            x ^= v[__builtin_ctzll((unsigned long long)i + 1)];
         }
     }
     return SPECTRA_OK;
 }
 
-/* Uniforms to standard normals. */
-static spectra_status normal_icdf(sampling *s)
+/* Uniform numbers to normal ones. */
+static spectra_status normal_icdf(const canvas *c)
 {
-    for (int64_t i = 0; i < s->m * s->d; i++)
-        s->w[i] = normal_quantile(s->w[i]);
+    for (int64_t i = 0; i < c->m * c->d; i++)
+        c->w[i] = normal_quantile(c->w[i]);
     return SPECTRA_OK;
 }
 
-/* Columns of mean 0. */
-static spectra_status center_columns(sampling *s)
+/* Subtracts each column's mean. */
+static spectra_status center_columns(const canvas *c)
 {
-    for (int64_t c = 0; c < s->d; c++) {
+    for (int64_t j = 0; j < c->d; j++) {
         double sum = 0;
-        for (int64_t r = 0; r < s->m; r++)
-            sum += s->w[r * s->d + c];
-        for (int64_t r = 0; r < s->m; r++)
-            s->w[r * s->d + c] -= sum / (double)s->m;
+        for (int64_t r = 0; r < c->m; r++)
+            sum += c->w[r * c->d + j];
+        double mean = sum / (double)c->m;
+        for (int64_t r = 0; r < c->m; r++)
+            c->w[r * c->d + j] -= mean;
     }
     return SPECTRA_OK;
 }
 
-/* W (W'W/m)^-1/2, symmetric root: the sample covariance becomes I. */
-static spectra_status whiten(sampling *s)
+/* w <- w (w'w/m)^(-1/2), the symmetric root: then w'w = m I. */
+static spectra_status whiten(const canvas *c)
 {
-    int64_t m = s->m, d = s->d;
+    int64_t m = c->m, d = c->d;
     if (m <= d)
-        return fail(SPECTRA_ESHAPE,
-                    "matrix %s needs more features than the head size: m > d, got m = %lld, d = "
-                    "%lld",
-                    s->matrix, (long long)m, (long long)d);
-    double *v = doubles(d * d), *scale = doubles(d), *root = doubles(d * d), *copy = doubles(m * d);
-    spectra_status status = v && scale && root && copy ? SPECTRA_OK : no_memory(s);
+        return fail(SPECTRA_ESHAPE, "matrix %s needs m > d, got m = %ld, d = %ld", c->name, (long)m,
+                    (long)d);
+    TRY(blas_open());
+    double *covariance = scratch_new(3 * d * d + d + m * d);
+    if (!covariance)
+        return SPECTRA_ENOMEM;
+    double *scaled = covariance + d * d, *root = scaled + d * d, *eigenvalue = root + d * d;
+    double *input = eigenvalue + d;
+    memcpy(input, c->w, (size_t)(m * d) * sizeof *input);
+    blas_dgemm(true, false, d, d, m, 1 / (double)m, input, d, input, d, 0, covariance, d);
+    spectra_status status = lapack_eigh(d, covariance, eigenvalue);
+    if (status == SPECTRA_OK && !(eigenvalue[0] > 1e-12 * eigenvalue[d - 1]))
+        status = fail(SPECTRA_ESHAPE, "matrix %s: the %ld x %ld sample has no full rank", c->name,
+                      (long)m, (long)d);
     if (status == SPECTRA_OK) {
-        blas_dgemm(true, false, d, d, m, 1.0 / (double)m, s->w, d, s->w, d, 0, v, d);
-        status = lapack_eigh(d, v, scale);
+        for (int64_t i = 0; i < d; i++)
+            for (int64_t j = 0; j < d; j++)
+                scaled[i * d + j] = covariance[i * d + j] / sqrt(eigenvalue[i]);
+        blas_dgemm(true, false, d, d, d, 1, covariance, d, scaled, d, 0, root, d);
+        blas_dgemm(false, false, m, d, d, 1, input, d, root, d, 0, c->w, d);
     }
-    if (status == SPECTRA_OK) {
-        memset(root, 0, (size_t)(d * d) * sizeof *root);
-        for (int64_t k = 0; k < d; k++)
-            for (int64_t i = 0; i < d; i++)
-                for (int64_t j = 0; j < d; j++)
-                    root[i * d + j] += v[k * d + i] * v[k * d + j] / sqrt(scale[k]);
-        memcpy(copy, s->w, (size_t)(m * d) * sizeof *copy);
-        blas_dgemm(false, false, m, d, d, 1, copy, d, root, d, 0, s->w, d);
-    }
-    free(v);
-    free(scale);
-    free(root);
-    free(copy);
+    free(covariance);
     return status;
 }
 
 static const struct {
     const char *name;
-    spectra_status (*run)(sampling *s);
+    spectra_status (*run)(const canvas *c);
 } primitives[] = {
     {"normal", normal},           {"haar", haar},
     {"chi_rows", chi_rows},       {"sobol_owen", sobol_owen},
     {"normal_icdf", normal_icdf}, {"center_columns", center_columns},
     {"whiten", whiten},
 };
-enum { PRIMITIVES = sizeof primitives / sizeof primitives[0] };
+enum { PRIMITIVES = sizeof primitives / sizeof *primitives };
 
-static spectra_status run_recipe(const matrix_info *info, sampling *s, uint64_t seed, int64_t layer)
+static spectra_status run_primitive(const char *name, const canvas *c)
 {
-    for (int step = 0; step < info->ops; step++) {
-        const char *op = info->recipe[step].op;
-        int k = 0;
-        while (k < PRIMITIVES && strcmp(primitives[k].name, op) != 0)
-            k++;
-        if (k == PRIMITIVES)
-            return fail(SPECTRA_ENOTFOUND, "matrix %s: unknown primitive '%s'", info->name, op);
-        s->random = rng_open(seed, RNG_MATRIX, (uint32_t)layer, (uint32_t)step);
-        TRY(primitives[k].run(s));
+    const char *names[PRIMITIVES];
+    for (int i = 0; i < PRIMITIVES; i++) {
+        if (strcmp(name, primitives[i].name) == 0)
+            return primitives[i].run(c);
+        names[i] = primitives[i].name;
     }
-    return SPECTRA_OK;
+    const char *near = nearest_name(name, names, PRIMITIVES);
+    return fail(SPECTRA_ENOTFOUND, "matrix %s: unknown primitive '%s'%s%s%s", c->name, name,
+                near ? ", did you mean '" : "", near ? near : "", near ? "'?" : "");
 }
 
 spectra_status sample_matrix(const matrix_info *info, int64_t m, int64_t d, uint64_t seed,
                              int64_t layer, float *w)
 {
-    TRY(blas_open());
-    sampling s = {.matrix = info->name, .m = m, .d = d, .w = doubles(m * d)};
-    if (!s.w)
-        return no_memory(&s);
-    spectra_status status = run_recipe(info, &s, seed, layer);
+    enum { MAX_SIZE = 1 << 28, MAX_LAYER = (1 << 24) - 1 };
+    if (m < 1 || d < 1 || m > MAX_SIZE / d)
+        return fail(SPECTRA_ESHAPE,
+                    "matrix %s: m = %ld and d = %ld, neither may be below 1 nor m * d above %d",
+                    info->name, (long)m, (long)d, MAX_SIZE);
+    if (layer < 0 || layer > MAX_LAYER)
+        return fail(SPECTRA_EINVAL, "matrix %s: layer %ld is not between 0 and %d", info->name,
+                    (long)layer, MAX_LAYER);
+    double *sample = scratch_new(m * d);
+    if (!sample)
+        return SPECTRA_ENOMEM;
+    memset(sample, 0, (size_t)(m * d) * sizeof *sample);
+    spectra_status status = SPECTRA_OK;
+    for (int i = 0; i < info->ops && status == SPECTRA_OK; i++) {
+        const recipe_op *op = &info->recipe[i];
+        canvas c = {info->name, m, d, sample,
+                    rng_open(seed, RNG_MATRIX, (uint32_t)layer, (uint32_t)i)};
+        status = run_primitive(op->op, &c);
+    }
     for (int64_t i = 0; i < m * d && status == SPECTRA_OK; i++)
-        w[i] = (float)s.w[i];
-    free(s.w);
+        w[i] = (float)sample[i];
+    free(sample);
     return status;
 }

@@ -1,5 +1,5 @@
-/* Benchmark tasks: the model and training settings of specs/task/NAME.lua, which the build embeds as
- * text. A task file is Lua that returns one table; it sees no functions at all.
+/* Benchmark tasks: the model and training settings of specs/task/NAME.lua, which the build embeds
+ * as text. A task file is Lua that returns one table; it sees no functions at all.
  */
 #ifndef SPECTRA_TASK_H
 #define SPECTRA_TASK_H

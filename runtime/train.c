@@ -38,6 +38,7 @@ typedef struct session {
     const char *run;
     run_log *log;
     const char *reason; /* why training ended */
+    bool testing;       /* the checkpoint is written, the model may hold other parameters */
     train_progress progress;
     double started;
     double data_seconds, model_seconds, update_seconds, evaluation_seconds;
@@ -63,7 +64,8 @@ static bool stop_wanted(const session *s)
     return s->control->stop && *s->control->stop;
 }
 
-/* ---- the folder ------------------------------------------------------------------------------- */
+/* ---- the folder -------------------------------------------------------------------------------
+ */
 
 static spectra_status check_resumed(const session *s)
 {
@@ -125,7 +127,8 @@ static spectra_status write_best(session *s)
     return checkpoint_save(s->path[FILE_BEST], s->learner.model, NULL, &at);
 }
 
-/* ---- one step --------------------------------------------------------------------------------- */
+/* ---- one step ---------------------------------------------------------------------------------
+ */
 
 static void report_progress(session *s)
 {
@@ -165,9 +168,8 @@ static spectra_status train_step(session *s)
     for (int64_t p = 0; p < t->accumulate; p++) {
         model_batch part = learner_part(l, p, t->accumulate);
         double part_loss = 0;
-        spectra_status status =
-            model_step(l->model, &part, (uint64_t)step, (uint64_t)p, 1.0 / (double)t->accumulate,
-                       l->scores, &part_loss);
+        spectra_status status = model_step(l->model, &part, (uint64_t)step, (uint64_t)p,
+                                           1.0 / (double)t->accumulate, l->scores, &part_loss);
         if (status != SPECTRA_OK)
             return fail(status, "step %lld: %s", (long long)step + 1, spectra_message());
         loss += part_loss / (double)t->accumulate;
@@ -205,7 +207,8 @@ static spectra_status train_step(session *s)
     return log_step(s, loss, s->progress.accuracy, lr, norm, updated - start);
 }
 
-/* ---- evaluation and the end ------------------------------------------------------------------- */
+/* ---- evaluation and the end -------------------------------------------------------------------
+ */
 
 static spectra_status evaluate_dev(session *s)
 {
@@ -219,6 +222,8 @@ static spectra_status evaluate_dev(session *s)
     s->evaluation_seconds += now() - start;
     s->at.evaluated = s->at.step;
     s->progress.dev_accuracy = scores.accuracy;
+    s->progress.phase = TRAIN_DEV_DONE;
+    report_progress(s);
     bool better = scores.accuracy > s->at.best;
     bool keep = better && (double)s->at.step > keep_after * (double)t->steps;
     if (better)
@@ -278,6 +283,7 @@ static json_t *confusion_json(const int64_t *confusion, int64_t classes)
 static spectra_status final_test(session *s, train_result *result)
 {
     bool last = s->at.best_step == 0;
+    s->testing = true;
     if (last) {
         TRY(write_best(s));
     } else {
@@ -331,7 +337,8 @@ static spectra_status end_early(session *s, spectra_status status, train_result 
     snprintf(why, sizeof why, "%s", spectra_message());
     bool interrupted = status == SPECTRA_EINTERRUPTED;
     if (interrupted) {
-        TRY(write_checkpoint(s));
+        if (!s->testing)
+            TRY(write_checkpoint(s));
         snprintf(why, sizeof why, "interrupted after step %lld; --resume goes on from there",
                  (long long)s->at.step);
     }

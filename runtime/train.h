@@ -1,8 +1,8 @@
 /* Training a classifier on a prepared data set, and evaluating one that was trained.
  *
- * A run is a function of its configuration: batches, dropout and matrices are numbered, not drawn in
- * sequence, so a checkpoint of parameters, moments and the step is all that stopping and going on
- * needs. Everything goes into the run's folder: config.json, log.jsonl, checkpoint.safetensors,
+ * A run is a function of its configuration: batches, dropout and matrices are numbered, not drawn
+ * in sequence, so a checkpoint of parameters, moments and the step is all that stopping and going
+ * on needs. Everything goes into the run's folder: config.json, log.jsonl, checkpoint.safetensors,
  * best.safetensors, report.html.
  */
 #ifndef SPECTRA_TRAIN_H
@@ -15,7 +15,8 @@
 /* Every setting that takes part in a result, and nothing else but `threads`. */
 typedef struct train_config {
     task task; /* first: task_settings apply to the whole */
-    char attn[SETTING_TEXT], feat[SETTING_TEXT], kernel[SETTING_TEXT]; /* softmax: feat = kernel = "" */
+    char attn[SETTING_TEXT], feat[SETTING_TEXT],
+        kernel[SETTING_TEXT]; /* softmax: feat = kernel = "" */
     int64_t m;
     char target[SETTING_TEXT]; /* "softmax", "gaussian" */
     bool official, through;
@@ -34,16 +35,16 @@ const setting *train_setting(const char *name);
 spectra_status train_config_write(const char *run, const train_config *c);
 spectra_status train_config_read(const char *run, train_config *out);
 
-typedef enum train_phase { TRAIN_STEP, TRAIN_DEV, TRAIN_TEST } train_phase;
+typedef enum train_phase { TRAIN_STEP, TRAIN_DEV, TRAIN_DEV_DONE, TRAIN_TEST } train_phase;
 
 typedef struct train_progress {
     train_phase phase;
-    int64_t step, steps;     /* finished, of all */
-    int64_t first_step;      /* where this session began */
-    int64_t batch, batches;  /* of an evaluation */
-    double loss, accuracy;   /* of the last training batch */
-    double dev_accuracy;     /* of the last evaluation, -1 before the first */
-    double seconds;          /* of this session */
+    int64_t step, steps;    /* finished, of all */
+    int64_t first_step;     /* where this session began */
+    int64_t batch, batches; /* of an evaluation */
+    double loss, accuracy;  /* of the last training batch */
+    double dev_accuracy;    /* of the last evaluation, -1 before the first */
+    double seconds;         /* of this session */
 } train_progress;
 
 typedef struct train_control {
@@ -64,13 +65,13 @@ typedef struct train_scores {
 } train_scores;
 
 typedef struct train_result {
-    int64_t step;           /* finished */
-    bool complete;          /* test was evaluated */
-    const char *reason;     /* "schedule", "time", "stop-at" */
-    double best_dev;        /* best dev accuracy seen, 0 if none */
-    int64_t best_step;      /* whose parameters best.safetensors holds */
-    bool best_is_last;      /* because no evaluation qualified */
-    train_scores test;      /* if complete */
+    int64_t step;       /* finished */
+    bool complete;      /* test was evaluated */
+    const char *reason; /* "schedule", "time", "stop-at" */
+    double best_dev;    /* best dev accuracy seen, 0 if none */
+    int64_t best_step;  /* whose parameters best.safetensors holds */
+    bool best_is_last;  /* because no evaluation qualified */
+    train_scores test;  /* if complete */
     double seconds, step_seconds, tokens_per_s;
     int64_t peak_bytes;
 } train_result;

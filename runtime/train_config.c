@@ -25,8 +25,8 @@ const setting train_settings[TRAIN_SETTINGS] = {
 };
 
 /* Recorded, but no two runs differ for it. */
-static const setting threads_setting = {
-    "threads", SETTING_INT, AT(threads), 0, 65536, NULL, "threads"};
+static const setting threads_setting = {"threads", SETTING_INT, AT(threads), 0,
+                                        65536,     NULL,        "threads"};
 
 const char *const train_split_names[3] = {"train", "dev", "test"};
 

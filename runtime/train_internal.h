@@ -30,8 +30,9 @@ model_batch learner_part(const learner *l, int64_t part, int64_t parts);
 int64_t learner_correct(const learner *l, const float *scores, const int32_t *label, int64_t n,
                         int64_t *confusion);
 
-/* Batches first .. first+count-1 of a split without dropout. confusion may be NULL. Reports progress
- * as `at` with batch numbers filled in. SPECTRA_EINTERRUPTED as soon as control->stop is set. */
+/* Batches first .. first+count-1 of a split without dropout. confusion may be NULL. Reports
+ * progress as `at` with batch numbers filled in. SPECTRA_EINTERRUPTED as soon as control->stop is
+ * set. */
 spectra_status learner_evaluate(learner *l, train_split split, int64_t first, int64_t count,
                                 const train_control *control, train_progress at,
                                 train_scores *scores);

@@ -28,8 +28,8 @@ static model_config model_settings(const train_config *c)
                       .feat = *c->feat ? c->feat : NULL,
                       .kernel = *c->kernel ? c->kernel : NULL,
                       .M = c->m,
-                      .target = strcmp(c->target, "gaussian") == 0 ? SPECTRA_GAUSSIAN
-                                                                   : SPECTRA_SOFTMAX,
+                      .target =
+                          strcmp(c->target, "gaussian") == 0 ? SPECTRA_GAUSSIAN : SPECTRA_SOFTMAX,
                       .official = c->official,
                       .through = c->through},
     };
@@ -52,7 +52,8 @@ static spectra_status open_split(learner *l, int split)
     const dataset *d = l->data[split];
     const char *task_name = status == SPECTRA_OK ? dataset_metadata(d, "task") : NULL;
     if (task_name && strcmp(task_name, t->name) != 0)
-        status = fail(SPECTRA_EINVAL, "%s: is data of %s, the task is %s", path, task_name, t->name);
+        status =
+            fail(SPECTRA_EINVAL, "%s: is data of %s, the task is %s", path, task_name, t->name);
     if (status == SPECTRA_OK)
         status = dataset_check(d, t->vocab, t->classes, (int)t->sequences);
     if (status == SPECTRA_OK)
@@ -67,11 +68,12 @@ static spectra_status open_all(learner *l, unsigned splits)
     if (t->batch % t->accumulate != 0)
         return fail(SPECTRA_EINVAL, "a batch of %lld does not divide into %lld parts",
                     (long long)t->batch, (long long)t->accumulate);
-    for (int s = 0; s < 3; s++)
-        if (splits >> s & 1)
-            TRY(open_split(l, s));
+    /* The model first: a wrong name is found before a file is looked for. */
     model_config settings = model_settings(l->config);
     TRY(model_new(&settings, &l->model));
+    for (int split = 0; split < 3; split++)
+        if (splits >> split & 1)
+            TRY(open_split(l, split));
     size_t rows = (size_t)t->batch;
     l->example = malloc(rows * sizeof *l->example);
     l->label = malloc(rows * sizeof *l->label);

@@ -218,6 +218,7 @@ static void bad_files_are_refused_with_the_line(void **state)
         if (!strstr(spectra_message(), row[i].said))
             fail_msg("'%s' does not say '%s'", spectra_message(), row[i].said);
     }
+    write_text("basic_train.tsv", HEADER GOOD);
     unlink(path_of("basic_test.tsv"));
     listops_options o = {.tokens = LISTOPS_A, .overwrite = true};
     assert_int_equal(listops_prepare(folder, path_of("out"), &o), SPECTRA_EIO);

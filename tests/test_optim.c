@@ -90,6 +90,22 @@ static void test_adamw(void **state)
     free(want);
 }
 
+/* A parameter starting at 0 shows relative errors of the update itself: rounding beta2 to float
+ * moves 1 - beta2 by 1.3e-5, which the bias correction must undo. */
+static void test_correction(void **state)
+{
+    (void)state;
+    const double rates[] = {0.95, 0.9, 0.85, 0.86};
+    float p = 0, g = 0.5f, m = 0, v = 0;
+    oracle want = {0};
+    adamw o = {.beta2 = 0.999, .eps = 1e-6, .clip = 1, .n = 1, .m = &m, .v = &v};
+    for (int64_t t = 1; t <= 4; t++) {
+        oracle_update(&want, t, 0.01, rates[t - 1], o.beta2, o.eps, 0, o.clip, (double)g);
+        adamw_update(&o, t, 0.01, rates[t - 1], &p, &g);
+        assert_true(fabs((double)p / want.p - 1) < 1e-6);
+    }
+}
+
 static bool golden_array(const char *name, npy_array *out)
 {
     const char *shared = getenv("SPECTRA_SHARED");
@@ -145,6 +161,7 @@ int main(void)
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_schedule),
         cmocka_unit_test(test_adamw),
+        cmocka_unit_test(test_correction),
         cmocka_unit_test(test_golden),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -9,7 +9,7 @@
 #ifndef SPECTRA_ATTN_TILE_H
 #define SPECTRA_ATTN_TILE_H
 
-#include "tile.h"
+#include "tile_block.h"
 
 #define D (CD ? (int64_t)CD : p->D)
 #define DV (CDV ? (int64_t)CDV : p->DV)

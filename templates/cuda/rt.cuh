@@ -7,9 +7,12 @@
 #endif
 typedef REAL real;
 
-#ifndef RT_EMULATED
+#ifdef __CUDACC_RTC__ /* nvcc brings both from its own headers */
 typedef long long int64_t;
-typedef unsigned char uint8_t;
+#define INFINITY __int_as_float(0x7f800000)
+#endif
+
+#ifndef RT_EMULATED
 #define DEVICE static __device__ __forceinline__
 #define KERNEL extern "C" __global__ void
 #define SHARED __shared__
@@ -17,16 +20,10 @@ typedef unsigned char uint8_t;
 #define THREADS ((int)blockDim.x)
 #define BLOCK ((int64_t)blockIdx.x)
 #define BLOCKS ((int64_t)gridDim.x)
-#define INFINITY __int_as_float(0x7f800000)
 
 DEVICE void block_sync(void)
 {
     __syncthreads();
-}
-
-DEVICE void warp_sync(void)
-{
-    __syncwarp();
 }
 
 DEVICE real warp_shuffle_xor(real x, int lanes)

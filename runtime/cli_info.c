@@ -1,0 +1,148 @@
+#include "attention.h"
+#include "blas.h"
+#include "cli.h"
+#include "registry.h"
+#include "status.h"
+#include "task.h"
+
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static spectra_status print_json(json_t *object)
+{
+    char *text = object ? json_dumps(object, JSON_INDENT(2) | JSON_PRESERVE_ORDER) : NULL;
+    json_decref(object);
+    if (!text)
+        return fail(SPECTRA_ENOMEM, "result: out of memory");
+    puts(text);
+    free(text);
+    return SPECTRA_OK;
+}
+
+/* ---- list -------------------------------------------------------------------------------------
+ */
+
+static json_t *name_list(const char *const *names, int count)
+{
+    json_t *list = json_array();
+    for (int i = 0; i < count; i++)
+        json_array_append_new(list, json_string(names[i]));
+    return list;
+}
+
+static spectra_status list_json(void)
+{
+    json_t *all = json_object(), *list = json_array();
+    for (const char *const *name = attention_names; *name; name++)
+        json_array_append_new(list, json_string(*name));
+    json_object_set_new(all, "attentions", list);
+    list = json_array();
+    for (const feature_info *f = generated_features; f->name; f++)
+        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:i, s:b, s:o, s:o}", "name",
+                                              f->name, "doc", f->doc, "source", f->source, "lanes",
+                                              f->lanes, "signed", f->is_signed, "scalars",
+                                              name_list(f->scalar_names, f->scalars), "vectors",
+                                              name_list(f->vector_names, f->vectors)));
+    json_object_set_new(all, "features", list);
+    list = json_array();
+    for (const matrix_info *m = generated_matrices; m->name; m++)
+        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s}", "name", m->name, "doc",
+                                              m->doc, "source", m->source, "law", m->law));
+    json_object_set_new(all, "matrices", list);
+    list = json_array();
+    for (int i = 0; task_spec_name[i]; i++) {
+        task t;
+        TRY(task_load(task_spec_name[i], &t));
+        json_t *row = json_pack("{s:s, s:s}", "name", t.name, "doc", t.doc);
+        TRY(settings_to_json(task_settings, TASK_SETTINGS, &t, row));
+        json_array_append_new(list, row);
+    }
+    json_object_set_new(all, "tasks", list);
+    return print_json(all);
+}
+
+spectra_status cli_list(const cli_args *a)
+{
+    if (a->value[OPT_JSON].given)
+        return list_json();
+    puts("attentions (--attn)");
+    for (const char *const *name = attention_names; *name; name++)
+        printf("  %s\n", *name);
+    puts("component functions (--feat)");
+    for (const feature_info *f = generated_features; f->name; f++)
+        printf("  %-18s %s\n", f->name, f->doc);
+    puts("weight matrices (--kernel)");
+    for (const matrix_info *m = generated_matrices; m->name; m++)
+        printf("  %-18s %s%s\n", m->name, m->doc,
+               strcmp(m->law, "exact") == 0 ? "" : " (approximately Gaussian)");
+    puts("tasks (--task)");
+    for (int i = 0; task_spec_name[i]; i++) {
+        task t;
+        TRY(task_load(task_spec_name[i], &t));
+        printf("  %-18s %s\n", t.name, t.doc);
+    }
+    return SPECTRA_OK;
+}
+
+/* ---- info -------------------------------------------------------------------------------------
+ */
+
+static void cpu_name(char *buf, size_t size)
+{
+    snprintf(buf, size, "unknown");
+    FILE *f = fopen("/proc/cpuinfo", "rb");
+    char line[256];
+    while (f && fgets(line, sizeof line, f)) {
+        char *colon = strchr(line, ':');
+        if (strncmp(line, "model name", 10) == 0 && colon) {
+            line[strcspn(line, "\n")] = 0;
+            snprintf(buf, size, "%s", colon + 2);
+            break;
+        }
+    }
+    if (f)
+        fclose(f);
+}
+
+/* "saderf x qmc, 32/32/128, avx512" into buf. */
+static const char *row_text(const attn_row *row, char *buf, size_t size)
+{
+    char sizes[64] = "any sizes";
+    if (row->D)
+        snprintf(sizes, sizeof sizes, "D %lld DV %lld M %lld", (long long)row->D,
+                 (long long)row->DV, (long long)row->M);
+    snprintf(buf, size, "%s x %s, %s, %s", row->feat, row->matrix ? row->matrix : "any matrix",
+             sizes, registry_isa_name(row->isa));
+    return buf;
+}
+
+spectra_status cli_info(const cli_args *a)
+{
+    char cpu[128], text[160];
+    cpu_name(cpu, sizeof cpu);
+    bool blas = blas_open() == SPECTRA_OK;
+    const char *blas_text = blas ? blas_config() : spectra_message();
+    const char *isa_text = registry_isa_name(registry_isa());
+    long processors = sysconf(_SC_NPROCESSORS_ONLN);
+    if (a->value[OPT_JSON].given) {
+        json_t *kernels = json_array();
+        for (const attn_row *row = generated_attn; row->feat; row++)
+            json_array_append_new(kernels, json_string(row_text(row, text, sizeof text)));
+        return print_json(json_pack("{s:s, s:s, s:s, s:i, s:i, s:b, s:s, s:o}", "version",
+                                    spectra_version(), "cpu", cpu, "instructions", isa_text,
+                                    "processors", (int)processors, "threads", omp_get_max_threads(),
+                                    "blas_found", blas, "blas", blas_text, "kernels", kernels));
+    }
+    printf("version       %s\n", spectra_version());
+    printf("processor     %s, %ld\n", cpu, processors);
+    printf("instructions  %s\n", isa_text);
+    printf("threads       %d\n", omp_get_max_threads());
+    printf("BLAS          %s%s\n", blas ? "" : "none: ", blas_text);
+    printf("kernels\n");
+    for (const attn_row *row = generated_attn; row->feat; row++)
+        printf("  %s\n", row_text(row, text, sizeof text));
+    return SPECTRA_OK;
+}

@@ -1,0 +1,337 @@
+#include "cli.h"
+
+#include "registry.h"
+#include "status.h"
+#include "train.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum {
+    NETS = CLI_TRAIN | CLI_EVAL,
+    ARRAYS = CLI_ATTEND | CLI_FEATURES,
+    PAIRS = NETS | ARRAYS,
+    EVERY = 255,
+    FLAG = 16 /* a type beside setting_type: no value */
+};
+
+typedef struct option {
+    const char *name, *alias, *metavar;
+    int type; /* setting_type or FLAG */
+    unsigned commands;
+    const char *setting; /* of train.h, whose limits then apply; NULL: none */
+    double low, high;
+    const char *initial, *choice, *help;
+} option;
+
+static const option options[OPT_COUNT] = {
+    [OPT_TASK] = {"task", NULL, "TASK", SETTING_STRING, NETS, NULL, 0, 0, "lra-listops", NULL,
+                  "benchmark task"},
+    [OPT_ATTN] = {"attn", NULL, "NAME", SETTING_STRING, PAIRS, NULL, 0, 0, "performer", NULL,
+                  "attention"},
+    [OPT_FEAT] = {"feat", NULL, "NAME", SETTING_STRING, PAIRS, NULL, 0, 0, NULL, NULL,
+                  "component function, default posrf"},
+    [OPT_KERNEL] = {"kernel", "kernel-type", "NAME", SETTING_STRING, PAIRS | CLI_MATRIX, NULL, 0, 0,
+                    NULL, NULL, "weight matrix, default orf"},
+    [OPT_M] = {"m", NULL, "N", SETTING_INT, PAIRS | CLI_MATRIX, NULL, 1, 1024, "128", NULL,
+               "rows of the weight matrix"},
+    [OPT_SEED] = {"seed", "random", "N", SETTING_INT, PAIRS | CLI_MATRIX | CLI_DATA, NULL, 0, 9e15,
+                  "42", NULL, "seed of everything random"},
+    [OPT_TARGET] = {"target", NULL, "NAME", SETTING_STRING, CLI_TRAIN | ARRAYS, "target", 0, 0,
+                    "softmax", "softmax|gaussian", "kernel that is approximated"},
+    [OPT_OFFICIAL] = {"official", NULL, NULL, FLAG, CLI_TRAIN | CLI_ATTEND, "official", 0, 0, NULL,
+                      NULL, "the reference system's behaviour"},
+    [OPT_THROUGH] = {"through", NULL, NULL, FLAG, CLI_TRAIN | CLI_ATTEND, "through", 0, 0, NULL,
+                     NULL, "differentiate through data-dependent parameters"},
+    [OPT_STEPS] = {"steps", NULL, "N", SETTING_INT, CLI_TRAIN, "steps", 0, 0, NULL, NULL,
+                   "training steps"},
+    [OPT_BATCH] = {"batch", NULL, "N", SETTING_INT, NETS, "batch", 0, 0, NULL, NULL,
+                   "examples a step"},
+    [OPT_ACCUMULATE] = {"accumulate", NULL, "N", SETTING_INT, NETS, "accumulate", 0, 0, NULL, NULL,
+                        "parts a batch is done in, to save memory"},
+    [OPT_LR] = {"lr", NULL, "RATE", SETTING_REAL, CLI_TRAIN, "lr", 0, 0, NULL, NULL,
+                "peak learning rate"},
+    [OPT_WARMUP] = {"warmup", NULL, "N", SETTING_INT, CLI_TRAIN, "warmup", 0, 0, NULL, NULL,
+                    "warm-up steps; default at most a tenth of the steps"},
+    [OPT_EVAL_EVERY] = {"eval-every", NULL, "N", SETTING_INT, CLI_TRAIN, "eval_every", 0, 0, NULL,
+                        NULL, "steps between evaluations and checkpoints"},
+    [OPT_EVAL_BATCHES] = {"eval-batches", NULL, "N", SETTING_INT, CLI_TRAIN, "eval_batches", 0, 0,
+                          NULL, NULL, "dev batches an evaluation"},
+    [OPT_LAYERS] = {"layers", NULL, "N", SETTING_INT, CLI_TRAIN, "layers", 0, 0, NULL, NULL,
+                    "layers of the model"},
+    [OPT_DROPOUT] = {"dropout", NULL, "P", SETTING_REAL, CLI_TRAIN, "dropout", 0, 0, NULL, NULL,
+                     "dropout, of attention probabilities too"},
+    [OPT_ATTENTION_DROPOUT] = {"attention-dropout", NULL, "P", SETTING_REAL, CLI_TRAIN,
+                               "attention_dropout", 0, 0, NULL, NULL,
+                               "dropout of attention probabilities alone"},
+    [OPT_DATA] = {"data", NULL, "DIR", SETTING_STRING, NETS, "data", 0, 0, NULL, NULL,
+                  "prepared data, default data/TASK"},
+    [OPT_RUN] = {"run", NULL, "DIR", SETTING_STRING, NETS, NULL, 0, 0, NULL, NULL,
+                 "folder of the run, default runs/TASK-ATTN-FEAT-KERNEL-mM-sSEED"},
+    [OPT_RESUME] = {"resume", NULL, NULL, FLAG, CLI_TRAIN, NULL, 0, 0, NULL, NULL,
+                    "go on from the run's checkpoint, with its settings"},
+    [OPT_MAX_SECONDS] = {"max-seconds", NULL, "S", SETTING_REAL, CLI_TRAIN, NULL, 0, 1e9, NULL,
+                         NULL, "end training after that time, then test"},
+    [OPT_STOP_AT] = {"stop-at", NULL, "STEP", SETTING_INT, CLI_TRAIN, NULL, 1, 1e9, NULL, NULL,
+                     "write a checkpoint after that step and stop, to be resumed"},
+    [OPT_SPLIT] = {"split", NULL, "NAME", SETTING_STRING, CLI_EVAL, NULL, 0, 0, "test",
+                   "train|dev|test", "what to evaluate on"},
+    [OPT_PARAMS] = {"params", NULL, "NAME", SETTING_STRING, CLI_EVAL, NULL, 0, 0, "best",
+                    "best|last", "which parameters of the run"},
+    [OPT_Q] = {"q", NULL, "FILE", SETTING_STRING, CLI_ATTEND, NULL, 0, 0, NULL, NULL,
+               "queries (B, H, T, D), .npy float32 or float64"},
+    [OPT_K] = {"k", NULL, "FILE", SETTING_STRING, CLI_ATTEND, NULL, 0, 0, NULL, NULL,
+               "keys (B, H, S, D)"},
+    [OPT_V] = {"v", NULL, "FILE", SETTING_STRING, CLI_ATTEND, NULL, 0, 0, NULL, NULL,
+               "values (B, H, S, DV)"},
+    [OPT_X] = {"x", NULL, "FILE", SETTING_STRING, CLI_FEATURES, NULL, 0, 0, NULL, NULL,
+               "query side (B, H, T, D), taken as it is"},
+    [OPT_Y] = {"y", NULL, "FILE", SETTING_STRING, CLI_FEATURES, NULL, 0, 0, NULL, NULL,
+               "key side (B, H, S, D), taken as it is"},
+    [OPT_MASK] = {"mask", NULL, "FILE", SETTING_STRING, ARRAYS, NULL, 0, 0, NULL, NULL,
+                  "(B, S), not 0 = token; of the keys, and of the queries if T = S"},
+    [OPT_INPUT] = {"input", NULL, "NAME=FILE", SETTING_STRING, ARRAYS, NULL, 0, 0, NULL, NULL,
+                   "replaces what would be drawn or computed (W, A, psi, A_pos); repeatable"},
+    [OPT_OUT] = {"out", NULL, "PATH", SETTING_STRING, NETS | ARRAYS | CLI_MATRIX | CLI_DATA, NULL,
+                 0, 0, NULL, NULL, "result: .npy file or folder; of a run the same as --run"},
+    [OPT_DOUT] = {"dout", NULL, "FILE", SETTING_STRING, CLI_ATTEND, NULL, 0, 0, NULL, NULL,
+                  "gradient of the result (B, H, T, DV): also do the backward pass"},
+    [OPT_DQ] = {"dq", NULL, "FILE", SETTING_STRING, CLI_ATTEND, NULL, 0, 0, NULL, NULL,
+                "where the gradient of q goes"},
+    [OPT_DK] = {"dk", NULL, "FILE", SETTING_STRING, CLI_ATTEND, NULL, 0, 0, NULL, NULL,
+                "where the gradient of k goes"},
+    [OPT_DV] = {"dv", NULL, "FILE", SETTING_STRING, CLI_ATTEND, NULL, 0, 0, NULL, NULL,
+                "where the gradient of v goes"},
+    [OPT_D] = {"d", NULL, "N", SETTING_INT, CLI_MATRIX, NULL, 1, 256, "32", NULL, "head size"},
+    [OPT_LAYER] = {"layer", NULL, "N", SETTING_INT, CLI_MATRIX, NULL, 0, 1 << 20, "0", NULL,
+                   "layer whose matrix is drawn"},
+    [OPT_ROW_WEIGHTS] = {"row-weights", NULL, "FILE", SETTING_STRING, CLI_MATRIX, NULL, 0, 0, NULL,
+                         NULL, "where the weights of the rows (M) go"},
+    [OPT_FROM] = {"from", NULL, "DIR", SETTING_STRING, CLI_DATA, NULL, 0, 0, NULL, NULL,
+                  "prepare: folder of the original files"},
+    [OPT_ROWS] = {"rows", NULL, "N,N,N", SETTING_STRING, CLI_DATA, NULL, 0, 0, "96000,2000,2000",
+                  NULL, "generate: rows of train, dev, test"},
+    [OPT_TOKENS] = {"tokens", NULL, "A|B", SETTING_STRING, CLI_DATA, NULL, 0, 0, "A", "A|B",
+                    "A: no brackets, as the reference; B: closing brackets stay"},
+    [OPT_KEEP_TSV] = {"keep-tsv", NULL, NULL, FLAG, CLI_DATA, NULL, 0, 0, NULL, NULL,
+                      "generate: write LRA's tsv files as well"},
+    [OPT_OVERWRITE] = {"overwrite", NULL, NULL, FLAG, CLI_TRAIN | CLI_DATA, NULL, 0, 0, NULL, NULL,
+                       "replace what is there"},
+    [OPT_JSON] = {"json", NULL, NULL, FLAG, NETS | CLI_LIST | CLI_INFO | CLI_DATA, NULL, 0, 0, NULL,
+                  NULL, "result as JSON"},
+    [OPT_THREADS] = {"threads", NULL, "N", SETTING_INT, PAIRS, NULL, 1, 4096, NULL, NULL,
+                     "threads, default all processors; results do not depend on it"},
+    [OPT_HELP] = {"help", NULL, NULL, FLAG, EVERY, NULL, 0, 0, NULL, NULL, "this text"},
+};
+
+/* ---- parsing ----------------------------------------------------------------------------------
+ */
+
+/* Compares with '_' and '-' alike, up to the '=' of name. */
+static bool same_name(const char *name, size_t n, const char *other)
+{
+    if (!other || strlen(other) != n)
+        return false;
+    for (size_t i = 0; i < n; i++)
+        if ((name[i] == '_' ? '-' : name[i]) != other[i])
+            return false;
+    return true;
+}
+
+static spectra_status unknown_option(const cli_args *a, const char *name, size_t n)
+{
+    const char *names[2 * OPT_COUNT];
+    int count = 0;
+    char text[64];
+    snprintf(text, sizeof text, "%.*s", (int)n, name);
+    for (int i = 0; i < OPT_COUNT; i++) {
+        bool known = same_name(name, n, options[i].name) || same_name(name, n, options[i].alias);
+        if (known)
+            return fail(SPECTRA_EINVAL, "%s has no option --%s", a->command_name, text);
+        if (options[i].commands & a->command)
+            names[count++] = options[i].name;
+    }
+    const char *near = nearest_name(text, names, count);
+    return fail(SPECTRA_EINVAL, "unknown option --%s%s%s%s", text, near ? ", did you mean --" : "",
+                near ? near : "", near ? "?" : "");
+}
+
+static spectra_status find_option(const cli_args *a, const char *name, size_t n, int *id)
+{
+    for (int i = 0; i < OPT_COUNT; i++)
+        if ((options[i].commands & a->command) &&
+            (same_name(name, n, options[i].name) || same_name(name, n, options[i].alias))) {
+            *id = i;
+            return SPECTRA_OK;
+        }
+    return unknown_option(a, name, n);
+}
+
+/* The row's type and limits, or those of the setting it stands for. */
+static setting option_setting(const option *o)
+{
+    const setting *s = o->setting ? train_setting(o->setting) : NULL;
+    setting row =
+        s ? *s : (setting){o->name, (setting_type)o->type, 0, o->low, o->high, o->choice, o->help};
+    row.offset = 0;
+    return row;
+}
+
+static spectra_status set_value(const option *o, cli_value *value, const char *text)
+{
+    char where[64];
+    snprintf(where, sizeof where, "--%s", o->name);
+    setting row = option_setting(o);
+    char checked[SETTING_TEXT] __attribute__((aligned(8)));
+    TRY(setting_parse(&row, checked, text, where));
+    if (o->type == SETTING_INT)
+        memcpy(&value->integer, checked, sizeof value->integer);
+    if (o->type == SETTING_REAL)
+        memcpy(&value->real, checked, sizeof value->real);
+    snprintf(value->text, sizeof value->text, "%s", text);
+    return SPECTRA_OK;
+}
+
+static spectra_status take_option(cli_args *a, const char *word, const char *next, int *used)
+{
+    const char *name = word + 2, *equals = strchr(name, '=');
+    int id = 0;
+    TRY(find_option(a, name, equals ? (size_t)(equals - name) : strlen(name), &id));
+    const option *o = &options[id];
+    cli_value *value = &a->value[id];
+    *used = 1;
+    value->given = true;
+    if (o->type == FLAG)
+        return equals ? fail(SPECTRA_EINVAL, "--%s takes no value", o->name) : SPECTRA_OK;
+    const char *text = equals ? equals + 1 : next;
+    if (!text || (!equals && strncmp(text, "--", 2) == 0))
+        return fail(SPECTRA_EINVAL, "--%s needs a value: --%s %s", o->name, o->name, o->metavar);
+    *used = equals ? 1 : 2;
+    if (id == OPT_INPUT) {
+        if (a->inputs == CLI_INPUTS)
+            return fail(SPECTRA_EINVAL, "more than %d times --input", (int)CLI_INPUTS);
+        a->input[a->inputs++] = text;
+    }
+    return set_value(o, value, text);
+}
+
+spectra_status cli_parse(unsigned command, const char *command_name, int positionals, int argc,
+                         char **argv, cli_args *out)
+{
+    memset(out, 0, sizeof *out);
+    out->command = command;
+    out->command_name = command_name;
+    for (int i = 0; i < OPT_COUNT; i++)
+        if (options[i].initial)
+            TRY(set_value(&options[i], &out->value[i], options[i].initial));
+    for (int i = 0; i < argc;) {
+        if (strcmp(argv[i], "-h") == 0) {
+            out->value[OPT_HELP].given = true;
+            i++;
+        } else if (strncmp(argv[i], "--", 2) == 0 && argv[i][2]) {
+            int used = 1;
+            TRY(take_option(out, argv[i], argv[i + 1], &used));
+            i += used;
+        } else if (out->positionals < positionals) {
+            out->positional[out->positionals++] = argv[i++];
+        } else {
+            return fail(SPECTRA_EINVAL, "%s: '%s' is not an option; see --help", command_name,
+                        argv[i]);
+        }
+    }
+    return SPECTRA_OK;
+}
+
+spectra_status cli_apply_settings(const cli_args *a, void *config)
+{
+    for (int i = 0; i < OPT_COUNT; i++) {
+        const option *o = &options[i];
+        if (!o->setting || !a->value[i].given)
+            continue;
+        char where[64];
+        snprintf(where, sizeof where, "--%s", o->name);
+        const setting *s = train_setting(o->setting);
+        if (o->type == FLAG)
+            TRY(setting_put_bool(s, config, true, where));
+        else
+            TRY(setting_parse(s, config, a->value[i].text, where));
+    }
+    return SPECTRA_OK;
+}
+
+spectra_status cli_need(const cli_args *a, option_id id, const char **text)
+{
+    if (!a->value[id].given)
+        return fail(SPECTRA_EINVAL, "%s needs --%s %s", a->command_name, options[id].name,
+                    options[id].metavar);
+    *text = a->value[id].text;
+    return SPECTRA_OK;
+}
+
+void cli_print_options(unsigned command)
+{
+    for (int i = 0; i < OPT_COUNT; i++) {
+        const option *o = &options[i];
+        if (!(o->commands & command))
+            continue;
+        char left[48];
+        snprintf(left, sizeof left, "--%s %s", o->name, o->metavar ? o->metavar : "");
+        printf("  %-26s %s", left, o->help);
+        if (o->initial)
+            printf(", default %s", o->initial);
+        if (o->choice && !strstr(o->metavar, "|"))
+            printf(" (%s)", o->choice);
+        if (o->alias)
+            printf("; also --%s", o->alias);
+        putchar('\n');
+    }
+}
+
+/* ---- names ------------------------------------------------------------------------------------
+ */
+
+static bool is_feature(const char *name)
+{
+    for (const feature_info *f = generated_features; f->name; f++)
+        if (strcmp(f->name, name) == 0)
+            return true;
+    return false;
+}
+
+static bool is_matrix(const char *name)
+{
+    for (const matrix_info *m = generated_matrices; m->name; m++)
+        if (strcmp(m->name, name) == 0)
+            return true;
+    return false;
+}
+
+spectra_status cli_pair(const cli_args *a, const char **feat, const char **kernel)
+{
+    const char *given_feat = a->value[OPT_FEAT].given ? a->value[OPT_FEAT].text : NULL;
+    const char *given_kernel = a->value[OPT_KERNEL].given ? a->value[OPT_KERNEL].text : NULL;
+    bool swapped = (!given_feat || is_matrix(given_feat)) &&
+                   (!given_kernel || is_feature(given_kernel)) && (given_feat || given_kernel);
+    if (swapped) {
+        const char *held = given_feat;
+        given_feat = given_kernel;
+        given_kernel = held;
+    }
+    const char *f = given_feat ? given_feat : "posrf";
+    const char *k = given_kernel ? given_kernel : "orf";
+    const feature_info *feature = NULL;
+    const matrix_info *matrix = NULL;
+    if (is_matrix(f) && is_matrix(k))
+        return fail(SPECTRA_EINVAL, "%s and %s are both weight matrices", f, k);
+    if (is_feature(f) && is_feature(k))
+        return fail(SPECTRA_EINVAL, "%s and %s are both component functions", f, k);
+    if (is_matrix(f)) /* the other way round, with a name nobody knows */
+        return registry_feature(k, &feature);
+    if (is_feature(k))
+        return registry_matrix(f, &matrix);
+    TRY(registry_feature(f, &feature));
+    TRY(registry_matrix(k, &matrix));
+    *feat = feature->name;
+    *kernel = matrix->name;
+    return SPECTRA_OK;
+}

@@ -1,0 +1,292 @@
+#!/bin/sh
+# The command line from outside: bad input, exit codes, what is left behind, resuming, determinism.
+# SPECTRAFORMER names the binary. A line a check; ends with "N passed, N failed".
+
+bin=${SPECTRAFORMER:-build/spectraformer}
+case $bin in /*) ;; *) bin=$PWD/$bin ;; esac
+[ -x "$bin" ] || { echo "not ok - $bin is not there"; echo "0 passed, 1 failed"; exit 1; }
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT
+cd "$work" || exit 1
+
+passed=0 failed=0
+verdict() { # verdict CODE NAME [DETAIL]
+    if [ "$1" -eq 0 ]; then
+        passed=$((passed + 1))
+        echo "ok - $2"
+    else
+        failed=$((failed + 1))
+        echo "not ok - $2${3:+: $3}"
+    fi
+}
+is() { # is NAME COMMAND ... : the command succeeds
+    name=$1
+    shift
+    "$@" >is.out 2>&1
+    verdict $? "$name" "$(head -c 300 is.out)"
+}
+says() { # says CODE PATTERN ARGUMENT ... : exit code, and one sentence on stderr alone
+    code=$1 pattern=$2
+    shift 2
+    "$bin" "$@" >says.out 2>says.err
+    got=$?
+    [ "$got" -eq "$code" ] && [ "$(wc -l <says.err)" -eq 1 ] && [ ! -s says.out ] &&
+        grep -q -e "$pattern" says.err
+    verdict $? "$* -> $code" "exit $got: $(head -c 300 says.err)"
+}
+quiet() { "$bin" "$@" >/dev/null 2>quiet.err; }
+
+pair=${CLI_ATTN:---attn performer --feat saderf --kernel qmc}
+small="--layers 1 --batch 8 --steps ${CLI_STEPS:-40} --eval-every 10 --eval-batches 2 --seed 7"
+# shellcheck disable=SC2086
+train() { quiet train $pair $small --data data "$@"; }
+
+# ---- arrays: the numbers come from a drawn matrix ------------------------------------------------
+
+npy() { # npy "2, 2, 5, 8" COUNT FILE [SKIP]
+    printf '\223NUMPY\001\000\166\000' >"$3"
+    printf '%-117s\n' "{'descr': '<f4', 'fortran_order': False, 'shape': ($1), }" >>"$3"
+    tail -c +$((1 + 4 * ${4:-0})) floats | head -c $((4 * $2)) >>"$3"
+}
+is "matrix writes a file" "$bin" matrix --kernel gaus --m 256 --d 64 --out w.npy
+tail -c $((4 * 256 * 64)) w.npy >floats
+npy "2, 2, 70, 8" 2240 q.npy
+npy "2, 2, 70, 8" 2240 k.npy 2240
+npy "2, 2, 70, 8" 2240 v.npy 4480
+npy "2, 2, 70, 8" 2240 do.npy 6720
+npy "2, 2, 33, 8" 1056 k33.npy 2240
+npy "2, 2, 70, 9" 2520 wide.npy
+npy "4, 70, 8" 2240 flat.npy
+npy "2, 33" 66 mask33.npy
+npy "2, 70" 140 mask.npy
+npy "2, 2, 70, 8" 100 short.npy
+printf 'no array' >junk.npy
+
+# ---- wrong usage: 2 ------------------------------------------------------------------------------
+
+says 2 "no command"
+says 2 "did you mean 'train'" trian
+says 2 "did you mean --attn" train --atn softmax
+says 2 "train has no option --q" train --q q.npy
+says 2 "'abc', allowed is a whole number from 1" train --steps abc
+says 2 "'0', allowed is a whole number from 1" train --steps 0
+says 2 "'fast', allowed is a number from 0" train --lr fast
+says 2 "'nan'" train --lr nan
+says 2 "needs a value" train --steps
+says 2 "needs a value" train --run --resume
+says 2 "takes no value" train --resume=yes
+says 2 "softmax|gaussian" train --target gauss
+says 2 "did you mean 'saderf'" train --feat sadref
+says 2 "did you mean 'qmc'" train --kernel qmx
+says 2 "did you mean 'performer'" train --attn performr
+says 2 "did you mean 'lra-listops'" train --task lra-listop
+says 2 "both component functions" train --feat saderf --kernel posrf
+says 2 "both weight matrices" train --feat orf --kernel qmc
+says 2 "no meaning for softmax" train --attn softmax --feat posrf
+says 2 "exclude each other" train --resume --overwrite
+says 2 "is not an option" train lra-listops
+says 2 "train|dev|test" eval --split tset
+says 2 "data needs a verb" data
+says 2 "did you mean 'generate'" data generat lra-listops
+says 2 "did you mean 'lra-listops'" data generate lra-listop
+says 2 "three numbers" data generate lra-listops --rows 10,10
+says 2 "A|B" data generate lra-listops --tokens C
+says 2 "needs --from" data prepare lra-listops
+says 2 "no option --from" data generate lra-listops --from .
+says 2 "needs --kernel" matrix --out w2.npy
+says 2 "from 1 to 1024" matrix --kernel qmc --m 2000 --out w2.npy
+says 2 "needs --q" attend --attn softmax --out o.npy
+says 2 "NAME=FILE" attend --q q.npy --k k.npy --v v.npy --out o.npy --input W
+says 2 "no input\|did you mean\|unknown" attend --q q.npy --k k.npy --v v.npy --out o.npy --input Z=w.npy
+says 2 "go together" attend --attn softmax --q q.npy --k k.npy --v v.npy --out o.npy --dq g.npy
+says 2 "has no features" features --attn softmax --x q.npy --y k.npy --out f
+
+# ---- bad files: 1 --------------------------------------------------------------------------------
+
+attend="attend --attn softmax --out o.npy"
+# shellcheck disable=SC2086
+{
+    says 1 "absent.npy" $attend --q absent.npy --k k.npy --v v.npy
+    says 1 "junk.npy" $attend --q junk.npy --k k.npy --v v.npy
+    says 1 "short.npy" $attend --q q.npy --k short.npy --v v.npy
+    says 1 "(4, 70, 8)" $attend --q flat.npy --k k.npy --v v.npy
+    says 1 "(2, 2, 70, 9)" $attend --q q.npy --k wide.npy --v v.npy
+    says 1 "(2, 2, 33, 8)" $attend --q q.npy --k k33.npy --v v.npy
+    says 1 "allowed is (2, 70)" $attend --q q.npy --k k.npy --v v.npy --mask mask33.npy
+    says 1 "shape of the result" $attend --q q.npy --k k.npy --v v.npy --dout k33.npy --dq g.npy
+}
+says 1 "(128, 8)" attend --q q.npy --k k.npy --v v.npy --out o.npy --input W=w.npy
+says 1 "m > d\|rows" matrix --kernel mm --m 8 --d 16 --out w2.npy
+says 1 "lra-text" data generate lra-text
+says 1 "basic_train.tsv" data prepare lra-listops --from absent --out p
+is "nothing was left by failures" test ! -e o.npy -a ! -e w2.npy -a ! -e p -a ! -e g.npy
+
+# ---- data ----------------------------------------------------------------------------------------
+
+is "data generate" "$bin" data generate lra-listops --out data --rows 64,24,16 --keep-tsv
+says 2 "overwrite" data generate lra-listops --out data --rows 64,24,16
+is "data generate again" "$bin" data generate lra-listops --out again --rows 64,24,16
+is "the same seed gives the same bytes" cmp data/train.safetensors again/train.safetensors
+mkdir lf
+for f in train val test; do tr -d '\r' <data/basic_$f.tsv >lf/basic_$f.tsv; done
+is "data prepare, LF" "$bin" data prepare lra-listops --from lf --out p1
+is "data prepare, CRLF" "$bin" data prepare lra-listops --from data --out p2
+is "line ends make no difference" cmp p1/dev.safetensors p2/dev.safetensors
+is "data info" "$bin" data info p1
+sed '3s/.$/x/' data/basic_val.tsv | tr -d '\r' >lf/basic_val.tsv
+says 1 "lf/basic_val.tsv:3: Target" data prepare lra-listops --from lf --out p3
+awk 'NR == 4 { $NF = ($NF + 1) % 10 } { print }' FS='\t' OFS='\t' p=1 data/basic_test.tsv |
+    tr -d '\r' >lf/basic_test.tsv
+tr -d '\r' <data/basic_val.tsv >lf/basic_val.tsv
+says 1 "lf/basic_test.tsv:4: Target is .*, the expression's value is" \
+    data prepare lra-listops --from lf --out p3
+is "a refused file leaves nothing" test ! -e p3
+
+mkdir bad
+cp data/*.safetensors bad
+head -c 1000 data/dev.safetensors >bad/dev.safetensors
+# shellcheck disable=SC2086
+{
+    says 1 "data generate" train $pair --data nowhere --run r0
+    says 1 "bad/dev.safetensors" train $pair --data bad --run r0
+    printf 'junk' >bad/dev.safetensors
+    says 1 "bad/dev.safetensors" train $pair --data bad --run r0
+    says 1 "less than a batch of 32" train $pair --data data --run r0
+    says 2 "does not divide" train $pair --data data --batch 4 --accumulate 3 --run r0
+    says 1 "is 'r0' the folder of a run" train $pair --resume --run r0
+    says 1 "is 'r0' the folder of a run" eval --run r0
+    says 1 "floats" train $pair $small --data data --run floats
+    says 1 "floats/r" train $pair $small --data data --run floats/r
+}
+is "a failed start leaves no folder" test ! -e r0
+
+# ---- attention -----------------------------------------------------------------------------------
+
+# shellcheck disable=SC2086
+attend() { # attend OUT OPTIONS ...
+    out=$1
+    shift
+    quiet attend $pair --seed 5 --q q.npy --k k.npy --v v.npy --mask mask.npy --dout do.npy \
+        --out "$out.o" --dq "$out.q" --dk "$out.k" --dv "$out.v" "$@"
+}
+same() { for x in o q k v; do cmp "$1.$x" "$2.$x" || return 1; done; }
+is "attend" attend a1
+is "attend again" attend a2 --threads 1
+is "attend, two threads" attend a3 --threads 2
+is "attend is reproducible" same a1 a2
+is "attend does not depend on threads" same a2 a3
+case $pair in *performer*)
+    # shellcheck disable=SC2086
+    is "matrix of a seed" "$bin" matrix --kernel qmc --m 128 --d 8 --seed 5 --out w5.npy
+    is "attend with W from a file" attend a4 --seed 9 --input W=w5.npy
+    is "it is the W of the seed" same a1 a4
+    attend a5 --seed 9
+    is "another seed, another result" sh -c '! cmp -s a1.o a5.o'
+    is "features" "$bin" features --feat saderf --kernel qmc --x q.npy --y k33.npy --out f
+    is "features writes its five files" \
+        test -s f/log_x.npy -a -s f/sign_x.npy -a -s f/log_y.npy -a -s f/sign_y.npy -a -s f/row_weight.npy
+    ;;
+esac
+is "keys may be fewer than queries" \
+    "$bin" attend --attn softmax --q q.npy --k k33.npy --v k33.npy --mask mask33.npy --out o33.npy
+
+# ---- training ------------------------------------------------------------------------------------
+
+is "train" train --run a --threads 1
+is "progress of a pipe has no escapes" sh -c '! grep -q "$(printf "\\033")" quiet.err'
+is "a run's files" test -s a/config.json -a -s a/log.jsonl -a -s a/checkpoint.safetensors \
+    -a -s a/best.safetensors -a -s a/report.html
+is "the report refers to nothing outside" sh -c '! grep -E "https?:|src=|<link|@import" a/report.html'
+is "eval" "$bin" eval --run a --split dev --json
+# shellcheck disable=SC2086
+says 2 "resume goes on" train $pair $small --data data --run a
+
+is "train with two threads" train --run b --threads 2
+is "threads change no bit" cmp a/checkpoint.safetensors b/checkpoint.safetensors
+
+is "train, stopped at 13" train --run c --stop-at 13
+# shellcheck disable=SC2086
+says 2 "lr" train $pair $small --lr 0.01 --data data --run c --resume
+is "resume" quiet train --resume --run c
+is "resuming changes no bit" cmp a/checkpoint.safetensors c/checkpoint.safetensors
+is "nor of the kept parameters" cmp a/best.safetensors c/best.safetensors
+numbers() { sed -n 's/\("step":[0-9]*,"split":"[trainsdev]*","loss":[^,]*\).*/\1/p' "$1/log.jsonl"; }
+numbers a >a.numbers
+numbers c >c.numbers
+is "nor of the logged losses" cmp a.numbers c.numbers
+
+# shellcheck disable=SC2086
+env --default-signal=INT "$bin" train $pair $small --data data --run d >/dev/null 2>int.err &
+pid=$!
+lines=0
+while [ "$lines" -lt 2 ] && kill -0 $pid 2>/dev/null; do
+    sleep 0.02
+    [ ! -f d/log.jsonl ] || lines=$(wc -l <d/log.jsonl)
+done
+kill -INT $pid
+wait $pid
+code=$?
+[ $code -eq 130 ] && grep -q 'interrupted after step' int.err
+verdict $? "SIGINT -> 130, after a checkpoint" "exit $code: $(tail -1 int.err)"
+is "resume after SIGINT" quiet train --resume --run d
+is "an interruption changes no bit" cmp a/checkpoint.safetensors d/checkpoint.safetensors
+
+is "--max-seconds" train --run e --max-seconds 0.1
+is "the log says why it ended" grep -q '"reason":"time"' e/log.jsonl
+is "overwrite" train --run e --overwrite --stop-at 1
+is "overwriting starts anew" sh -c '[ "$(grep -c train e/log.jsonl)" -eq 1 ]'
+
+cp -r c t
+head -c 5000 c/checkpoint.safetensors >t/checkpoint.safetensors
+says 1 "t/checkpoint.safetensors" train --resume --run t
+# NaN into the first parameters of the checkpoint: data begins behind 8 bytes and the header.
+cp -r e n
+header=$(od -An -t u4 -N 4 e/checkpoint.safetensors | tr -d ' ')
+printf '\000\000\300\177' >nan
+for i in 1 2 3 4 5 6 7 8 9 10; do cat nan nan >nan2 && mv nan2 nan; done
+dd if=nan of=n/checkpoint.safetensors bs=1 seek=$((8 + header)) conv=notrunc \
+    2>/dev/null
+quiet train --resume --run n
+code=$?
+[ $code -eq 3 ] && grep -q 'step 2' quiet.err
+verdict $? "NaN -> 3, with the step" "exit $code: $(tail -1 quiet.err)"
+
+# shellcheck disable=SC2086
+"$bin" --mode train $pair $small --data data --run s1 --stop-at 1 >/dev/null 2>&1
+"$bin" --mode train --attn performer --feat qmc --kernel_type saderf --layers 1 --batch 8 \
+    --steps "${CLI_STEPS:-40}" --eval_every 10 --eval_batches 2 --random 7 --task lra-listops \
+    --data data --run s2 --stop-at 1 >/dev/null 2>&1
+case $pair in *performer*)
+    is "the reference's spelling means the same" cmp s1/config.json s2/config.json
+    is "and trains the same" cmp s1/checkpoint.safetensors s2/checkpoint.safetensors
+    ;;
+esac
+
+# ---- no room -------------------------------------------------------------------------------------
+
+(
+    ulimit -f 100
+    # shellcheck disable=SC2086
+    exec "$bin" train $pair $small --data data --run full
+) >/dev/null 2>full.err
+code=$?
+[ $code -eq 1 ] && grep -q 'full/.*safetensors' full.err
+verdict $? "a full disk -> 1" "exit $code: $(tail -1 full.err)"
+is "nothing half-written" sh -c '! ls full | grep -v -e config.json -e log.jsonl'
+"$bin" list >/dev/full 2>full.err
+code=$?
+[ $code -eq 1 ] && grep -q 'standard output' full.err
+verdict $? "a full standard output -> 1" "exit $code"
+
+# ---- help ----------------------------------------------------------------------------------------
+
+for c in train eval attend features matrix data list info; do
+    is "$c --help" sh -c "'$bin' $c --help | grep -q 'usage: spectraformer $c'"
+done
+is "--help" sh -c "'$bin' --help | grep -q kernel_type"
+is "--version" "$bin" --version
+is "list --json" sh -c "'$bin' list --json | grep -q '\"saderf\"'"
+is "info" sh -c "'$bin' info --json | grep -q instructions"
+
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]
