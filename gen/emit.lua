@@ -70,9 +70,21 @@ function M.load_all(kind)
   return list
 end
 
--- files: list of { path, text }. All or none: temporaries first, renamed when all are written.
-function M.write(files)
-  local made = {}
+local function holds(name, text)
+  local file = io.open(name, "rb")
+  if not file then return false end
+  local same = file:read("a") == text
+  file:close()
+  return same
+end
+
+-- files: list of { path, text }. All or none: temporaries first, renamed when all are written. A file
+-- that is right already is left alone, so that nothing is compiled again for its new time.
+function M.write(list)
+  local made, files = {}, {}
+  for _, file in ipairs(list) do
+    if not holds(file[1], file[2]) then files[#files + 1] = file end
+  end
   for _, file in ipairs(files) do
     local folder = file[1]:match("^(.*)/[^/]*$")
     if folder and not made[folder] then

@@ -73,11 +73,16 @@ static const char *core_type(void)
     return NULL;
 }
 
+extern char **environ;
+
 /* Sets a variable for the time of the load; returns a copy of its former value. */
 static char *variable_set(const char *name, const char *value)
 {
-    const char *former = getenv(name);
-    char *copy = former ? strdup(former) : NULL;
+    char *copy = NULL;
+    size_t length = strlen(name);
+    for (char **entry = environ; entry && *entry && !copy; entry++)
+        if (strncmp(*entry, name, length) == 0 && (*entry)[length] == '=')
+            copy = strdup(*entry + length + 1);
     setenv(name, value, 1);
     return copy;
 }

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "file.h"
+#include "outfile.h"
 #include "status.h"
 
 static const struct {
@@ -238,7 +238,7 @@ static spectra_status read_data(const char *path, FILE *file, npy_array *a)
 
 static spectra_status read_file(const char *path, FILE *file, npy_array *out)
 {
-    size_t bytes;
+    size_t bytes = 0;
     TRY(read_preamble(path, file, &bytes));
     char *text = malloc(bytes + 1);
     if (!text)
@@ -336,9 +336,9 @@ spectra_status npy_write(const char *path, npy_type type, int ndim, const int64_
     head[9] = (unsigned char)((size - 10) >> 8);
     memcpy(head + 10, dictionary, (size_t)length);
     head[size - 1] = '\n';
-    file_out *f;
-    TRY(file_create(path, &f));
-    file_put(f, head, size);
-    file_put(f, data, (size_t)(npy_count(&a) * types[type].bytes));
-    return file_commit(f);
+    outfile o;
+    TRY(outfile_open(path, &o));
+    fwrite(head, 1, size, o.file); /* errors are kept for the commit */
+    fwrite(data, (size_t)types[type].bytes, (size_t)npy_count(&a), o.file);
+    return outfile_commit(&o);
 }

@@ -4,25 +4,50 @@
 #include "status.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+static int open_temporary(outfile *o)
+{
+    static atomic_uint serial;
+    do {
+        if (asprintf(&o->temporary, "%s.%ld-%u.tmp", o->target, (long)getpid(),
+                     atomic_fetch_add(&serial, 1)) < 0) {
+            o->temporary = NULL;
+            return ENOMEM;
+        }
+        o->file = fopen(o->temporary, "wbxe");
+        if (o->file)
+            return 0;
+        int error = errno;
+        free(o->temporary);
+        o->temporary = NULL;
+        errno = error;
+    } while (errno == EEXIST);
+    return errno;
+}
+
 spectra_status outfile_open(const char *path, outfile *out)
 {
-    outfile o = {.path = strdup(path)};
-    if (o.path && asprintf(&o.temporary, "%s.tmp.%ld", path, (long)getpid()) < 0)
-        o.temporary = NULL;
-    if (!o.path || !o.temporary) {
-        outfile_abort(&o);
-        return fail(SPECTRA_ENOMEM, "writing %s: out of memory", path);
+    outfile o = {.path = strdup(path), .target = realpath(path, NULL)};
+    if (!o.target)
+        o.target = strdup(path); /* a new file */
+    struct stat info;
+    int error = 0;
+    if (!o.path || !o.target) {
+        error = ENOMEM;
+    } else if (stat(o.target, &info) == 0 && !S_ISREG(info.st_mode)) {
+        o.file = fopen(o.target, "wbe");
+        error = o.file ? 0 : errno;
+    } else {
+        error = open_temporary(&o);
     }
-    o.file = fopen(o.temporary, "wb");
-    if (!o.file) {
-        int error = errno;
-        free(o.temporary);
-        o.temporary = NULL;
+    if (error) {
         outfile_abort(&o);
         return fail(SPECTRA_EIO, "%s: cannot write: %s", path, strerror(error));
     }
@@ -30,26 +55,33 @@ spectra_status outfile_open(const char *path, outfile *out)
     return SPECTRA_OK;
 }
 
+/* A new name is on the disk when its folder is. Not all file systems can; nothing is lost then. */
+static void flush_folder(char *path)
+{
+    int fd = open(dirname(path), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    (void)fsync(fd);
+    close(fd);
+}
+
 spectra_status outfile_commit(outfile *o)
 {
-    bool bad = ferror(o->file) != 0;
-    bad = fflush(o->file) != 0 || bad;
-    bad = bad || fsync(fileno(o->file)) != 0;
-    int error = errno;
-    bool closed = fclose(o->file) == 0;
-    if (!bad && !closed)
+    int error = !ferror(o->file) ? 0 : errno ? errno : EIO; /* of the write that failed */
+    if (!error && (fflush(o->file) != 0 || (o->temporary && fsync(fileno(o->file)) != 0)))
+        error = errno;
+    if (fclose(o->file) != 0 && !error)
         error = errno;
     o->file = NULL;
-    if (!bad && closed && rename(o->temporary, o->path) != 0) {
-        bad = true;
+    if (!error && o->temporary && rename(o->temporary, o->target) != 0)
         error = errno;
-    }
     spectra_status status = SPECTRA_OK;
-    if (bad || !closed)
+    if (error) {
         status = fail(SPECTRA_EIO, "%s: cannot write: %s", o->path, strerror(error));
-    else {
+    } else if (o->temporary) {
         free(o->temporary);
         o->temporary = NULL;
+        flush_folder(o->target);
     }
     outfile_abort(o);
     return status;
@@ -62,6 +94,7 @@ void outfile_abort(outfile *o)
     if (o->temporary)
         unlink(o->temporary);
     free(o->temporary);
+    free(o->target);
     free(o->path);
     *o = (outfile){0};
 }

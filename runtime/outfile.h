@@ -1,5 +1,5 @@
-/* Text files that appear whole or not at all: written to a temporary file in the same folder,
- * flushed to the disk, renamed.
+/* Files that appear whole or not at all: written to a temporary file in the same folder, flushed to
+ * the disk, renamed. What exists and is no regular file (a pipe, /dev/stdout) is written directly.
  */
 #ifndef SPECTRA_OUTFILE_H
 #define SPECTRA_OUTFILE_H
@@ -9,8 +9,10 @@
 #include <stdio.h>
 
 typedef struct outfile {
-    FILE *file; /* NULL: not open */
-    char *path, *temporary;
+    FILE *file;      /* NULL: not open */
+    char *path;      /* as given, for messages */
+    char *target;    /* with symbolic links followed */
+    char *temporary; /* NULL: written directly */
 } outfile;
 
 /* SPECTRA_EIO names the path and what the system said. */

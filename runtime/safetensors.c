@@ -49,6 +49,13 @@ static size_t tensor_bytes(const st_tensor *t)
 
 /* ---- writing --------------------------------------------------------------------------------- */
 
+static bool is_text(const char *s)
+{
+    json_t *string = json_string(s); /* NULL unless UTF-8 */
+    json_decref(string);
+    return string != NULL;
+}
+
 static json_t *describe(const st_tensor *t, size_t from)
 {
     json_t *shape = json_array();
@@ -67,6 +74,31 @@ static const st_tensor *in_order(const st_tensor *tensors, int count, int k)
             if (types[type_row(tensors[i].type)].size == sizes[s] && k-- == 0)
                 return &tensors[i];
     return NULL;
+}
+
+/* What a header cannot say: names and metadata go into JSON, sizes into 64 bits. */
+static spectra_status check_tensors(const char *path, const st_tensor *tensors, int count,
+                                    const char *const *metadata)
+{
+    for (int i = 0; i < count; i++) {
+        const st_tensor *t = &tensors[i];
+        if (!is_text(t->name) || !*t->name || strcmp(t->name, "__metadata__") == 0)
+            return fail(SPECTRA_EINVAL, "%s: '%s' cannot be the name of a tensor", path, t->name);
+        for (int j = 0; j < i; j++)
+            if (strcmp(tensors[j].name, t->name) == 0)
+                return fail(SPECTRA_EINVAL, "%s: two tensors have the name %s", path, t->name);
+        if (t->ndim < 0 || t->ndim > NPY_MAX_DIM)
+            return fail(SPECTRA_ESHAPE, "%s: tensor %s has %d dimensions, at most %d are written",
+                        path, t->name, t->ndim, NPY_MAX_DIM);
+        for (int k = 0; k < t->ndim; k++)
+            if (t->shape[k] < 0)
+                return fail(SPECTRA_ESHAPE, "%s: tensor %s has the negative size %lld", path,
+                            t->name, (long long)t->shape[k]);
+    }
+    for (int i = 0; metadata && metadata[i]; i++)
+        if (!is_text(metadata[i]))
+            return fail(SPECTRA_EINVAL, "%s: metadata that is not UTF-8: %.40s", path, metadata[i]);
+    return SPECTRA_OK;
 }
 
 static char *header_text(const st_tensor *tensors, int count, const char *const *metadata)
@@ -107,6 +139,7 @@ static int write_all(FILE *file, const st_tensor *tensors, int count, const char
 spectra_status st_write(const char *path, const st_tensor *tensors, int count,
                         const char *const *metadata)
 {
+    TRY(check_tensors(path, tensors, count, metadata));
     char *header = header_text(tensors, count, metadata);
     if (!header)
         return fail(SPECTRA_ENOMEM, "%s: no memory for the header", path);
@@ -174,6 +207,35 @@ static spectra_status read_tensor(const char *path, const char *data, size_t siz
     return SPECTRA_OK;
 }
 
+static int by_place(const void *a, const void *b)
+{
+    const st_tensor *s = a, *t = b;
+    if (s->data != t->data)
+        return (const char *)s->data < (const char *)t->data ? -1 : 1;
+    size_t m = tensor_bytes(s), n = tensor_bytes(t);
+    return (m > n) - (m < n);
+}
+
+/* The format has neither holes nor overlaps, so that nothing hides in a file. */
+static spectra_status check_places(const char *path, st_file *f, const char *data, size_t size)
+{
+    if (f->count > 1)
+        qsort(f->tensors, (size_t)f->count, sizeof *f->tensors, by_place);
+    const char *at = data;
+    for (int i = 0; i < f->count; i++) {
+        const st_tensor *t = &f->tensors[i];
+        if (t->data != at)
+            return fail(SPECTRA_EFORMAT, "%s: tensor %s %s", path, t->name,
+                        (const char *)t->data < at ? "overlaps another one"
+                                                   : "has unused bytes before it");
+        at += tensor_bytes(t);
+    }
+    if (at != data + size)
+        return fail(SPECTRA_EFORMAT, "%s: has %lld bytes after the last tensor", path,
+                    (long long)(data + size - at));
+    return SPECTRA_OK;
+}
+
 static spectra_status read_entries(const char *path, st_file *f, const char *data, size_t size)
 {
     f->tensors = calloc(json_object_size(f->header) + 1, sizeof *f->tensors);
@@ -190,7 +252,7 @@ static spectra_status read_entries(const char *path, st_file *f, const char *dat
         TRY(read_tensor(path, data, size, entry, t));
         f->count++;
     }
-    return SPECTRA_OK;
+    return check_places(path, f, data, size);
 }
 
 static spectra_status read_map(const char *path, st_file *f)

@@ -6,12 +6,12 @@ root=$(pwd)
 tree=build/newcomer
 passed=0 failed=0
 check() {
-    name=$1
+    what=$1
     shift
     if "$@" >>"$root/build/log/newcomer-detail.log" 2>&1; then
-        passed=$((passed + 1)) && echo "ok - $name"
+        passed=$((passed + 1)) && echo "ok - $what"
     else
-        failed=$((failed + 1)) && echo "not ok - $name (build/log/newcomer-detail.log)"
+        failed=$((failed + 1)) && echo "not ok - $what (build/log/newcomer-detail.log)"
     fi
 }
 

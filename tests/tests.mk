@@ -13,10 +13,11 @@ TEST_WITH_golden := golden_attention golden_case golden_model attend
 TEST_BIN := $(TEST_NAMES:%=$(B)/tests/%)
 LINK_TEST = @mkdir -p $(@D); $(CC) $(CFLAGS) $(SAN) $^ -lcmocka $(LDLIBS) -o $@
 
-.SECONDEXPANSION:
-$(TEST_BIN) $(B)/tests/golden: $(B)/tests/%: $(O)/tests/%.o \
-		$$(patsubst %,$(O)/tests/%.o,$$(TEST_WITH_$$*)) $(B)/libspectraformer.a
-	$(LINK_TEST)
+define TEST_RULE
+$(B)/tests/$(1): $(O)/tests/$(1).o $(TEST_WITH_$(1):%=$(O)/tests/%.o) $(B)/libspectraformer.a
+	$$(LINK_TEST)
+endef
+$(foreach t,$(TEST_NAMES) golden,$(eval $(call TEST_RULE,$(t))))
 
 ALONE := $(filter vec_ulp kernel_stub,$(patsubst tests/%.c,%,$(wildcard tests/*.c)))
 # vec.h and the skeletons alone, once for each instruction set
@@ -50,4 +51,13 @@ test-programs: $(B)/spectraformer $(B)/libspectraformer.so $(TEST_BIN) $(B)/test
 	$(B)/tests/test_gradient $(B)/tests/nvrtc
 
 run-tests: test-programs
-	@sh tests/run.sh
+	@sh tests/run.sh \
+	    'lint=sh tests/lint.sh' \
+	    'lua=busted --lua=$(LUA) -o plainTerminal tests/lua' \
+	    'gen-check=$(LUA) gen/main.lua --check' \
+	    'nvrtc=$(B)/tests/nvrtc $(CUDA_TEXT)' \
+	    $(foreach t,$(TEST_NAMES) test_gradient,'$(t)=$(B)/tests/$(t)') \
+	    $(foreach t,$(notdir $(ALONE_BIN)),'$(t)=$(B)/tests/$(t)') \
+	    'golden=sh tests/golden.sh $(B)/tests/golden' \
+	    'cli=sh tests/cli.sh' \
+	    'newcomer=sh tests/newcomer.sh'

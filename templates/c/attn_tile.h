@@ -250,6 +250,8 @@ static inline void tile_key_features(const head *h, tile *t, const real *top)
         for (int64_t m = 0; m < MP; m += VL) {
             vec most = vload(top + lane * MP + m);
             vec valid = M < MP && m + VL > M ? row_valid(p, m) : vset(1);
+            if (M < MP)
+                most = v_where(valid, most, vset(0));
             for (int64_t i = 0; i < t->padded; i++) {
                 int64_t at = (lane * TILE + i) * MP + m;
                 vec e = v_exp(vload(t->log + at) - most);

@@ -1,0 +1,26 @@
+#!/bin/sh
+# Formatting and what must hold for every file: `make lint` prints the details.
+passed=0 failed=0
+check() {
+    name=$1
+    shift
+    if "$@"; then
+        passed=$((passed + 1)) && echo "ok - $name"
+    else
+        failed=$((failed + 1)) && echo "not ok - $name"
+    fi
+}
+
+check "C is formatted" sh -c 'clang-format --dry-run -Werror runtime/*.[ch] templates/c/*.[ch] tests/*.[ch] bench/*.[ch]'
+check "luacheck is clean" luacheck -q --std lua54 gen
+check "no file over 600 lines" sh -c '! wc -l gen/* runtime/* templates/c/* tests/*.[chs]* bench/*.[ch] | grep -v total | awk "\$1 > 600" | grep .'
+check "the library neither prints nor exits" sh -c '
+    ! nm -u build/libspectraformer.so | grep -wE "exit|abort|_exit|printf|puts|perror|getenv"'
+check "only spectra_ is exported" sh -c '
+    ! nm -D --defined-only build/libspectraformer.so | grep " T " | grep -v " spectra_"'
+check "generating twice gives the same bytes" sh -c '
+    rm -rf build/twice && mkdir -p build/twice &&
+    lua5.4 gen/main.lua --base OUT=build/twice/a >/dev/null &&
+    lua5.4 gen/main.lua --base OUT=build/twice/b >/dev/null && diff -r build/twice/a build/twice/b'
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]
