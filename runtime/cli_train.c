@@ -235,8 +235,9 @@ static spectra_status print_result(const cli_args *a, const char *run, const tra
            strcmp(r->reason, "time") == 0      ? ", ended by --max-seconds"
            : strcmp(r->reason, "stop-at") == 0 ? ", stopped by --stop-at; --resume goes on"
                                                : "");
-    printf("a step          %.1f ms, %.0f tokens/s, peak memory %.0f MiB\n", 1e3 * r->step_seconds,
-           r->tokens_per_s, (double)r->peak_bytes / 1048576);
+    if (r->step_seconds > 0)
+        printf("a step          %.1f ms, %.0f tokens/s, peak memory %.0f MiB\n",
+               1e3 * r->step_seconds, r->tokens_per_s, (double)r->peak_bytes / 1048576);
     printf("report          %s/report.html\n", run);
     return SPECTRA_OK;
 }

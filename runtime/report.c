@@ -22,6 +22,7 @@ typedef struct report {
     train_config config;
     curve train, dev;
     json_t *test, *end; /* last lines of that split, NULL if none */
+    json_t *timing;     /* the last end of a session that made steps */
     double seconds;     /* of all sessions */
 } report;
 
@@ -65,6 +66,10 @@ static spectra_status take_line(void *context, const json_t *line)
     *last = json_deep_copy(line);
     if (last == &r->end)
         r->seconds += json_number_value(json_object_get(line, "seconds"));
+    if (last == &r->end && json_number_value(json_object_get(line, "steps")) > 0) {
+        json_decref(r->timing);
+        r->timing = json_incref(r->end);
+    }
     return SPECTRA_OK;
 }
 
@@ -81,10 +86,11 @@ typedef struct binned {
     double x[CURVE_POINTS], y[CURVE_POINTS], low[CURVE_POINTS], high[CURVE_POINTS];
 } binned;
 
-/* Means over neighbouring steps, with half a standard deviation either side as the band. */
+/* Means over neighbouring steps, at least five where there are many, with half a standard deviation
+ * either side as the band. */
 static void bin_curve(const curve *c, const double *y, binned *out)
 {
-    int64_t bins = c->n < CURVE_POINTS ? c->n : CURVE_POINTS;
+    int64_t bins = c->n < 50 ? c->n : c->n < 5 * CURVE_POINTS ? c->n / 5 : CURVE_POINTS;
     out->n = bins;
     for (int64_t b = 0; b < bins; b++) {
         int64_t first = b * c->n / bins, end = (b + 1) * c->n / bins;
@@ -108,7 +114,7 @@ static void write_curves(FILE *out, const report *r)
     double last = r->train.n ? r->train.x[r->train.n - 1] : 1;
     for (int kind = 0; kind < 2; kind++) {
         bin_curve(&r->train, kind ? r->train.accuracy : r->train.loss, &mean);
-        bool banded = r->train.n > CURVE_POINTS;
+        bool banded = mean.n < r->train.n;
         chart c = {
             .title = kind ? "Accuracy" : "Loss",
             .x_label = "step",
@@ -183,19 +189,20 @@ static void write_results(FILE *out, const report *r)
     if (r->dev.n)
         fprintf(out, "<div><b>%.2f %%</b>best dev accuracy<small>step %.0f</small></div>\n",
                 100 * best, best_step);
-    if (r->end) {
+    if (r->timing) {
         fprintf(out,
                 "<div><b>%.0f ms</b>a step<small>%.0f ms model, %.1f ms optimiser</small></div>\n",
-                1e3 * number(r->end, "step_seconds"), 1e3 * number(r->end, "model_seconds"),
-                1e3 * number(r->end, "update_seconds"));
+                1e3 * number(r->timing, "step_seconds"), 1e3 * number(r->timing, "model_seconds"),
+                1e3 * number(r->timing, "update_seconds"));
         fprintf(
             out,
             "<div><b>%.0f k</b>tokens a second<small>%.0f k positions with padding</small></div>\n",
-            1e-3 * number(r->end, "tokens_per_s"), 1e-3 * number(r->end, "positions_per_s"));
+            1e-3 * number(r->timing, "tokens_per_s"), 1e-3 * number(r->timing, "positions_per_s"));
         fprintf(out,
                 "<div><b>%.0f MiB</b>peak memory<small>%.0f MiB parameters and activations"
                 "</small></div>\n",
-                number(r->end, "peak_bytes") / 1048576, number(r->end, "model_bytes") / 1048576);
+                number(r->timing, "peak_bytes") / 1048576,
+                number(r->timing, "model_bytes") / 1048576);
         fputs("<div><b>", out);
         write_duration(out, r->seconds);
         fputs("</b>in all</div>\n", out);
@@ -273,7 +280,7 @@ static const char style[] =
     "font:15px/1.5 system-ui,sans-serif}main{max-width:1100px;margin:0 auto;padding:2rem 1.25rem}\n"
     "h1{font-size:1.55rem;margin:0;letter-spacing:-.01em}header p{color:var(--soft);margin:.2rem 0 "
     "1.5rem}\n"
-    ".cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(165px,1fr));gap:.75rem}\n"
+    ".cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(215px,1fr));gap:.75rem}\n"
     ".cards div{background:var(--card);border-radius:10px;padding:.8rem 1rem}\n"
     ".cards b{display:block;font-size:1.35rem;font-variant-numeric:tabular-nums}\n"
     ".cards .big{box-shadow:inset 3px 0 var(--c0)}.cards small{display:block;color:var(--soft)}\n"
@@ -361,6 +368,7 @@ spectra_status report_write(const char *run)
     curve_free(&r.dev);
     json_decref(r.test);
     json_decref(r.end);
+    json_decref(r.timing);
     free(path);
     return status;
 }

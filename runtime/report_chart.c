@@ -2,7 +2,7 @@
 
 #include <math.h>
 
-enum { WIDTH = 720, HEIGHT = 300, LEFT = 56, RIGHT = 14, TOP = 12, BOTTOM = 40 };
+enum { WIDTH = 540, HEIGHT = 260, LEFT = 56, RIGHT = 14, TOP = 12, BOTTOM = 40 };
 
 typedef struct axes {
     double x0, x1, y0, y1; /* data at the edges of the plot */
@@ -27,7 +27,7 @@ static double tick_step(double span, int parts)
 
 static axes find_axes(const chart *c)
 {
-    double low = INFINITY, high = -INFINITY;
+    double low = HUGE_VAL, high = -HUGE_VAL;
     for (int s = 0; s < c->count; s++)
         for (int64_t i = 0; i < c->series[s].n; i++) {
             low = fmin(low, c->series[s].y[i]);
@@ -68,7 +68,7 @@ static void write_axes(FILE *out, const chart *c, const axes *a)
         else
             fprintf(out, "%g</text>\n", round(i * step * 1e9) / 1e9);
     }
-    step = fmax(tick_step(a->x1 - a->x0, 7), 1);
+    step = fmax(tick_step(a->x1 - a->x0, 6), 1);
     for (double i = 0; i * step <= a->x1; i++) {
         double x = place_x(a, i * step);
         fprintf(out, "<path class=grid d='M%.1f %.1fv5'/>", x, bottom);

@@ -1,6 +1,7 @@
 #!/bin/sh
 # The command line from outside: bad input, exit codes, what is left behind, resuming, determinism.
-# SPECTRAFORMER names the binary. A line a check; ends with "N passed, N failed".
+# SPECTRAFORMER names the binary; CLI_ATTN="--attn softmax" CLI_STEPS=4 tries another attention.
+# A line a check; ends with "N passed, N failed".
 
 bin=${SPECTRAFORMER:-build/spectraformer}
 case $bin in /*) ;; *) bin=$PWD/$bin ;; esac
@@ -243,7 +244,7 @@ says 1 "t/checkpoint.safetensors" train --resume --run t
 cp -r e n
 header=$(od -An -t u4 -N 4 e/checkpoint.safetensors | tr -d ' ')
 printf '\000\000\300\177' >nan
-for i in 1 2 3 4 5 6 7 8 9 10; do cat nan nan >nan2 && mv nan2 nan; done
+while [ "$(wc -c <nan)" -lt 4096 ]; do cat nan nan >nan2 && mv nan2 nan; done
 dd if=nan of=n/checkpoint.safetensors bs=1 seek=$((8 + header)) conv=notrunc \
     2>/dev/null
 quiet train --resume --run n

@@ -175,4 +175,20 @@ VEC_FN int64_t choose_tokens(int64_t first, int64_t n, const uint8_t *mask, int6
     return first;
 }
 
+/* What a query adds to its logs: the keys' maxima and the weights of the rows. */
+VEC_FN void query_shift(const attn_plan *p, const attn_sizes *z, const real *state, real *shift)
+{
+    for (int64_t f = 0; f < z->F; f += VL) {
+        vec max = vload(state + f);
+        vstore(shift + f, p->logw != NULL ? max + vload(p->logw + f % z->MP) : max);
+    }
+}
+
+/* What is subtracted from a key's logs: the maxima, and +inf where W has no row. */
+VEC_FN void key_shift(const attn_sizes *z, const real *state, real *shift)
+{
+    for (int64_t f = 0; f < z->F; f++)
+        shift[f] = f % z->MP < z->M ? state[f] : (real)INFINITY;
+}
+
 #endif

@@ -10,9 +10,9 @@
 typedef struct fwd_scratch {
     attn_hoisted h;
     attn_block b;
-    real *phi;  /* (block, ldf)  projections, then logs, then features */
-    real *sign; /* (block, ldf)  only if SIGNED */
-    real *v;    /* (block, DVP)  values of keys, numerators of queries */
+    real *phi;   /* (block, ldf)  projections, then logs, then features */
+    real *sign;  /* (block, ldf)  only if SIGNED */
+    real *v;     /* (block, DVP)  values of keys, numerators of queries */
     real *shift; /* (F) */
 } fwd_scratch;
 
@@ -85,8 +85,7 @@ VEC_FN void key_features(const attn_sizes *z, const fwd_scratch *w, real *state)
                 shift = v_where(valid, new, vset((real)INFINITY));
             }
             if (vsum(v_lt(old, new)) > 0) {
-                scale_rows(z, growth(old, new), state + z->F + f,
-                           state + 2 * z->F + f * z->DVP);
+                scale_rows(z, growth(old, new), state + z->F + f, state + 2 * z->F + f * z->DVP);
                 vstore(state + f, new);
             }
             vec sum = vload(state + z->F + f);
@@ -168,15 +167,6 @@ VEC_FN real query_features(const attn_sizes *z, const fwd_scratch *w, int64_t t,
         den += e * vload(zsum + f);
     }
     return vsum(den);
-}
-
-/* What a query adds to its logs: the keys' maxima and the weights of the rows. */
-VEC_FN void query_shift(const attn_plan *p, const attn_sizes *z, const real *state, real *shift)
-{
-    for (int64_t f = 0; f < z->F; f += VL) {
-        vec max = vload(state + f);
-        vstore(shift + f, p->logw != NULL ? max + vload(p->logw + f % z->MP) : max);
-    }
 }
 
 static void queries(const attn_plan *p, const attn_params *a, int64_t n, const real *q, int64_t ldq,

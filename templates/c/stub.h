@@ -37,7 +37,7 @@ VEC_FN void phi(vec u, const vec *row, const real *uni, const real *tok, vec *lo
 }
 
 VEC_FN void phi_grad(vec u, vec w2, const vec *row, const real *uni, const real *tok,
-                         const vec *glog, const vec *gsign, vec *gu, vec *gx2, vec *gr2)
+                     const vec *glog, const vec *gsign, vec *gu, vec *gx2, vec *gr2)
 {
     (void)u, (void)w2, (void)row, (void)tok, (void)gsign;
     *gu = glog[0];
@@ -46,8 +46,7 @@ VEC_FN void phi_grad(vec u, vec w2, const vec *row, const real *uni, const real 
 }
 
 VEC_FN void phi_pgrad(vec u, vec w2, const real *s, const vec *row, const real *uni,
-                          const real *tok, real x2, real r2, const vec *glog, const vec *gsign,
-                          vec *gs)
+                      const real *tok, real x2, real r2, const vec *glog, const vec *gsign, vec *gs)
 {
     (void)u, (void)w2, (void)s, (void)row, (void)uni, (void)tok, (void)x2, (void)gsign;
     gs[0] = glog[0] * (r2 * (real)-0.5);
@@ -84,7 +83,7 @@ VEC_FN void tphi(vec u, vec w2, real x2, real r2, const real *s, vec *log, vec *
 }
 
 VEC_FN void tphi_grad(vec u, vec w2, real x2, real r2, const real *s, const vec *glog,
-                          const vec *gsign, vec *gu, vec *gx2, vec *gr2, vec *gs)
+                      const vec *gsign, vec *gu, vec *gx2, vec *gr2, vec *gs)
 {
     (void)u, (void)x2, (void)r2, (void)s, (void)gsign;
     *gu = glog[0];
@@ -123,7 +122,7 @@ VEC_FN void phi(vec u, const vec *row, const real *uni, const real *tok, vec *lo
 }
 
 VEC_FN void phi_grad(vec u, vec w2, const vec *row, const real *uni, const real *tok,
-                         const vec *glog, const vec *gsign, vec *gu, vec *gx2, vec *gr2)
+                     const vec *glog, const vec *gsign, vec *gu, vec *gx2, vec *gr2)
 {
     (void)w2, (void)row, (void)uni, (void)tok;
     *gu = gsign[1] * v_cos(u) - gsign[0] * v_sin(u);
@@ -132,8 +131,7 @@ VEC_FN void phi_grad(vec u, vec w2, const vec *row, const real *uni, const real 
 }
 
 VEC_FN void phi_pgrad(vec u, vec w2, const real *s, const vec *row, const real *uni,
-                          const real *tok, real x2, real r2, const vec *glog, const vec *gsign,
-                          vec *gs)
+                      const real *tok, real x2, real r2, const vec *glog, const vec *gsign, vec *gs)
 {
     (void)u, (void)s, (void)row, (void)uni, (void)tok, (void)x2, (void)r2, (void)gsign;
     gs[0] = (glog[0] + glog[1]) * w2;
@@ -171,7 +169,7 @@ VEC_FN void tphi(vec u, vec w2, real x2, real r2, const real *s, vec *log, vec *
 }
 
 VEC_FN void tphi_grad(vec u, vec w2, real x2, real r2, const real *s, const vec *glog,
-                          const vec *gsign, vec *gu, vec *gx2, vec *gr2, vec *gs)
+                      const vec *gsign, vec *gu, vec *gx2, vec *gr2, vec *gs)
 {
     (void)x2, (void)r2, (void)s;
     *gu = gsign[1] * v_cos(u) - gsign[0] * v_sin(u);

@@ -210,12 +210,12 @@ VEC_FN real vhmax(vec x)
 
 #if VEC_DOUBLE
 
-#define VEC_BY_LANE(name, function)                                                                \
-    static inline vec name(vec x)                                                                  \
-    {                                                                                              \
-        for (int i = 0; i < VL; i++)                                                               \
-            x[i] = function(x[i]);                                                                 \
-        return x;                                                                                  \
+#define VEC_BY_LANE(name, function)  \
+    static inline vec name(vec x)    \
+    {                                \
+        for (int i = 0; i < VL; i++) \
+            x[i] = function(x[i]);   \
+        return x;                    \
     }
 VEC_BY_LANE(v_exp, exp)
 VEC_BY_LANE(v_log, log)
