@@ -57,7 +57,8 @@ demo: deps
 	@$(MAKE) --no-print-directory run-demo
 
 bench: deps
-	@$(MAKE) --no-print-directory -j$(JOBS) build/bench/attn_bench
+	@$(MAKE) --no-print-directory gen FEAT=posrf KERNEL=gaus
+	@$(MAKE) --no-print-directory -j$(JOBS) $(B)/bench/attn_bench
 	@$(MAKE) --no-print-directory run-bench
 
 BUILD_PACKAGES := gcc libc6-dev pkg-config lua5.4 liblua5.4-dev libjansson-dev libopenblas0-pthread
@@ -190,12 +191,13 @@ include tests/tests.mk
 run-demo: $(B)/spectraformer
 	@sh bench/demo.sh
 
-build/bench/attn_bench: $(O)/bench/attn_bench.o $(B)/libspectraformer.a
+BENCH_O := $(O)/bench/attn_bench.o $(foreach i,$(ISAS),$(O)/bench/bench_elementwise.$(i).o)
+$(B)/bench/attn_bench: $(BENCH_O) $(B)/libspectraformer.a
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) $(SAN) $^ $(LDLIBS) -o $@
 
-run-bench: build/bench/attn_bench
-	build/bench/attn_bench
+run-bench: $(B)/bench/attn_bench
+	$(B)/bench/attn_bench
 
 # ---- style ----------------------------------------------------------------------------------------
 

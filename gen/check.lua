@@ -179,7 +179,7 @@ end
 -- names: specs to check, all when empty. Prints a line each; false when one fails.
 function M.run(names)
   math.randomseed(20240, 7)
-  local wanted, passed = {}, true
+  local wanted, passed, failed = {}, 0, 0
   for _, name in ipairs(names) do wanted[name] = true end
   for _, kind in ipairs { "feature", "row" } do
     for _, name in ipairs(emit.names(kind)) do
@@ -187,17 +187,18 @@ function M.run(names)
         wanted[name] = nil
         local ok, report = check(emit.load(kind, name))
         print(("%-4s %-8s %-18s %s"):format(ok and "ok" or "FAIL", kind, name, report))
-        passed = passed and ok
+        passed, failed = passed + (ok and 1 or 0), failed + (ok and 0 or 1)
       end
     end
   end
   for _, name in ipairs(names) do
     if wanted[name] then
       print(("FAIL %s: no such feature or row operator"):format(name))
-      passed = false
+      failed = failed + 1
     end
   end
-  return passed
+  print(("%d passed, %d failed"):format(passed, failed))
+  return failed == 0
 end
 
 return M

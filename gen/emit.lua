@@ -61,7 +61,10 @@ function M.load(kind, name)
       spec.suggestion(name, names)), 0)
   end
   local relative = ("specs/%s/%s.lua"):format(kind, name)
-  return spec.load_text(kind, name, relative, M.read(relative))
+  local text = M.read(relative)
+  local loaded = spec.load_text(kind, name, relative, text)
+  loaded.hash = M.hash(text)
+  return loaded
 end
 
 function M.load_all(kind)
@@ -252,6 +255,17 @@ function M.base(out)
   return files
 end
 
+-- Of the C texts in a folder.
+local function kernel_hash(folder)
+  local texts = {}
+  for i, kind in ipairs(plan.kinds) do
+    local file = io.open(("%s/%s.c"):format(folder, kind.name), "rb")
+    texts[i] = file and file:read("a") or ""
+    if file then file:close() end
+  end
+  return M.hash(table.concat(texts))
+end
+
 -- Lines of the directories' registry.inc: attention rows (pairs first) and row operators.
 local function read_registry(folders)
   local pairs_of, any, rows, seen = {}, {}, {}, {}
@@ -272,8 +286,9 @@ local function read_registry(folders)
     for feat, matrix, D, DV, m, id in text:gmatch("ATTN%((%w+), ([%w_]+), (%d+), (%d+), (%d+), ([%w_]+)%)") do
       if not seen[id] then
         seen[id] = true
-        table.insert(matrix == "NULL" and any or pairs_of,
-          { feat = feat, matrix = matrix, sizes = ("%s, %s, %s"):format(D, DV, m), id = id })
+        local texts = matrix == "NULL" and folder .. "/" .. feat or folder
+        table.insert(matrix == "NULL" and any or pairs_of, { feat = feat, matrix = matrix,
+          sizes = ("%s, %s, %s"):format(D, DV, m), id = id, hash = kernel_hash(texts) })
       end
     end
     for op, backward in text:gmatch("ROW%(([%w_]+), ([01])%)") do
@@ -323,9 +338,9 @@ function M.registry(out_path, folders)
     for i, kind in ipairs(plan.kinds) do
       functions[i] = ("&%s_%s_%s"):format(kind.name, row.id, isa.name)
     end
-    return ('    {"%s", %s, %s, %s,\n     %s},'):format(row.feat,
+    return ('    {"%s", %s, %s, %s,\n     %s,\n     "%s"},'):format(row.feat,
       row.matrix == "NULL" and "NULL" or ('"%s"'):format(row.matrix), row.sizes, isa.constant,
-      table.concat(functions, ",\n     "))
+      table.concat(functions, ",\n     "), row.hash)
   end)
   registry_table(out, "const row_op generated_rows[] = {", rows, function(row, isa)
     return ('    {"%s", %s, row_fwd_%s_%s, %s},'):format(row.name, isa.constant, row.name, isa.name,

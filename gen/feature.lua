@@ -190,6 +190,18 @@ function M.adapt(spec, target, out)
     concat({ "    const real count = (real)d;" }, lines, body))
 end
 
+-- The log's constant, a number of the head.
+function M.constant(spec, target, out)
+  local known = { [E.length] = "count" }
+  for i, var in ipairs(spec.vars.s) do known[var] = ("s[%d]"):format(i - 1) end
+  local lines, body = {}, {}
+  render.passes(target, lines, body, "    ", { {
+    node = spec.constant, store = function(value) return ("return %s;"):format(value) end,
+  } }, {}, known, render.names(ADAPT_NAMES))
+  render.fn(out, ("static real %s_constant(int64_t d, const real *s)"):format(spec.name), { "s" },
+    concat({ "    const real count = (real)d;" }, lines, body))
+end
+
 -- Nodes of adapt's gradient: roots for the four moments, and the seeds by output.
 function M.adapt_gradients(spec)
   E.use(spec.graph)

@@ -226,8 +226,8 @@ end
 local FEATURE = {
   { "name", "string" }, { "doc", "string" }, { "source", "string" }, { "lanes", "number", true },
   { "scalars", "table", true }, { "vectors", "table", true }, { "map_q", "function", true },
-  { "map_k", "function", true }, { "phi", "function" }, { "adapt", "function", true },
-  { "official", "table", true },
+  { "map_k", "function", true }, { "phi", "function" }, { "constant", "function", true },
+  { "adapt", "function", true }, { "official", "table", true },
 }
 
 local function feature(spec, t)
@@ -271,6 +271,12 @@ local function feature(spec, t)
   for _, side in ipairs { "map_q", "map_k" } do
     spec[side] = feature_map(spec, t[side], side)
     spec.lines[side] = t[side] and function_line(t[side])
+  end
+  if t.constant then
+    local p = {}
+    for i, name in ipairs(spec.scalars) do p[name] = vars.s[i] end
+    spec.constant = expression(spec, t.constant, "constant",
+      run(spec, t.constant, parameters(spec, p, "scalar"), E.length))
   end
   if t.adapt then
     spec.adapt, spec.lines.adapt = feature_adapt(spec, t.adapt), function_line(t.adapt)

@@ -150,11 +150,13 @@ function M.features(specs)
       feature.adapt(spec, plain, out)
       feature.adapt_grad(spec, plain, out)
     end
+    if spec.constant then feature.constant(spec, plain, out) end
     local n = spec.name
     rows[#rows + 1] = ("    {%s,\n     %s,\n     %s,\n     %d, %d, %d, %s, %s_scalars, %s_vectors,"
-      .. " %s_defaults, %s, %s},"):format(quoted(n), quoted(spec.doc), quoted(spec.source), spec.lanes,
+      .. " %s_defaults, %s, %s,\n     %s, %s},"):format(quoted(n), quoted(spec.doc), quoted(spec.source), spec.lanes,
       #spec.scalars, #spec.vectors, tostring(spec.signed), n, n, n,
-      spec.adapt and n .. "_adapt" or "NULL", spec.adapt and n .. "_adapt_grad" or "NULL")
+      spec.adapt and n .. "_adapt" or "NULL", spec.adapt and n .. "_adapt_grad" or "NULL",
+      spec.constant and n .. "_constant" or "NULL", quoted(spec.hash))
   end
   out[#out + 1] = "const feature_info generated_features[] = {"
   out[#out + 1] = table.concat(rows, "\n")
@@ -173,8 +175,9 @@ function M.matrices(specs)
     end
     out[#out + 1] = ("static const recipe_op %s_recipe[] = {\n%s\n};\n"):format(spec.name,
       table.concat(steps, "\n"))
-    rows[#rows + 1] = ("    {%s,\n     %s,\n     %s,\n     %s, %d, %s_recipe},"):format(quoted(spec.name),
-      quoted(spec.doc), quoted(spec.source), quoted(spec.law), #spec.recipe, spec.name)
+    rows[#rows + 1] = ("    {%s,\n     %s,\n     %s,\n     %s, %d, %s_recipe, %s},"):format(
+      quoted(spec.name), quoted(spec.doc), quoted(spec.source), quoted(spec.law), #spec.recipe, spec.name,
+      quoted(spec.hash))
   end
   out[#out + 1] = "const matrix_info generated_matrices[] = {"
   out[#out + 1] = table.concat(rows, "\n")

@@ -210,6 +210,9 @@ spectra_status attention_features(const spectra_attention *att, int side, int64_
         const attn_params a = {s + i * f->scalars, v ? v + i * f->vectors * plan.DP : NULL};
         ops->features(&plan, &a, side, n, x + i * n * plan.D, plan.D, log + out, sign + out,
                       scratch);
+        float constant = f->constant ? f->constant(plan.D, a.s) : 0;
+        for (int64_t k = out; k < out + n * f->lanes * plan.M; k++)
+            log[k] += constant;
     }
     free(scratch);
     return SPECTRA_OK;

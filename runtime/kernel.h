@@ -132,6 +132,10 @@ typedef struct feature_info {
     void (*adapt_grad)(int64_t d, int64_t dp, const real *m1x, const real *m1y, const real *m2x,
                        const real *m2y, const real *ds, const real *dv, real *dm1x, real *dm1y,
                        real *dm2x, real *dm2y);
+    /* A constant of each side's log that cancels in attention, so kernels leave it out; with it the
+     * features estimate the kernel itself. NULL: 0. */
+    real (*constant)(int64_t d, const real *s);
+    const char *hash; /* of the spec's text, 16 hexadecimal digits (FNV-1a) */
 } feature_info;
 
 /* A weight matrix: its sampling recipe, primitives of sample.c in order of execution. */
@@ -145,6 +149,7 @@ typedef struct matrix_info {
     const char *law; /* "exact": every row is N(0, I); "approximate" */
     int ops;
     const recipe_op *recipe;
+    const char *hash; /* of the spec's text */
 } matrix_info;
 
 /* A row of the kernel table. D = DV = M = 0: any size. matrix NULL: any matrix. */
@@ -155,6 +160,7 @@ typedef struct attn_row {
     const attn_fwd_ops *fwd;
     const attn_bwd_ops *bwd;
     const attn_token_ops *token;
+    const char *hash; /* of the three generated texts */
 } attn_row;
 
 /* Row operators (specs/row): `rows` independent rows of n elements.

@@ -36,6 +36,24 @@ const setting *train_setting(const char *name)
     return s ? s : setting_find(task_settings, TASK_SETTINGS, name);
 }
 
+/* What the attention was generated from: hashes of the specs and of the kernels' text. */
+static spectra_status kernel_json(const train_config *c, json_t *build)
+{
+    const feature_info *feature;
+    const matrix_info *matrix;
+    const attn_row *row;
+    int64_t d = c->task.head_dim;
+    TRY(registry_feature(c->feat, &feature));
+    TRY(registry_matrix(c->kernel, &matrix));
+    TRY(registry_attn(c->feat, c->kernel, d, d, c->m, &row));
+    json_t *kernel = json_pack("{s:s, s:s, s:s, s:s}", "feature_spec", feature->hash, "matrix_spec",
+                               matrix->hash, "kernel_text", row->hash, "instructions",
+                               registry_isa_name(row->isa));
+    return json_object_set_new(build, "kernel", kernel) == 0
+               ? SPECTRA_OK
+               : fail(SPECTRA_ENOMEM, "config.json: out of memory");
+}
+
 static spectra_status config_json(const train_config *c, json_t *object)
 {
     TRY(settings_to_json(train_settings, TRAIN_SETTINGS, c, object));
@@ -43,6 +61,8 @@ static spectra_status config_json(const train_config *c, json_t *object)
     TRY(settings_to_json(&threads_setting, 1, c, object));
     json_t *build = json_pack("{s:s, s:s, s:s}", "version", spectra_version(), "instructions",
                               registry_isa_name(registry_isa()), "blas", blas_config());
+    if (build && c->feat[0])
+        TRY(kernel_json(c, build));
     if (json_object_set_new(object, "build", build) != 0)
         return fail(SPECTRA_ENOMEM, "config.json: out of memory");
     return SPECTRA_OK;

@@ -21,6 +21,6 @@ check "only spectra_ is exported" sh -c '
 check "generating twice gives the same bytes" sh -c '
     rm -rf build/twice && mkdir -p build/twice &&
     lua5.4 gen/main.lua --base OUT=build/twice/a >/dev/null &&
-    lua5.4 gen/main.lua --base OUT=build/twice/b >/dev/null && diff -r build/twice/a build/twice/b'
+    lua5.4 gen/main.lua --base OUT=build/twice/b >/dev/null && diff -r -x deps.d build/twice/a build/twice/b'
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

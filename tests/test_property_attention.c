@@ -345,35 +345,40 @@ static void test_value_scale(void **state)
 }
 
 /* One valid key: its value. Identical keys: the mean of the values. */
+/* One key, or keys that are all alike: the output is the value, or the mean of the values. */
+static void check_few_keys(int f, bool same)
+{
+    /* trigrf's normaliser is only safely away from 0 for tokens that are near each other */
+    data d = data_new(5, usual, strcmp(feats[f], "trigrf") == 0 ? 0.3 : 0.7, true);
+    const attend_shape *n = &d.n;
+    float *want = attend_floats(d.no);
+    for (int64_t i = 0; i < n->B * n->S; i++)
+        d.mask[i] = same || i % n->S == 13;
+    for (int64_t i = 0; i < n->B * n->H * n->S; i++)
+        for (int64_t l = 0; l < n->D && same; l++)
+            d.k[i * n->D + l] = d.k[i / n->S * n->S * n->D + l];
+    for (int64_t i = 0; i < d.no; i++) {
+        const float *v = d.v + i / (n->T * n->DV) * n->S * n->DV + i % n->DV;
+        double mean = 0;
+        for (int64_t t = 0; t < n->S; t++)
+            mean += (double)v[t * n->DV] / (double)n->S;
+        want[i] = same ? (float)mean : v[13 * n->DV];
+    }
+    spectra_attention *att = open_attention(feats[f], "orf", n, 100, SPECTRA_SOFTMAX);
+    attend_run run = run_attention(att, &d, false);
+    check_close(feats[f], same ? "mean of values" : "the only value", d.no, run.o, want, 1e-5);
+    attend_free(&run);
+    spectra_attention_free(att);
+    free(want);
+    data_free(&d);
+}
+
 static void test_few_keys(void **state)
 {
     (void)state;
-    for (int same = 0; same < 2; same++) {
-        data d = data_new(5, usual, 0.7, true);
-        const attend_shape *n = &d.n;
-        float *want = attend_floats(d.no);
-        for (int64_t i = 0; i < n->B * n->S; i++)
-            d.mask[i] = same || i % n->S == 13;
-        for (int64_t i = 0; i < n->B * n->H * n->S; i++)
-            for (int64_t l = 0; l < n->D && same; l++)
-                d.k[i * n->D + l] = d.k[i / n->S * n->S * n->D + l];
-        for (int64_t i = 0; i < d.no; i++) {
-            const float *v = d.v + i / (n->T * n->DV) * n->S * n->DV + i % n->DV;
-            double mean = 0;
-            for (int64_t t = 0; t < n->S; t++)
-                mean += (double)v[t * n->DV] / (double)n->S;
-            want[i] = same ? (float)mean : v[13 * n->DV];
-        }
-        for (int f = 0; f < FEATS; f++) {
-            spectra_attention *att = open_attention(feats[f], "orf", n, 100, SPECTRA_SOFTMAX);
-            attend_run run = run_attention(att, &d, false);
-            check_close(feats[f], same ? "mean of values" : "the only value", d.no, run.o, want,
-                        f == 0 ? 1e-4 : 1e-5); /* trigrf: cancellation in the normaliser */
-            attend_free(&run);
-            spectra_attention_free(att);
-        }
-        free(want);
-        data_free(&d);
+    for (int f = 0; f < FEATS; f++) {
+        check_few_keys(f, false);
+        check_few_keys(f, true);
     }
 }
 

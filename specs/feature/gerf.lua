@@ -9,6 +9,9 @@ return {
     local b = sqrt(1 - 4 * p.A)
     return { log = p.A * w2 + b * u - x2 / 2 }
   end,
+  constant = function(p, d)
+    return d / 4 * log(1 - 4 * p.A)
+  end,
 
   official = {
     token_norm = 0,

@@ -9,6 +9,9 @@ return {
     local b = sqrt(1 - 4 * p.A)
     return { log = p.A * w2 + b * u - x2 / 2 }
   end,
+  constant = function(p, d)
+    return d / 4 * log(1 - 4 * p.A)
+  end,
 
   -- The root of 16 A^2 - (2 - 4 phi) A - phi = 0, free of cancellation for every phi >= 0.
   adapt = function(m)

@@ -18,6 +18,9 @@ return {
     local b = sqrt(1 - 4 * p.A)
     return { log = p.A * w2 + b * u - x2 / 2 }
   end,
+  constant = function(p, d)
+    return d / 4 * log(1 - 4 * p.A)
+  end,
 
   adapt = function(m)
     local eps = 1e-6 * (sum(m.m2x) + sum(m.m2y)) / (2 * m.d) + 1e-20
