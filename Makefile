@@ -42,13 +42,14 @@ ALL_PAIRS := $(sort $(PAIRS) $(patsubst build/%/registry.inc,%,$(wildcard build/
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all gen deps test demo bench install dist clean help format lint run-tests run-demo run-bench diff-gen
+.PHONY: all gen deps test demo bench install dist clean help format lint run-tests run-demo run-bench diff-gen test-programs sanitized
 all:
 
 # ---- targets that install what they need first, then call make again ----------------------------
 
 test: deps
 	@$(MAKE) --no-print-directory -j$(JOBS) test-programs
+	@$(MAKE) --no-print-directory -j$(JOBS) sanitized
 	@$(MAKE) --no-print-directory run-tests
 
 demo: deps

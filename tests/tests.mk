@@ -50,6 +50,14 @@ $(B)/tests/nvrtc: tests/nvrtc.c
 test-programs: $(B)/spectraformer $(B)/libspectraformer.so $(TEST_BIN) $(B)/tests/golden $(ALONE_BIN) \
 	$(B)/tests/test_gradient $(B)/tests/nvrtc
 
+# The same sources under AddressSanitizer and UndefinedBehaviorSanitizer.
+ASAN_NAMES := test_support test_files test_matrix test_data test_model test_softmax test_row test_property_attention \
+	test_property_state
+ASAN_MAKE := B=build/asan OPT=-O1 SAN='-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer'
+sanitized:
+	@$(MAKE) --no-print-directory $(ASAN_MAKE) $(ASAN_NAMES:%=build/asan/tests/%) build/asan/tests/golden \
+	    build/asan/tests/test_gradient build/asan/spectraformer
+
 run-tests: test-programs
 	@sh tests/run.sh \
 	    'lint=sh tests/lint.sh' \
@@ -60,4 +68,7 @@ run-tests: test-programs
 	    $(foreach t,$(notdir $(ALONE_BIN)),'$(t)=$(B)/tests/$(t)') \
 	    'golden=sh tests/golden.sh $(B)/tests/golden' \
 	    'cli=sh tests/cli.sh' \
+	    $(foreach t,$(ASAN_NAMES) test_gradient,'asan-$(t)=build/asan/tests/$(t)') \
+	    'asan-golden=sh tests/golden.sh build/asan/tests/golden' \
+	    'asan-cli=SPECTRAFORMER=build/asan/spectraformer sh tests/cli.sh' \
 	    'newcomer=sh tests/newcomer.sh'

@@ -43,11 +43,16 @@ VEC_FN attn_sizes attn_sizes_of(const attn_plan *p, int tiles)
     return z;
 }
 
-/* Scratch is handed out in whole cache lines. */
-VEC_FN real *attn_take(real **scratch, int64_t n)
+/* Hands out scratch in whole cache lines; without a base it only counts. */
+typedef struct attn_arena {
+    real *base;
+    int64_t used;
+} attn_arena;
+
+VEC_FN real *attn_take(attn_arena *arena, int64_t n)
 {
-    real *p = *scratch;
-    *scratch += pad16(n);
+    real *p = arena->base != NULL ? arena->base + arena->used : NULL;
+    arena->used += pad16(n);
     return p;
 }
 
@@ -80,12 +85,12 @@ typedef struct attn_block {
     real *x, *x2, *r2, *tok;
 } attn_block;
 
-VEC_FN void take_block(const attn_sizes *z, attn_block *b, real **scratch)
+VEC_FN void take_block(const attn_sizes *z, attn_block *b, attn_arena *arena)
 {
-    b->x = attn_take(scratch, z->block * z->DP);
-    b->x2 = attn_take(scratch, z->block);
-    b->r2 = attn_take(scratch, z->block);
-    b->tok = attn_take(scratch, z->block * NTOK);
+    b->x = attn_take(arena, z->block * z->DP);
+    b->x2 = attn_take(arena, z->block);
+    b->r2 = attn_take(arena, z->block);
+    b->tok = attn_take(arena, z->block * NTOK);
 }
 
 VEC_FN vec load_part(const real *p, int64_t left)
@@ -141,6 +146,30 @@ VEC_FN void load_token(const attn_sizes *z, int side, real scale, const real *sr
     }
     b->x2[t] = vsum(mapped2);
     b->r2[t] = vsum(raw2);
+}
+
+/* From the gradient gx (DP) of mapped token t and those of its norms to the gradient of the source;
+ * adds to dv (NV, DP), the vectors' gradients, unless NULL. */
+VEC_FN void store_gradient(const attn_sizes *z, int side, real scale, const real *src,
+                           const real *v, const attn_block *b, int64_t t, const real *gx, real gx2,
+                           real gr2, real *dst, real *dv)
+{
+    for (int64_t c = 0; c < z->D; c += VL) {
+        int64_t left = z->D - c;
+        vec par[PARAM_V], gpar[PARAM_V], graw;
+        load_vectors(z, v, c, par);
+        vec raw = load_part(src + c, left) * scale;
+        vec g = vload(gx + c) + vload(b->x + t * z->DP + c) * (2 * gx2);
+        if (side == 0)
+            map_q_grad(raw, par, g, &graw, gpar);
+        else
+            map_k_grad(raw, par, g, &graw, gpar);
+        store_part(dst + c, (graw + raw * (2 * gr2)) * scale, left);
+        for (int i = 0; i < NV && dv != NULL; i++) {
+            vec part = left < VL ? v_first(gpar[i], left) : gpar[i];
+            vstore(dv + i * z->DP + c, vload(dv + i * z->DP + c) + part);
+        }
+    }
 }
 
 /* The rows up to a whole register block are 0. */

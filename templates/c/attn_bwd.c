@@ -1,300 +1,290 @@
-/* Linear attention, backward; features are made again, a block of tokens at a time.
- *
- * The queries come first: they give their own gradients and the state's, dz and dS. Then the keys.
- * With g = [go | -(go.o)] / den and the state as rows [S | z]:
- *
- *     queries  dphi = g [S | z]^T      d[S | z] += phi^T g
- *     keys     dphi = [v | 1] d[S | z]^T      dv = phi dS
- *
- * phi_grad turns dphi into gradients of u, |x|^2 and the parameters; maxima are constants. */
+/* Linear attention, backward: features are computed again, nothing of size tokens x features is
+ * kept. With g = [go/den, -(go.o)/den] of a query and S~ = [S, z]:
+ *     queries: dphi = S~ g, dS~ += phi g^T     keys: dphi = dS~ [v, 1], dv = dS^T phi
+ * then through the feature, W, the map and the scale. The maxima are constants: o does not depend
+ * on them. */
 #include "stub.h"
 
 #include "attn.h"
 
+enum { BWD_TILES = 3 + SIGNED };
+
 typedef struct bwd_scratch {
     attn_hoisted h;
     attn_block b;
+    real *u;          /* (block, ldu)  projections, then their gradients */
+    real *phi;        /* (block, ldf)  logs of queries, then features */
+    real *sign;       /* (block, ldf)  only if SIGNED, of queries */
+    real *dphi;       /* (block, ldf) */
+    real *v;          /* (block, DVP)  g of queries, values of keys */
+    real *gv;         /* (block, DVP) */
+    real *gx;         /* (block, DP) */
+    real *gden;       /* (block)       last element of g */
+    real *shift;      /* (F) */
+    real *transposed; /* (DV, F)       S of queries, dS of keys */
+    real *gs;         /* (NS, VL)      sums of the scalars' gradients */
     int64_t ldu;
-    real *u;         /* (block, ldu)  projections, then their gradients */
-    real *phi;       /* (block, ldf)  features */
-    real *e;         /* (block, ldf)  their exponential part; the same array unless SIGNED */
-    real *dphi;      /* (block, ldf) */
-    real *g;         /* (block, DVP)  left columns of g, or values */
-    real *last;      /* (block)  last column of g, or ones */
-    real *out;       /* (block, max(DP, DVP)) */
-    real *across;    /* (DV, F)  S or dS transposed */
-    real *shift;     /* (F) */
-    real *gx2, *gr2; /* (block) */
 } bwd_scratch;
 
-static attn_sizes bwd_sizes(const attn_plan *p)
+VEC_FN int64_t bwd_take(const attn_sizes *z, real *scratch, bwd_scratch *w)
 {
-    return attn_sizes_of(p, 3 + SIGNED);
-}
-
-VEC_FN real *bwd_take(const attn_sizes *z, real *at, bwd_scratch *w)
-{
+    attn_arena arena = {scratch, 0};
     w->ldu = z->MP + PAD;
-    w->h.row = attn_take(&at, NROW * z->MP);
-    take_block(z, &w->b, &at);
-    w->u = attn_take(&at, z->block * w->ldu);
-    w->phi = attn_take(&at, z->block * z->ldf);
-    w->e = SIGNED ? attn_take(&at, z->block * z->ldf) : w->phi;
-    w->dphi = attn_take(&at, z->block * z->ldf);
-    w->g = attn_take(&at, z->block * z->DVP);
-    w->last = attn_take(&at, z->block);
-    w->out = attn_take(&at, z->block * (z->DP > z->DVP ? z->DP : z->DVP));
-    w->across = attn_take(&at, z->DV * z->F);
-    w->shift = attn_take(&at, z->F);
-    w->gx2 = attn_take(&at, z->block);
-    w->gr2 = attn_take(&at, z->block);
-    return at;
+    w->h.row = attn_take(&arena, NROW * z->MP);
+    take_block(z, &w->b, &arena);
+    w->u = attn_take(&arena, z->block * w->ldu);
+    w->phi = attn_take(&arena, z->block * z->ldf);
+    w->sign = attn_take(&arena, SIGNED ? z->block * z->ldf : 0);
+    w->dphi = attn_take(&arena, z->block * z->ldf);
+    w->v = attn_take(&arena, z->block * z->DVP);
+    w->gv = attn_take(&arena, z->block * z->DVP);
+    w->gx = attn_take(&arena, z->block * z->DP);
+    w->gden = attn_take(&arena, z->block);
+    w->shift = attn_take(&arena, z->F);
+    w->transposed = attn_take(&arena, z->DV * z->F);
+    w->gs = attn_take(&arena, PARAM_S * VL);
+    return arena.used;
 }
 
-static int64_t scratch_reals(const attn_plan *p)
+static int64_t bwd_reals(const attn_plan *p)
 {
-    attn_sizes z = bwd_sizes(p);
+    attn_sizes z = attn_sizes_of(p, BWD_TILES);
     bwd_scratch w;
-    real base[1];
-    return bwd_take(&z, base, &w) - base;
+    return bwd_take(&z, NULL, &w);
 }
 
-VEC_FN void transpose(const attn_sizes *z, const real *S, real *across)
+VEC_FN void transpose(const attn_sizes *z, const real *S, real *transposed)
 {
-    for (int64_t f = 0; f < z->F; f++)
-        for (int64_t c = 0; c < z->DV; c++)
-            across[c * z->F + f] = S[f * z->DVP + c];
+    for (int64_t c = 0; c < z->DV; c++)
+        for (int64_t f = 0; f < z->F; f++)
+            transposed[c * z->F + f] = S[f * z->DVP + c];
 }
 
-/* Features of the block's keys, from the finished maxima. */
-VEC_FN void key_features(const attn_sizes *z, const bwd_scratch *w)
+/* Gradients of one token's norms, summed over rows of W. */
+typedef struct norm_grad {
+    vec x2, r2;
+} norm_grad;
+
+/* Through VL features from row r of token t: dphi to the gradient of u (stored) and of the norms;
+ * value: exp of the shifted log. */
+VEC_FN void feature_gradient(const attn_plan *p, const attn_params *a, const bwd_scratch *w,
+                             int64_t t, int64_t r, const vec *row, const vec *value,
+                             const vec *sign, const vec *dphi, norm_grad *sum, bool want_params)
 {
-    for (int64_t r = 0; r < z->MP; r += VL) {
-        vec row[NROW];
-        load_row(z, &w->h, r, row);
-        for (int64_t t = 0; t < w->b.n; t++) {
-            vec log[LANES], sign[LANES];
-            phi(vload(w->u + t * w->ldu + r), row, w->h.uni, w->b.tok + t * NTOK, log, sign);
-            for (int l = 0; l < LANES; l++) {
-                int64_t at = t * z->ldf + l * z->MP + r;
-                vec e = v_exp(log[l] - vload(w->shift + l * z->MP + r));
-                vstore(w->e + at, e);
-                if (SIGNED)
-                    vstore(w->phi + at, e * sign[l]);
-            }
-        }
+    const attn_block *b = &w->b;
+    const real *tok = b->tok + t * NTOK;
+    vec w2 = vload(p->w2 + r), u = vload(w->u + t * w->ldu + r);
+    vec glog[LANES], gsign[LANES], gu, gx2, gr2;
+    for (int l = 0; l < LANES; l++) {
+        vec g = dphi[l] * value[l];
+        gsign[l] = g;
+        glog[l] = SIGNED ? g * sign[l] : g;
+    }
+    phi_grad(u, w2, row, w->h.uni, tok, glog, gsign, &gu, &gx2, &gr2);
+    vstore(w->u + t * w->ldu + r, gu);
+    sum->x2 += gx2;
+    sum->r2 += gr2;
+    if (want_params) {
+        vec gs[PARAM_S];
+        phi_pgrad(u, w2, a->s, row, w->h.uni, tok, b->x2[t], b->r2[t], glog, gsign, gs);
+        for (int i = 0; i < NS; i++)
+            vstore(w->gs + i * VL, vload(w->gs + i * VL) + gs[i]);
     }
 }
 
-/* Features of query t relative to its largest. */
-VEC_FN void query_features(const attn_sizes *z, const bwd_scratch *w, int64_t t)
+VEC_FN void params_begin(const bwd_scratch *w)
 {
-    real *e_t = w->e + t * z->ldf, *phi_t = w->phi + t * z->ldf;
+    for (int i = 0; i < PARAM_S; i++)
+        vstore(w->gs + i * VL, vset(0));
+}
+
+VEC_FN void params_end(const bwd_scratch *w, real *dparams)
+{
+    for (int i = 0; i < NS && dparams != NULL; i++)
+        dparams[i] += vsum(vload(w->gs + i * VL));
+}
+
+/* Logs of token t with the keys' maxima, signs; returns the largest log. */
+VEC_FN vec query_logs(const attn_sizes *z, const bwd_scratch *w, int64_t t)
+{
     vec max = vset(-REAL_MAX);
     for (int64_t r = 0; r < z->MP; r += VL) {
         vec row[NROW], log[LANES], sign[LANES];
         load_row(z, &w->h, r, row);
         phi(vload(w->u + t * w->ldu + r), row, w->h.uni, w->b.tok + t * NTOK, log, sign);
         for (int l = 0; l < LANES; l++) {
-            vec shifted = log[l] + vload(w->shift + l * z->MP + r);
-            vstore(e_t + l * z->MP + r, shifted);
+            int64_t f = l * z->MP + r;
+            vec shifted = log[l] + vload(w->shift + f);
+            vstore(w->phi + t * z->ldf + f, shifted);
             if (SIGNED)
-                vstore(phi_t + l * z->MP + r, sign[l]);
+                vstore(w->sign + t * z->ldf + f, sign[l]);
             max = v_max(max, shifted);
         }
     }
-    max = vset(vhmax(max));
-    for (int64_t f = 0; f < z->F; f += VL) {
-        vec e = v_exp(vload(e_t + f) - max);
-        vstore(e_t + f, e);
-        if (SIGNED)
-            vstore(phi_t + f, e * vload(phi_t + f));
-    }
+    return vset(vhmax(max));
 }
 
-/* dphi + last * row, through the feature: u becomes the projections' gradient. */
-VEC_FN void feature_grad(const attn_plan *p, const attn_sizes *z, const bwd_scratch *w,
-                         const real *s, const real *row_of_last, vec *params)
+/* Features of token t; dphi to the gradient of u; dz += phi gden. */
+VEC_FN norm_grad query_gradient(const attn_plan *p, const attn_sizes *z, const attn_params *a,
+                                const bwd_scratch *w, int64_t t, const real *zsum, real *dz,
+                                bool want_params)
 {
-    for (int64_t t = 0; t < w->b.n; t++) {
-        vec gx2 = vset(0), gr2 = vset(0), last = vset(w->last[t]);
-        const real *tok = w->b.tok + t * NTOK;
-        for (int64_t r = 0; r < z->MP; r += VL) {
-            vec glog[LANES], gsign[LANES], row[NROW], gu, x2, r2;
-            real *u = w->u + t * w->ldu + r;
-            vec proj = vload(u), w2 = vload(p->w2 + r);
-            load_row(z, &w->h, r, row);
-            for (int l = 0; l < LANES; l++) {
-                int64_t f = l * z->MP + r, at = t * z->ldf + f;
-                vec dphi = vload(w->dphi + at) + last * vload(row_of_last + f);
-                glog[l] = dphi * vload(w->phi + at);
-                gsign[l] = SIGNED ? dphi * vload(w->e + at) : vset(0);
+    norm_grad sum = {vset(0), vset(0)};
+    vec max = query_logs(z, w, t), gden = vset(w->gden[t]);
+    for (int64_t r = 0; r < z->MP; r += VL) {
+        vec row[NROW], value[LANES], sign[LANES], dphi[LANES];
+        load_row(z, &w->h, r, row);
+        for (int l = 0; l < LANES; l++) {
+            int64_t f = l * z->MP + r, at = t * z->ldf + f;
+            value[l] = v_exp(vload(w->phi + at) - max);
+            vec feature = value[l];
+            if (SIGNED) {
+                sign[l] = vload(w->sign + at);
+                feature *= sign[l];
             }
-            phi_grad(proj, w2, row, w->h.uni, tok, glog, gsign, &gu, &x2, &r2);
-            vstore(u, gu);
-            gx2 += x2;
-            gr2 += r2;
-            if (params) {
-                vec gs[PARAM_S];
-                phi_pgrad(proj, w2, s, row, w->h.uni, tok, w->b.x2[t], w->b.r2[t], glog, gsign, gs);
-                for (int i = 0; i < NS; i++)
-                    params[i] += gs[i];
-            }
+            vstore(w->phi + at, feature);
+            vstore(dz + f, vload(dz + f) + feature * gden);
+            dphi[l] = vload(w->dphi + at) + vload(zsum + f) * gden;
         }
-        w->gx2[t] = vsum(gx2);
-        w->gr2[t] = vsum(gr2);
+        feature_gradient(p, a, w, t, r, row, value, sign, dphi, &sum, want_params);
     }
+    return sum;
 }
 
-/* The gradient of token t, whose input was src, into gx; w->out has W^T du. */
-VEC_FN void token_grad(const attn_plan *p, const attn_sizes *z, const bwd_scratch *w, int side,
-                       int64_t t, const real *src, const real *v, real *gx, real *dvectors)
-{
-    vec x2 = vset(2 * w->gx2[t]), r2 = vset(2 * w->gr2[t]);
-    for (int64_t c = 0; c < z->D; c += VL) {
-        vec par[PARAM_V], gpar[PARAM_V], gin;
-        vec raw = load_part(src + c, z->D - c) * p->scale;
-        vec g = vload(w->out + t * z->DP + c) + x2 * vload(w->b.x + t * z->DP + c);
-        load_vectors(z, v, c, par);
-        if (side == 0)
-            map_q_grad(raw, par, g, &gin, gpar);
-        else
-            map_k_grad(raw, par, g, &gin, gpar);
-        store_part(gx + c, (gin + r2 * raw) * p->scale, z->D - c);
-        for (int i = 0; i < NV && dvectors; i++) {
-            real *to = dvectors + i * z->DP + c;
-            vstore(to, vload(to) + gpar[i]);
-        }
-    }
-}
-
-/* From dphi to the tokens' gradients and the parameters'. */
-VEC_FN void block_grad(const attn_plan *p, const attn_sizes *z, const bwd_scratch *w,
-                       const attn_params *a, int side, const real *row_of_last,
-                       const int64_t *index, const real *x, int64_t ldx, real *gx, int64_t ldgx,
-                       real *dparams)
-{
-    vec scalars[PARAM_S];
-    for (int i = 0; i < NS; i++)
-        scalars[i] = vset(0);
-    feature_grad(p, z, w, a->s, row_of_last, dparams ? scalars : NULL);
-    for (int i = 0; i < NS && dparams; i++)
-        dparams[i] += vsum(scalars[i]);
-    int64_t rows = pad_block(w->b.n, w->ldu, w->u);
-    tile_mul(rows, z->DP, z->MP, w->u, w->ldu, p->w, z->DP, w->out, z->DP);
-    for (int64_t t = 0; t < w->b.n; t++)
-        token_grad(p, z, w, side, t, x + index[t] * ldx, a->v, gx + index[t] * ldgx,
-                   dparams ? dparams + NS : NULL);
-}
-
-/* g of token t: go / den and -(go.o) / den. */
-VEC_FN void output_grad(const attn_sizes *z, const bwd_scratch *w, int64_t t, const real *o,
-                        real den, const real *go)
+/* g of token t from the gradient of its output. */
+VEC_FN void query_g(const attn_sizes *z, const bwd_scratch *w, int64_t t, real den, const real *o,
+                    const real *go)
 {
     real inverse = den != 0 ? 1 / den : 0;
     vec dot = vset(0);
     for (int64_t c = 0; c < z->DVP; c += VL) {
         int64_t left = z->DV - c;
-        vec g = left > 0 ? load_part(go + c, left) * inverse : vset(0);
-        vstore(w->g + t * z->DVP + c, g);
+        vec g = left > 0 ? load_part(go + c, left) : vset(0);
         if (left > 0)
             dot += g * load_part(o + c, left);
+        vstore(w->v + t * z->DVP + c, g * inverse);
     }
-    w->last[t] = -vsum(dot);
+    w->gden[t] = -vsum(dot) * inverse;
 }
 
-static bool is_empty(const real *state)
+static void bwd_queries(const attn_plan *p, const attn_params *a, int64_t n, const real *q,
+                        int64_t ldq, const real *state, const real *o, int64_t ldo, const real *den,
+                        const real *go, int64_t ldgo, real *gq, int64_t ldgq, real *dstate,
+                        real *dparams, real *scratch)
 {
-    return state[0] == -(real)INFINITY;
-}
-
-static void zero_row(int64_t n, real *x)
-{
-    memset(x, 0, (size_t)n * sizeof *x);
-}
-
-static void queries(const attn_plan *p, const attn_params *a, int64_t n, const real *q, int64_t ldq,
-                    const real *state, const real *o, int64_t ldo, const real *den, const real *go,
-                    int64_t ldgo, real *gq, int64_t ldgq, real *dstate, real *dparams,
-                    real *scratch)
-{
-    attn_sizes z = bwd_sizes(p);
+    attn_sizes z = attn_sizes_of(p, BWD_TILES);
     bwd_scratch w;
     bwd_take(&z, scratch, &w);
-    for (int64_t i = 0; i < n && is_empty(state); i++)
-        zero_row(z.D, gq + i * ldgq);
-    if (is_empty(state))
-        return;
-    const real *zsum = state + z.F, *S = zsum + z.F;
-    real *dz = dstate, *dS = dstate + z.F;
     hoist(p, &z, a->s, &w.h);
-    query_shift(p, &z, state, w.shift);
-    transpose(&z, S, w.across);
-    int64_t index[BLOCK_MAX + 1];
-    for (int64_t first = 0; first < n;) {
-        first = choose_tokens(first, n, NULL, z.block, index, &w.b.n);
+    params_begin(&w);
+    transpose(&z, state + 2 * z.F, w.transposed);
+    for (int64_t f = 0; f < z.F; f += VL) {
+        vec max = vload(state + f);
+        vstore(w.shift + f, p->logw != NULL ? max + vload(p->logw + f % z.MP) : max);
+    }
+    real *dv = NV > 0 && dparams != NULL ? dparams + NS : NULL;
+    norm_grad sums[BLOCK_MAX];
+    for (int64_t first = 0; first < n; first += w.b.n) {
+        w.b.n = n - first < z.block ? n - first : z.block;
         for (int64_t t = 0; t < w.b.n; t++) {
-            load_token(&z, 0, p->scale, q + index[t] * ldq, a->v, &w.b, t);
-            output_grad(&z, &w, t, o + index[t] * ldo, den[index[t]], go + index[t] * ldgo);
+            load_token(&z, 0, p->scale, q + (first + t) * ldq, a->v, &w.b, t);
+            query_g(&z, &w, t, den[first + t], o + (first + t) * ldo, go + (first + t) * ldgo);
         }
         project(p, &z, &w.h, &w.b, w.u, w.ldu);
+        int64_t rows = pad_block(w.b.n, z.DVP, w.v);
+        tile_mul(rows, z.F, z.DV, w.v, z.DVP, w.transposed, z.F, w.dphi, z.ldf);
         for (int64_t t = 0; t < w.b.n; t++)
-            query_features(&z, &w, t);
-        int64_t rows = pad_block(w.b.n, z.DVP, w.g);
-        tile_mul(rows, z.F, z.DV, w.g, z.DVP, w.across, z.F, w.dphi, z.ldf);
-        for (int64_t f = 0; f < z.F; f += VL) {
-            vec sum = vload(dz + f);
-            for (int64_t t = 0; t < w.b.n; t++)
-                sum += vload(w.phi + t * z.ldf + f) * w.last[t];
-            vstore(dz + f, sum);
-        }
-        tile_rank(w.b.n, z.F, z.DVP, w.phi, z.ldf, w.g, z.DVP, dS, z.DVP);
-        block_grad(p, &z, &w, a, 0, zsum, index, q, ldq, gq, ldgq, dparams);
+            sums[t] = dparams != NULL ? query_gradient(p, &z, a, &w, t, state + z.F, dstate, true)
+                                      : query_gradient(p, &z, a, &w, t, state + z.F, dstate, false);
+        tile_rank(w.b.n, z.F, z.DVP, w.phi, z.ldf, w.v, z.DVP, dstate + z.F, z.DVP);
+        pad_block(w.b.n, w.ldu, w.u);
+        tile_mul(rows, z.DP, z.M, w.u, w.ldu, p->w, z.DP, w.gx, z.DP);
+        for (int64_t t = 0; t < w.b.n; t++)
+            store_gradient(&z, 0, p->scale, q + (first + t) * ldq, a->v, &w.b, t, w.gx + t * z.DP,
+                           vsum(sums[t].x2), vsum(sums[t].r2), gq + (first + t) * ldgq, dv);
     }
+    params_end(&w, dparams);
 }
 
-static void keys(const attn_plan *p, const attn_params *a, int64_t n, const real *k, int64_t ldk,
-                 const real *v, int64_t ldv, const uint8_t *mask, const real *state,
-                 const real *dstate, real *gk, int64_t ldgk, real *gv, int64_t ldgv, real *dparams,
-                 real *scratch)
+/* Features of token t, dphi to the gradient of u. */
+VEC_FN norm_grad key_gradient(const attn_plan *p, const attn_sizes *z, const attn_params *a,
+                              const bwd_scratch *w, int64_t t, const real *dz, bool want_params)
 {
-    attn_sizes z = bwd_sizes(p);
+    norm_grad sum = {vset(0), vset(0)};
+    for (int64_t r = 0; r < z->MP; r += VL) {
+        vec row[NROW], value[LANES], sign[LANES], dphi[LANES], log[LANES];
+        load_row(z, &w->h, r, row);
+        phi(vload(w->u + t * w->ldu + r), row, w->h.uni, w->b.tok + t * NTOK, log, sign);
+        for (int l = 0; l < LANES; l++) {
+            int64_t f = l * z->MP + r, at = t * z->ldf + f;
+            value[l] = v_exp(log[l] - vload(w->shift + f));
+            vstore(w->phi + at, SIGNED ? value[l] * sign[l] : value[l]);
+            dphi[l] = vload(w->dphi + at) + vload(dz + f);
+        }
+        feature_gradient(p, a, w, t, r, row, value, sign, dphi, &sum, want_params);
+    }
+    return sum;
+}
+
+/* Masked keys have gradient 0. */
+VEC_FN void zero_masked(int64_t n, const uint8_t *mask, int64_t width, real *g, int64_t ld)
+{
+    for (int64_t t = 0; t < n && mask != NULL; t++)
+        if (mask[t] == 0)
+            memset(g + t * ld, 0, (size_t)width * sizeof(real));
+}
+
+static void bwd_keys(const attn_plan *p, const attn_params *a, int64_t n, const real *k,
+                     int64_t ldk, const real *v, int64_t ldv, const uint8_t *mask,
+                     const real *state, const real *dstate, real *gk, int64_t ldgk, real *gv,
+                     int64_t ldgv, real *dparams, real *scratch)
+{
+    attn_sizes z = attn_sizes_of(p, BWD_TILES);
     bwd_scratch w;
     bwd_take(&z, scratch, &w);
-    for (int64_t i = 0; i < n; i++)
-        if (is_empty(state) || (mask && !mask[i])) {
-            zero_row(z.D, gk + i * ldgk);
-            zero_row(z.DV, gv + i * ldgv);
-        }
-    if (is_empty(state))
-        return;
-    const real *dz = dstate, *dS = dstate + z.F;
     hoist(p, &z, a->s, &w.h);
-    key_shift(&z, state, w.shift);
-    transpose(&z, dS, w.across);
-    for (int64_t t = 0; t < z.block; t++)
-        w.last[t] = 1;
-    int64_t index[BLOCK_MAX + 1];
+    params_begin(&w);
+    transpose(&z, dstate + z.F, w.transposed);
+    for (int64_t f = 0; f < z.F; f += VL) { /* rows without a key: shift inf makes them 0 */
+        vec max = vload(state + f);
+        vstore(w.shift + f, v_where(v_lt(max, vset(-REAL_MAX)), vset((real)INFINITY), max));
+    }
+    zero_masked(n, mask, z.D, gk, ldgk);
+    zero_masked(n, mask, z.DV, gv, ldgv);
+    real *dv = NV > 0 && dparams != NULL ? dparams + NS : NULL;
+    norm_grad sums[BLOCK_MAX];
+    int64_t index[BLOCK_MAX];
     for (int64_t first = 0; first < n;) {
         first = choose_tokens(first, n, mask, z.block, index, &w.b.n);
         if (w.b.n == 0)
             continue;
         for (int64_t t = 0; t < w.b.n; t++) {
             load_token(&z, 1, p->scale, k + index[t] * ldk, a->v, &w.b, t);
-            copy_padded(z.DV, v + index[t] * ldv, w.g + t * z.DVP);
+            copy_padded(z.DV, v + index[t] * ldv, w.v + t * z.DVP);
         }
         project(p, &z, &w.h, &w.b, w.u, w.ldu);
-        key_features(&z, &w);
-        int64_t rows = pad_block(w.b.n, z.ldf, w.phi);
-        tile_mul(rows, z.DVP, z.F, w.phi, z.ldf, dS, z.DVP, w.out, z.DVP);
+        int64_t rows = pad_block(w.b.n, z.DVP, w.v);
+        tile_mul(rows, z.F, z.DV, w.v, z.DVP, w.transposed, z.F, w.dphi, z.ldf);
         for (int64_t t = 0; t < w.b.n; t++)
+            sums[t] = dparams != NULL ? key_gradient(p, &z, a, &w, t, dstate, true)
+                                      : key_gradient(p, &z, a, &w, t, dstate, false);
+        pad_block(w.b.n, z.ldf, w.phi);
+        tile_mul(rows, z.DVP, z.F, w.phi, z.ldf, dstate + z.F, z.DVP, w.gv, z.DVP);
+        pad_block(w.b.n, w.ldu, w.u);
+        tile_mul(rows, z.DP, z.M, w.u, w.ldu, p->w, z.DP, w.gx, z.DP);
+        for (int64_t t = 0; t < w.b.n; t++) {
+            store_gradient(&z, 1, p->scale, k + index[t] * ldk, a->v, &w.b, t, w.gx + t * z.DP,
+                           vsum(sums[t].x2), vsum(sums[t].r2), gk + index[t] * ldgk, dv);
             for (int64_t c = 0; c < z.DV; c += VL)
-                store_part(gv + index[t] * ldgv + c, vload(w.out + t * z.DVP + c), z.DV - c);
-        pad_block(w.b.n, z.DVP, w.g);
-        tile_mul(rows, z.F, z.DV, w.g, z.DVP, w.across, z.F, w.dphi, z.ldf);
-        block_grad(p, &z, &w, a, 1, dz, index, k, ldk, gk, ldgk, dparams);
+                store_part(gv + index[t] * ldgv + c, vload(w.gv + t * z.DVP + c), z.DV - c);
+        }
     }
+    params_end(&w, dparams);
 }
 
 extern const attn_bwd_ops EXPORT(attn_bwd);
-const attn_bwd_ops EXPORT(attn_bwd) = {.scratch = scratch_reals, .queries = queries, .keys = keys};
+const attn_bwd_ops EXPORT(attn_bwd) = {
+    .scratch = bwd_reals,
+    .queries = bwd_queries,
+    .keys = bwd_keys,
+};

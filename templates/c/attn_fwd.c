@@ -7,6 +7,8 @@
 
 #include "attn.h"
 
+enum { FWD_TILES = 1 + SIGNED };
+
 typedef struct fwd_scratch {
     attn_hoisted h;
     attn_block b;
@@ -16,23 +18,23 @@ typedef struct fwd_scratch {
     real *shift; /* (F) */
 } fwd_scratch;
 
-VEC_FN real *fwd_take(const attn_sizes *z, real *at, fwd_scratch *w)
+VEC_FN int64_t fwd_take(const attn_sizes *z, real *scratch, fwd_scratch *w)
 {
-    w->h.row = attn_take(&at, NROW * z->MP);
-    take_block(z, &w->b, &at);
-    w->phi = attn_take(&at, z->block * z->ldf);
-    w->sign = attn_take(&at, SIGNED ? z->block * z->ldf : 0);
-    w->v = attn_take(&at, z->block * z->DVP);
-    w->shift = attn_take(&at, z->F);
-    return at;
+    attn_arena arena = {scratch, 0};
+    w->h.row = attn_take(&arena, NROW * z->MP);
+    take_block(z, &w->b, &arena);
+    w->phi = attn_take(&arena, z->block * z->ldf);
+    w->sign = attn_take(&arena, SIGNED ? z->block * z->ldf : 0);
+    w->v = attn_take(&arena, z->block * z->DVP);
+    w->shift = attn_take(&arena, z->F);
+    return arena.used;
 }
 
-static int64_t scratch_reals(const attn_plan *p)
+static int64_t fwd_reals(const attn_plan *p)
 {
-    attn_sizes z = attn_sizes_of(p, 1 + SIGNED);
+    attn_sizes z = attn_sizes_of(p, FWD_TILES);
     fwd_scratch w;
-    real base[1];
-    return fwd_take(&z, base, &w) - base;
+    return fwd_take(&z, NULL, &w);
 }
 
 /* Multiplies VL rows of z and S by factor's lanes. */
@@ -102,10 +104,11 @@ VEC_FN void key_features(const attn_sizes *z, const fwd_scratch *w, real *state)
     }
 }
 
-static void keys(const attn_plan *p, const attn_params *a, int64_t n, const real *k, int64_t ldk,
-                 const real *v, int64_t ldv, const uint8_t *mask, real *state, real *scratch)
+static void fwd_keys(const attn_plan *p, const attn_params *a, int64_t n, const real *k,
+                     int64_t ldk, const real *v, int64_t ldv, const uint8_t *mask, real *state,
+                     real *scratch)
 {
-    attn_sizes z = attn_sizes_of(p, 1 + SIGNED);
+    attn_sizes z = attn_sizes_of(p, FWD_TILES);
     fwd_scratch w;
     fwd_take(&z, scratch, &w);
     hoist(p, &z, a->s, &w.h);
@@ -124,7 +127,7 @@ static void keys(const attn_plan *p, const attn_params *a, int64_t n, const real
     }
 }
 
-static void merge(const attn_plan *p, real *dst, const real *src)
+static void fwd_merge(const attn_plan *p, real *dst, const real *src)
 {
     attn_sizes z = attn_sizes_of(p, 1);
     for (int64_t f = 0; f < z.F; f += VL) {
@@ -169,14 +172,15 @@ VEC_FN real query_features(const attn_sizes *z, const fwd_scratch *w, int64_t t,
     return vsum(den);
 }
 
-static void queries(const attn_plan *p, const attn_params *a, int64_t n, const real *q, int64_t ldq,
-                    const real *state, real *o, int64_t ldo, real *den, real *scratch)
+static void fwd_queries(const attn_plan *p, const attn_params *a, int64_t n, const real *q,
+                        int64_t ldq, const real *state, real *o, int64_t ldo, real *den,
+                        real *scratch)
 {
-    attn_sizes z = attn_sizes_of(p, 1 + SIGNED);
+    attn_sizes z = attn_sizes_of(p, FWD_TILES);
     fwd_scratch w;
     fwd_take(&z, scratch, &w);
     hoist(p, &z, a->s, &w.h);
-    query_shift(p, &z, state, w.shift);
+    fwd_shift(p, &z, state, w.shift);
     for (int64_t first = 0; first < n; first += w.b.n) {
         w.b.n = n - first < z.block ? n - first : z.block;
         for (int64_t t = 0; t < w.b.n; t++)
@@ -213,10 +217,10 @@ VEC_FN void write_features(const attn_sizes *z, const fwd_scratch *w, real *log,
         }
 }
 
-static void features(const attn_plan *p, const attn_params *a, int side, int64_t n, const real *x,
-                     int64_t ldx, real *log, real *sign, real *scratch)
+static void fwd_features(const attn_plan *p, const attn_params *a, int side, int64_t n,
+                         const real *x, int64_t ldx, real *log, real *sign, real *scratch)
 {
-    attn_sizes z = attn_sizes_of(p, 1 + SIGNED);
+    attn_sizes z = attn_sizes_of(p, FWD_TILES);
     fwd_scratch w;
     fwd_take(&z, scratch, &w);
     hoist(p, &z, a->s, &w.h);
@@ -231,9 +235,9 @@ static void features(const attn_plan *p, const attn_params *a, int side, int64_t
 
 extern const attn_fwd_ops EXPORT(attn_fwd);
 const attn_fwd_ops EXPORT(attn_fwd) = {
-    .scratch = scratch_reals,
-    .keys = keys,
-    .merge = merge,
-    .queries = queries,
-    .features = features,
+    .scratch = fwd_reals,
+    .keys = fwd_keys,
+    .merge = fwd_merge,
+    .queries = fwd_queries,
+    .features = fwd_features,
 };

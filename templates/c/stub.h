@@ -91,7 +91,7 @@ VEC_FN void tphi_grad(vec u, vec w2, real x2, real r2, const real *s, const vec 
     gs[0] = glog[0] * w2;
 }
 
-#else /* STUB_SIGNED: exp(a |w|^2 + |x'|^2/2 - g |x|^2/2) (cos u, sin u), x' = x v or x / v */
+#else /* STUB_SIGNED: exp(a |w|^2 + |x'|^2/2 - |x|^2/4) (cos u, sin u), x' = x v or x / v */
 
 #define FEATURE_ID stub_signed
 enum { LANES = 2, SIGNED = 1, NS = 2, NV = 1 };
@@ -106,7 +106,6 @@ VEC_FN void phi_row(vec w2, const real *uni, vec *row)
     row[0] = w2 * uni[0];
 }
 
-/* The norms are worth a whole array: NTOK is 1, and gaussian is folded in by scaling r2. */
 VEC_FN void phi_token(real x2, real r2, const real *uni, real *tok)
 {
     (void)uni;

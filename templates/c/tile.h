@@ -28,29 +28,35 @@ enum { TILE_ROWS = 12, MUL_R = 6, MUL_C = 2, RANK_R = 4, RANK_C = 2 };
 #define TILE_KEEP(x) ((void)0)
 #endif
 
-#define TILE_UNROLL _Pragma("GCC unroll 16")
-
 VEC_FN void tile_mul_block(int R, int C, int64_t K, const real *a, int64_t lda, const real *b,
                            int64_t ldb, real *c, int64_t ldc)
 {
     vec acc[MUL_R][MUL_C];
-    TILE_UNROLL for (int i = 0; i < R; i++) TILE_UNROLL for (int j = 0; j < C; j++) acc[i][j] =
-        vset(0);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; i++)
+#pragma GCC unroll 16
+        for (int j = 0; j < C; j++)
+            acc[i][j] = vset(0);
     for (int64_t k = 0; k < K; k++) {
         vec bk[MUL_C];
-        TILE_UNROLL for (int j = 0; j < C; j++)
-        {
+#pragma GCC unroll 16
+        for (int j = 0; j < C; j++) {
             bk[j] = vload(b + k * ldb + j * VL);
             TILE_KEEP(bk[j]);
         }
-        TILE_UNROLL for (int i = 0; i < R; i++)
-        {
+#pragma GCC unroll 16
+        for (int i = 0; i < R; i++) {
             vec ai = vset(a[i * lda + k]);
-            TILE_UNROLL for (int j = 0; j < C; j++) acc[i][j] += ai * bk[j];
+#pragma GCC unroll 16
+            for (int j = 0; j < C; j++)
+                acc[i][j] += ai * bk[j];
         }
     }
-    TILE_UNROLL for (int i = 0; i < R; i++) TILE_UNROLL for (int j = 0; j < C; j++)
-        vstore(c + i * ldc + j * VL, acc[i][j]);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; i++)
+#pragma GCC unroll 16
+        for (int j = 0; j < C; j++)
+            vstore(c + i * ldc + j * VL, acc[i][j]);
 }
 
 VEC_FN void tile_mul(int64_t rows, int64_t cols, int64_t K, const real *a, int64_t lda,
@@ -69,23 +75,31 @@ VEC_FN void tile_rank_block(int R, int C, int64_t n, const real *a, int64_t lda,
                             int64_t ldb, real *c, int64_t ldc)
 {
     vec acc[RANK_R][RANK_C];
-    TILE_UNROLL for (int i = 0; i < R; i++) TILE_UNROLL for (int j = 0; j < C; j++) acc[i][j] =
-        vload(c + i * ldc + j * VL);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; i++)
+#pragma GCC unroll 16
+        for (int j = 0; j < C; j++)
+            acc[i][j] = vload(c + i * ldc + j * VL);
     for (int64_t t = 0; t < n; t++) {
         vec bt[RANK_C];
-        TILE_UNROLL for (int j = 0; j < C; j++)
-        {
+#pragma GCC unroll 16
+        for (int j = 0; j < C; j++) {
             bt[j] = vload(b + t * ldb + j * VL);
             TILE_KEEP(bt[j]);
         }
-        TILE_UNROLL for (int i = 0; i < R; i++)
-        {
+#pragma GCC unroll 16
+        for (int i = 0; i < R; i++) {
             vec ai = vset(a[t * lda + i]);
-            TILE_UNROLL for (int j = 0; j < C; j++) acc[i][j] += ai * bt[j];
+#pragma GCC unroll 16
+            for (int j = 0; j < C; j++)
+                acc[i][j] += ai * bt[j];
         }
     }
-    TILE_UNROLL for (int i = 0; i < R; i++) TILE_UNROLL for (int j = 0; j < C; j++)
-        vstore(c + i * ldc + j * VL, acc[i][j]);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; i++)
+#pragma GCC unroll 16
+        for (int j = 0; j < C; j++)
+            vstore(c + i * ldc + j * VL, acc[i][j]);
 }
 
 VEC_FN void tile_rank(int64_t n, int64_t rows, int64_t cols, const real *a, int64_t lda,

@@ -6,7 +6,7 @@
  * so that a formula can be printed for either.
  *
  * Float accuracy, checked by tests/vec_ulp.c: exp, log, sin, cos 2 ulp, erf 4 ulp. sin and cos are
- * for |x| < 1e4, log for positive normal numbers. exp below 2e-38 may be 0; NaN stays NaN.
+ * for |x| < 1e4, log for positive normal numbers. exp below 2.8e-38 may be 0; NaN stays NaN.
  * Double is the verification build and calls libm lane by lane.
  */
 #ifndef SPECTRA_VEC_H
