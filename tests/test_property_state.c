@@ -73,15 +73,24 @@ static void make_plan(head *h, oracle_rng *r, int64_t D, int64_t DV, int64_t M)
     p->w = h->w, p->wt = h->wt, p->w2 = h->w2;
 }
 
-static head head_new(const attn_row *row, double deviation)
+typedef struct sizes {
+    int64_t D, DV, M;
+} sizes;
+
+/* Sizes are those the kernels are made for, else the given ones. */
+static head head_new(const attn_row *row, const sizes *z, double deviation)
 {
     oracle_rng r = {3};
     head h = {.kernels = row};
     if (registry_feature(row->feat, &h.info) != SPECTRA_OK)
         fail_msg("%s", spectra_message());
-    make_plan(&h, &r, row->D ? row->D : 20, row->DV ? row->DV : 12, row->M ? row->M : 100);
-    snprintf(h.name, sizeof h.name, "%s (%s, %s sizes)", row->feat, registry_isa_name(row->isa),
-             row->D ? "fixed" : "any");
+    if (row->D)
+        make_plan(&h, &r, row->D, row->DV, row->M);
+    else
+        make_plan(&h, &r, z->D, z->DV, z->M);
+    snprintf(h.name, sizeof h.name, "%s (%s, %s sizes), D = %d, DV = %d, M = %d", row->feat,
+             registry_isa_name(row->isa), row->D ? "fixed" : "any", (int)h.plan.D, (int)h.plan.DV,
+             (int)h.plan.M);
     for (int i = 0; i < h.info->scalars - 1; i++)
         h.s[i] = (float)h.info->scalar_default[i] - 0.1F;
     h.vec = attend_floats(h.info->vectors * h.plan.DP + 1);
@@ -114,7 +123,7 @@ static void for_each(void (*check)(head *), double deviation)
     for (const attn_row *row = generated_attn; row->feat; row++) {
         if (row->isa > registry_isa())
             continue;
-        head h = head_new(row, deviation);
+        head h = head_new(row, &(sizes){20, 12, 100}, deviation);
         check(&h);
         head_free(&h);
         seen++;
@@ -297,8 +306,13 @@ static void check_normaliser(head *h)
 }
 
 typedef struct gradients {
-    float *gq, *gk, *gv, *dstate;
+    float *gq, *gk, *gv, *dstate, *dparams;
 } gradients;
+
+static int64_t params_size(const head *h)
+{
+    return h->info->scalars + h->info->vectors * h->plan.DP;
+}
 
 /* The backward pass in chunks; sums of dstate are the only thing chunks share. */
 static gradients backward(const head *h, const float *state, int64_t chunk)
@@ -306,21 +320,40 @@ static gradients backward(const head *h, const float *state, int64_t chunk)
     const attn_bwd_ops *ops = h->kernels->bwd;
     const attn_params a = {h->s, h->vec};
     gradients g = {zeros(N * h->ldx), zeros(N * h->ldx), zeros(N * h->ldv),
-                   zeros(attn_dstate_reals(&h->plan, h->info->lanes))};
+                   zeros(attn_dstate_reals(&h->plan, h->info->lanes)), zeros(params_size(h))};
     for (int64_t i = 0; i < N; i += chunk)
         ops->queries(&h->plan, &a, N - i < chunk ? N - i : chunk, h->q + i * h->ldx, h->ldx, state,
                      whole.o + i * h->ldv, h->ldv, whole.den + i, h->go + i * h->ldv, h->ldv,
-                     g.gq + i * h->ldx, h->ldx, g.dstate, NULL, h->scratch);
+                     g.gq + i * h->ldx, h->ldx, g.dstate, g.dparams, h->scratch);
     for (int64_t j = 0; j < N; j += chunk)
         ops->keys(&h->plan, &a, N - j < chunk ? N - j : chunk, h->k + j * h->ldx, h->ldx,
                   h->v + j * h->ldv, h->ldv, h->mask + j, state, g.dstate, g.gk + j * h->ldx,
-                  h->ldx, g.gv + j * h->ldv, h->ldv, NULL, h->scratch);
+                  h->ldx, g.gv + j * h->ldv, h->ldv, g.dparams, h->scratch);
     return g;
 }
 
 static void gradients_free(gradients *g)
 {
-    free(g->gq), free(g->gk), free(g->gv), free(g->dstate);
+    free(g->gq), free(g->gk), free(g->gv), free(g->dstate), free(g->dparams);
+}
+
+static void check_gradients(const head *h, const char *what, const gradients *got,
+                            const gradients *want, double tolerance)
+{
+    const struct {
+        const char *name;
+        const float *got, *want;
+        int64_t n;
+    } all[] = {{"dq", got->gq, want->gq, N * h->ldx},
+               {"dk", got->gk, want->gk, N * h->ldx},
+               {"dv", got->gv, want->gv, N * h->ldv},
+               {"dparams", got->dparams, want->dparams, params_size(h)}};
+    char text[96];
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        snprintf(text, sizeof text, "%s %s", all[i].name, what);
+        /* the scalars' terms |w|^2 dlog cancel: sum of dlog = 0 */
+        check_close(h->name, text, all[i].n, all[i].got, all[i].want, i < 3 ? tolerance : 3e-3);
+    }
 }
 
 static void check_backward(head *h)
@@ -331,13 +364,57 @@ static void check_backward(head *h)
     gradients want = backward(h, state, N);
     for (int i = 0; i < 3; i++) {
         gradients got = backward(h, state, chunks[i]);
-        check_close(h->name, "dq in chunks", N * h->ldx, got.gq, want.gq, 1e-5);
-        check_close(h->name, "dk in chunks", N * h->ldx, got.gk, want.gk, 1e-5);
-        check_close(h->name, "dv in chunks", N * h->ldv, got.gv, want.gv, 1e-5);
+        check_gradients(h, "in chunks", &got, &want, 1e-5);
         gradients_free(&got);
     }
     gradients_free(&want);
     state_free(h, state);
+}
+
+/* Kernels for any size in portable C, whose derivatives test_gradient has checked. */
+static const attn_row *plain_kernels(const char *feat)
+{
+    const attn_row *row = generated_attn;
+    while (row->feat && (strcmp(row->feat, feat) != 0 || row->D || row->isa != ISA_PORTABLE))
+        row++;
+    if (!row->feat)
+        fail_msg("%s has no portable kernels for any size", feat);
+    return row;
+}
+
+/* The same numbers from every instruction set and from kernels made for their sizes. */
+static void check_plain(const attn_row *row, const sizes *z)
+{
+    head h = head_new(row, z, 0.5), plain = h;
+    plain.kernels = plain_kernels(row->feat);
+    const int64_t a = plain.kernels->fwd->scratch(&h.plan);
+    const int64_t b = plain.kernels->bwd->scratch(&h.plan);
+    plain.scratch = attend_floats(a > b ? a : b);
+    float *state = state_of_chunks(&plain, N);
+    read_state(&plain, state, N, &whole);
+    gradients want = backward(&plain, state, N);
+    state_free(&plain, state);
+    state = state_of_chunks(&h, N);
+    read_state(&h, state, N, &other);
+    check_same(&h, "outputs, against portable kernels", &other, &whole, 1e-5);
+    whole = other;
+    gradients got = backward(&h, state, N);
+    check_gradients(&h, "against portable kernels", &got, &want, 3e-5);
+    gradients_free(&want), gradients_free(&got);
+    state_free(&h, state);
+    free(plain.scratch);
+    head_free(&h);
+}
+
+static void test_plain(void **state)
+{
+    (void)state;
+    static const sizes any[] = {{20, 12, 100}, {64, 60, 256}, {8, 8, 8},
+                                {33, 17, 13},  {1, 1, 3},     {60, 128, 96}};
+    for (const attn_row *row = generated_attn; row->feat; row++)
+        for (size_t i = 0; i < (row->D ? 1 : sizeof any / sizeof any[0]); i++)
+            if (row->isa <= registry_isa())
+                check_plain(row, &any[i]);
 }
 
 static void test_chunks(void **state)
@@ -383,6 +460,7 @@ int main(void)
         cmocka_unit_test(test_chunks),     cmocka_unit_test(test_merge),
         cmocka_unit_test(test_empty),      cmocka_unit_test(test_rebase),
         cmocka_unit_test(test_normaliser), cmocka_unit_test(test_backward),
+        cmocka_unit_test(test_plain),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

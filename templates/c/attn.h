@@ -56,6 +56,12 @@ VEC_FN real *attn_take(attn_arena *arena, int64_t n)
     return p;
 }
 
+/* A block of tokens: x (block, DP) mapped, x2 and r2 (block), tok (block, NTOK). */
+typedef struct attn_block {
+    int64_t n;
+    real *x, *x2, *r2, *tok;
+} attn_block;
+
 /* A feature's hoisted values: of the head, and (NROW, MP) of the rows of W. */
 typedef struct attn_hoisted {
     real uni[NUNI];
@@ -73,17 +79,17 @@ VEC_FN void hoist(const attn_plan *p, const attn_sizes *z, const real *s, attn_h
     }
 }
 
+VEC_FN void hoist_tokens(const attn_hoisted *h, const attn_block *b)
+{
+    for (int64_t t = 0; t < b->n; t++)
+        phi_token(b->x2[t], b->r2[t], h->uni, b->tok + t * NTOK);
+}
+
 VEC_FN void load_row(const attn_sizes *z, const attn_hoisted *h, int64_t r, vec *row)
 {
     for (int i = 0; i < NROW; i++)
         row[i] = vload(h->row + i * z->MP + r);
 }
-
-/* A block of tokens: x (block, DP) mapped, x2 and r2 (block), tok (block, NTOK). */
-typedef struct attn_block {
-    int64_t n;
-    real *x, *x2, *r2, *tok;
-} attn_block;
 
 VEC_FN void take_block(const attn_sizes *z, attn_block *b, attn_arena *arena)
 {
@@ -180,12 +186,10 @@ VEC_FN int64_t pad_block(int64_t n, int64_t ld, real *x)
     return rows;
 }
 
-/* Projections u = W x into the first MP columns of `u`, and the tokens' hoisted values. */
-VEC_FN void project(const attn_plan *p, const attn_sizes *z, const attn_hoisted *h, attn_block *b,
-                    real *u, int64_t ldu)
+/* Projections u = W x into the first MP columns of `u`. */
+VEC_FN void project(const attn_plan *p, const attn_sizes *z, const attn_block *b, real *u,
+                    int64_t ldu)
 {
-    for (int64_t t = 0; t < b->n; t++)
-        phi_token(b->x2[t], b->r2[t], h->uni, b->tok + t * NTOK);
     int64_t rows = pad_block(b->n, z->DP, b->x);
     tile_mul(rows, z->MP, z->D, b->x, z->DP, p->wt, z->MP, u, ldu);
 }
@@ -218,6 +222,44 @@ VEC_FN void key_shift(const attn_sizes *z, const real *state, real *shift)
 {
     for (int64_t f = 0; f < z->F; f++)
         shift[f] = f % z->MP < z->M ? state[f] : (real)INFINITY;
+}
+
+/* S (F, DVP) into (DV, F). */
+VEC_FN void transpose(const attn_sizes *z, const real *S, real *transposed)
+{
+    for (int64_t c = 0; c < z->DV; c++)
+        for (int64_t f = 0; f < z->F; f++)
+            transposed[c * z->F + f] = S[f * z->DVP + c];
+}
+
+/* Of one query, from the gradient go of its output: g (DVP) = go / den; returns -(go.o) / den, the
+ * gradient of den. Both are 0 where den is. */
+VEC_FN real output_gradient(const attn_sizes *z, real den, const real *o, const real *go, real *g)
+{
+    real inverse = den != 0 ? 1 / den : 0;
+    vec dot = vset(0);
+    for (int64_t c = 0; c < z->DVP; c += VL) {
+        int64_t left = z->DV - c;
+        vec part = left > 0 ? load_part(go + c, left) : vset(0);
+        if (left > 0)
+            dot += part * load_part(o + c, left);
+        vstore(g + c, part * inverse);
+    }
+    return -vsum(dot) * inverse;
+}
+
+/* o (DV) = the numerators / den. */
+VEC_FN void store_output(const attn_sizes *z, real den, const real *numerator, real *o)
+{
+    real inverse = den != 0 ? 1 / den : 0;
+    for (int64_t c = 0; c < z->DV; c += VL)
+        store_part(o + c, vload(numerator + c) * inverse, z->DV - c);
+}
+
+VEC_FN void copy_out(int64_t n, const real *from, real *to)
+{
+    for (int64_t c = 0; c < n; c += VL)
+        store_part(to + c, vload(from + c), n - c);
 }
 
 #endif

@@ -53,13 +53,6 @@ static int64_t bwd_reals(const attn_plan *p)
     return bwd_take(&z, NULL, &w);
 }
 
-VEC_FN void transpose(const attn_sizes *z, const real *S, real *transposed)
-{
-    for (int64_t c = 0; c < z->DV; c++)
-        for (int64_t f = 0; f < z->F; f++)
-            transposed[c * z->F + f] = S[f * z->DVP + c];
-}
-
 /* Gradients of one token's norms, summed over rows of W. */
 typedef struct norm_grad {
     vec x2, r2;
@@ -151,22 +144,6 @@ VEC_FN norm_grad query_gradient(const attn_plan *p, const attn_sizes *z, const a
     return sum;
 }
 
-/* g of token t from the gradient of its output. */
-VEC_FN void query_g(const attn_sizes *z, const bwd_scratch *w, int64_t t, real den, const real *o,
-                    const real *go)
-{
-    real inverse = den != 0 ? 1 / den : 0;
-    vec dot = vset(0);
-    for (int64_t c = 0; c < z->DVP; c += VL) {
-        int64_t left = z->DV - c;
-        vec g = left > 0 ? load_part(go + c, left) : vset(0);
-        if (left > 0)
-            dot += g * load_part(o + c, left);
-        vstore(w->v + t * z->DVP + c, g * inverse);
-    }
-    w->gden[t] = -vsum(dot) * inverse;
-}
-
 static void bwd_queries(const attn_plan *p, const attn_params *a, int64_t n, const real *q,
                         int64_t ldq, const real *state, const real *o, int64_t ldo, const real *den,
                         const real *go, int64_t ldgo, real *gq, int64_t ldgq, real *dstate,
@@ -178,19 +155,18 @@ static void bwd_queries(const attn_plan *p, const attn_params *a, int64_t n, con
     hoist(p, &z, a->s, &w.h);
     params_begin(&w);
     transpose(&z, state + 2 * z.F, w.transposed);
-    for (int64_t f = 0; f < z.F; f += VL) {
-        vec max = vload(state + f);
-        vstore(w.shift + f, p->logw != NULL ? max + vload(p->logw + f % z.MP) : max);
-    }
+    query_shift(p, &z, state, w.shift);
     real *dv = NV > 0 && dparams != NULL ? dparams + NS : NULL;
     norm_grad sums[BLOCK_MAX];
     for (int64_t first = 0; first < n; first += w.b.n) {
         w.b.n = n - first < z.block ? n - first : z.block;
         for (int64_t t = 0; t < w.b.n; t++) {
             load_token(&z, 0, p->scale, q + (first + t) * ldq, a->v, &w.b, t);
-            query_g(&z, &w, t, den[first + t], o + (first + t) * ldo, go + (first + t) * ldgo);
+            w.gden[t] = output_gradient(&z, den[first + t], o + (first + t) * ldo,
+                                        go + (first + t) * ldgo, w.v + t * z.DVP);
         }
-        project(p, &z, &w.h, &w.b, w.u, w.ldu);
+        hoist_tokens(&w.h, &w.b);
+        project(p, &z, &w.b, w.u, w.ldu);
         int64_t rows = pad_block(w.b.n, z.DVP, w.v);
         tile_mul(rows, z.F, z.DV, w.v, z.DVP, w.transposed, z.F, w.dphi, z.ldf);
         for (int64_t t = 0; t < w.b.n; t++)
@@ -245,10 +221,7 @@ static void bwd_keys(const attn_plan *p, const attn_params *a, int64_t n, const 
     hoist(p, &z, a->s, &w.h);
     params_begin(&w);
     transpose(&z, dstate + z.F, w.transposed);
-    for (int64_t f = 0; f < z.F; f += VL) { /* rows without a key: shift inf makes them 0 */
-        vec max = vload(state + f);
-        vstore(w.shift + f, v_where(v_lt(max, vset(-REAL_MAX)), vset((real)INFINITY), max));
-    }
+    key_shift(&z, state, w.shift);
     zero_masked(n, mask, z.D, gk, ldgk);
     zero_masked(n, mask, z.DV, gv, ldgv);
     real *dv = NV > 0 && dparams != NULL ? dparams + NS : NULL;
@@ -262,7 +235,8 @@ static void bwd_keys(const attn_plan *p, const attn_params *a, int64_t n, const 
             load_token(&z, 1, p->scale, k + index[t] * ldk, a->v, &w.b, t);
             copy_padded(z.DV, v + index[t] * ldv, w.v + t * z.DVP);
         }
-        project(p, &z, &w.h, &w.b, w.u, w.ldu);
+        hoist_tokens(&w.h, &w.b);
+        project(p, &z, &w.b, w.u, w.ldu);
         int64_t rows = pad_block(w.b.n, z.DVP, w.v);
         tile_mul(rows, z.F, z.DV, w.v, z.DVP, w.transposed, z.F, w.dphi, z.ldf);
         for (int64_t t = 0; t < w.b.n; t++)
@@ -275,8 +249,7 @@ static void bwd_keys(const attn_plan *p, const attn_params *a, int64_t n, const 
         for (int64_t t = 0; t < w.b.n; t++) {
             store_gradient(&z, 1, p->scale, k + index[t] * ldk, a->v, &w.b, t, w.gx + t * z.DP,
                            vsum(sums[t].x2), vsum(sums[t].r2), gk + index[t] * ldgk, dv);
-            for (int64_t c = 0; c < z.DV; c += VL)
-                store_part(gv + index[t] * ldgv + c, vload(w.gv + t * z.DVP + c), z.DV - c);
+            copy_out(z.DV, w.gv + t * z.DVP, gv + index[t] * ldgv);
         }
     }
     params_end(&w, dparams);

@@ -121,7 +121,8 @@ static void fwd_keys(const attn_plan *p, const attn_params *a, int64_t n, const 
         }
         if (w.b.n == 0)
             continue;
-        project(p, &z, &w.h, &w.b, w.phi, z.ldf);
+        hoist_tokens(&w.h, &w.b);
+        project(p, &z, &w.b, w.phi, z.ldf);
         key_features(&z, &w, state);
         tile_rank(w.b.n, z.F, z.DVP, w.phi, z.ldf, w.v, z.DVP, state + 2 * z.F, z.DVP);
     }
@@ -180,22 +181,19 @@ static void fwd_queries(const attn_plan *p, const attn_params *a, int64_t n, con
     fwd_scratch w;
     fwd_take(&z, scratch, &w);
     hoist(p, &z, a->s, &w.h);
-    fwd_shift(p, &z, state, w.shift);
+    query_shift(p, &z, state, w.shift);
     for (int64_t first = 0; first < n; first += w.b.n) {
         w.b.n = n - first < z.block ? n - first : z.block;
         for (int64_t t = 0; t < w.b.n; t++)
             load_token(&z, 0, p->scale, q + (first + t) * ldq, a->v, &w.b, t);
-        project(p, &z, &w.h, &w.b, w.phi, z.ldf);
+        hoist_tokens(&w.h, &w.b);
+        project(p, &z, &w.b, w.phi, z.ldf);
         for (int64_t t = 0; t < w.b.n; t++)
             den[first + t] = query_features(&z, &w, t, state + z.F);
         int64_t rows = pad_block(w.b.n, z.ldf, w.phi);
         tile_mul(rows, z.DVP, z.F, w.phi, z.ldf, state + 2 * z.F, z.DVP, w.v, z.DVP);
-        for (int64_t t = 0; t < w.b.n; t++) {
-            real d = den[first + t], inverse = d != 0 ? 1 / d : 0;
-            for (int64_t c = 0; c < z.DV; c += VL)
-                store_part(o + (first + t) * ldo + c, vload(w.v + t * z.DVP + c) * inverse,
-                           z.DV - c);
-        }
+        for (int64_t t = 0; t < w.b.n; t++)
+            store_output(&z, den[first + t], w.v + t * z.DVP, o + (first + t) * ldo);
     }
 }
 
@@ -228,7 +226,8 @@ static void fwd_features(const attn_plan *p, const attn_params *a, int side, int
         w.b.n = n - first < z.block ? n - first : z.block;
         for (int64_t t = 0; t < w.b.n; t++)
             load_token(&z, side, p->scale, x + (first + t) * ldx, a->v, &w.b, t);
-        project(p, &z, &w.h, &w.b, w.phi, z.ldf);
+        hoist_tokens(&w.h, &w.b);
+        project(p, &z, &w.b, w.phi, z.ldf);
         write_features(&z, &w, log + first * LANES * z.M, sign + first * LANES * z.M);
     }
 }

@@ -1,282 +1,275 @@
-/* The reference system's normalisation: every token's features are divided by
- * the exponential of its own maximum, on both sides, and an epsilon is added.
- * Keys of different size are thereby re-weighted; this is its behaviour, not an
- * estimate of softmax. Gradients flow through the maximum to the entry that
- * holds it. Clarity before speed: a token at a time, rows of W in the lanes.
- */
-#include "kernel.h"
-#include "vec.h"
-
+/* The reference system's attention, forward and backward: every token's features are divided by the
+ * exponential of its own maximum, on both sides, and an epsilon is added to each. Keys of different
+ * size are thereby re-weighted: it is that system's behaviour, not an estimate of softmax.
+ * Gradients flow through the maximum to the entry that holds it, and into the scalars, which are a
+ * token's. */
 #include "stub.h"
 
-#include <math.h>
-#include <string.h>
+#include "attn.h"
 
-#define D (CD ? (int64_t)CD : p->D)
-#define DV (CDV ? (int64_t)CDV : p->DV)
-#define M (CM ? (int64_t)CM : p->M)
+enum { TOKEN_TILES = 5 };
 
-enum { NVEC = NV > 0 ? NV : 1 };
+typedef struct token_scratch {
+    attn_block b;
+    real *u;          /* (block, ldu)  projections, then their gradients */
+    real *factor;     /* (block, ldf)  logs, then exp(log - maximum) */
+    real *sign;       /* (block, ldf) */
+    real *phi;        /* (block, ldf)  sign * factor + eps */
+    real *dphi;       /* (block, ldf) */
+    real *v;          /* (block, DVP)  values of keys, g or numerators of queries */
+    real *gv;         /* (block, DVP) */
+    real *gx;         /* (block, DP) */
+    real *gden;       /* (block) */
+    real *transposed; /* (DV, F)       S of queries, dS of keys */
+    int64_t ldu;
+} token_scratch;
 
-/* One token's values; arrays of F = LANES * MP reals unless said otherwise. */
-typedef struct token {
-    real *x;            /* (DP) scale * input, 0 beyond D */
-    real *y;            /* (DP) mapped x */
-    real *u;            /* (MP) projections */
-    real *log, *sign;   /* as the feature gives them */
-    real *factor, *phi; /* exp(log - maximum), the feature with epsilon */
-    real *glog, *gsign;
-    real *row; /* (DVP) value or gradient row, 0 beyond DV */
-    real x2, r2;
-    int64_t top; /* entry that holds the maximum */
-} token;
-
-static int64_t token_scratch(const attn_plan *p)
+VEC_FN int64_t token_take(const attn_sizes *z, real *scratch, token_scratch *w)
 {
-    return 2 * p->DP + p->MP + 6 * LANES * p->MP + p->DVP;
+    attn_arena arena = {scratch, 0};
+    w->ldu = z->MP + PAD;
+    take_block(z, &w->b, &arena);
+    w->u = attn_take(&arena, z->block * w->ldu);
+    w->factor = attn_take(&arena, z->block * z->ldf);
+    w->sign = attn_take(&arena, z->block * z->ldf);
+    w->phi = attn_take(&arena, z->block * z->ldf);
+    w->dphi = attn_take(&arena, z->block * z->ldf);
+    w->v = attn_take(&arena, z->block * z->DVP);
+    w->gv = attn_take(&arena, z->block * z->DVP);
+    w->gx = attn_take(&arena, z->block * z->DP);
+    w->gden = attn_take(&arena, z->block);
+    w->transposed = attn_take(&arena, z->DV * z->F);
+    return arena.used;
 }
 
-static token token_in(const attn_plan *p, real *scratch)
+static int64_t token_reals(const attn_plan *p)
 {
-    int64_t F = LANES * p->MP;
-    token t = {0};
-    real **parts[] = {&t.log, &t.sign, &t.factor, &t.phi, &t.glog, &t.gsign};
-    for (int i = 0; i < 6; i++, scratch += F)
-        *parts[i] = scratch;
-    t.u = scratch, scratch += p->MP;
-    t.x = scratch, scratch += p->DP;
-    t.y = scratch, scratch += p->DP;
-    t.row = scratch;
-    return t;
+    attn_sizes z = attn_sizes_of(p, TOKEN_TILES);
+    token_scratch w;
+    return token_take(&z, NULL, &w);
 }
 
-static void row_vectors(const attn_plan *p, const real *vectors, int64_t d, vec *v)
+/* The next block of at most n tokens x: mapped and projected; s (n, NS) are its tokens' scalars. */
+VEC_FN void token_load(const attn_plan *p, const attn_sizes *z, const token_scratch *w, int side,
+                       const real *vectors, const real *x, int64_t ldx)
 {
-    for (int i = 0; i < NV; i++)
-        v[i] = vload(vectors + i * p->DP + d);
-}
-
-static void token_project(const attn_plan *p, const real *vectors, int side, const real *in,
-                          token *t)
-{
-    vec x2 = vset(0), r2 = vset(0), v[NVEC] = {vset(1)};
-    for (int64_t d = 0; d < p->DP; d++)
-        t->x[d] = d < D ? p->scale * in[d] : 0;
-    for (int64_t d = 0; d < p->DP; d += VL) {
-        row_vectors(p, vectors, d, v);
-        vec x = vload(t->x + d), y = side ? map_k(x, v) : map_q(x, v);
-        vstore(t->y + d, y);
-        r2 += x * x;
-        x2 += y * y;
-    }
-    t->x2 = vsum(x2);
-    t->r2 = vsum(r2);
-    for (int64_t m = 0; m < p->MP; m += VL) {
-        vec u = vset(0);
-        for (int64_t d = 0; d < D; d++)
-            u += vset(t->y[d]) * vload(p->wt + d * p->MP + m);
-        vstore(t->u + m, u);
-    }
+    attn_block b = w->b;
+    for (int64_t t = 0; t < b.n; t++)
+        load_token(z, side, p->scale, x + t * ldx, vectors, &b, t);
+    project(p, z, &b, w->u, w->ldu);
 }
 
 /* 1 in the lanes that hold rows of W, 0 in the padding. */
-static inline vec row_valid(const attn_plan *p, int64_t m)
+VEC_FN vec token_valid(const attn_sizes *z, int64_t r)
 {
-    return v_lt(viota() + vset((real)m), vset((real)M));
+    return v_lt(viota(), vset((real)(z->M - r)));
 }
 
-static void token_features(const attn_plan *p, const real *s, real eps, token *t)
+/* Logs and signs of token t; returns the maximum that normalises them. */
+VEC_FN real token_logs(const attn_plan *p, const attn_sizes *z, const token_scratch *w, int64_t t,
+                       const real *s)
 {
-    real top = -INFINITY;
-    t->top = 0;
-    for (int64_t m = 0; m < p->MP; m += VL) {
-        vec log[LANES], sign[LANES];
-        tphi(vload(t->u + m), vload(p->w2 + m), t->x2, t->r2, s, log, sign);
-        for (int lane = 0; lane < LANES; lane++) {
-            vstore(t->log + lane * p->MP + m, log[lane]);
-            vstore(t->sign + lane * p->MP + m, SIGNED ? sign[lane] : vset(1));
+    vec max = vset(-(real)INFINITY);
+    for (int64_t r = 0; r < z->MP; r += VL) {
+        vec log[LANES], sign[LANES], valid = token_valid(z, r);
+        tphi(vload(w->u + t * w->ldu + r), vload(p->w2 + r), w->b.x2[t], w->b.r2[t], s, log, sign);
+        for (int l = 0; l < LANES; l++) {
+            int64_t at = t * z->ldf + l * z->MP + r;
+            if (!SIGNED)
+                sign[l] = vset(1);
+            vstore(w->factor + at, log[l]);
+            vstore(w->sign + at, sign[l]);
+            max = v_max(max,
+                        v_where(valid, TOKEN_NORM == 0 ? log[l] : sign[l], vset(-(real)INFINITY)));
         }
     }
-    const real *norm = TOKEN_NORM ? t->sign : t->log;
-    for (int lane = 0; lane < LANES; lane++)
-        for (int64_t m = 0; m < M; m++)
-            if (norm[lane * p->MP + m] > top)
-                top = norm[lane * p->MP + m], t->top = lane * p->MP + m;
-    for (int64_t m = 0; m < p->MP; m += VL) {
-        vec valid = row_valid(p, m);
-        for (int lane = 0; lane < LANES; lane++) {
-            int64_t f = lane * p->MP + m;
-            vec factor = v_exp(vload(t->log + f) - vset(top)) * valid;
-            vstore(t->factor + f, factor);
-            vstore(t->phi + f, (vload(t->sign + f) * factor + vset(eps)) * valid);
+    return vhmax(max);
+}
+
+/* Features of token t; returns the first entry that holds the maximum. */
+VEC_FN int64_t token_features(const attn_plan *p, const attn_sizes *z, const token_scratch *w,
+                              int64_t t, const real *s, real eps)
+{
+    real max = token_logs(p, z, w, t, s);
+    const real *norm = (TOKEN_NORM == 0 ? w->factor : w->sign) + t * z->ldf;
+    int64_t top = 0;
+    while (top < z->F - 1 && (norm[top] != max || top % z->MP >= z->M))
+        top++;
+    for (int64_t r = 0; r < z->MP; r += VL) {
+        vec valid = token_valid(z, r);
+        for (int l = 0; l < LANES; l++) {
+            int64_t at = t * z->ldf + l * z->MP + r;
+            vec factor = v_where(valid, v_exp(vload(w->factor + at) - max), vset(0));
+            vstore(w->factor + at, factor);
+            vstore(w->phi + at, vload(w->sign + at) * factor + valid * eps);
         }
     }
+    return top;
 }
 
-static void load_row(const attn_plan *p, const real *in, real *row)
+static void token_keys(const attn_plan *p, const real *vectors, int64_t n, const real *s,
+                       const real *k, int64_t ldk, const real *v, int64_t ldv, real eps,
+                       real *state, real *scratch)
 {
-    memcpy(row, in, (size_t)DV * sizeof *row);
-    memset(row + DV, 0, (size_t)(p->DVP - DV) * sizeof *row);
-}
-
-static void attn_token_keys(const attn_plan *p, const real *vectors, int64_t n, const real *s,
-                            const real *k, int64_t ldk, const real *v, int64_t ldv, real eps,
-                            real *state, real *scratch)
-{
-    int64_t F = LANES * p->MP;
-    real *z = state, *S = state + F;
-    token t = token_in(p, scratch);
-    for (int64_t j = 0; j < n; j++) {
-        token_project(p, vectors, 1, k + j * ldk, &t);
-        token_features(p, s + j * NS, eps, &t);
-        load_row(p, v + j * ldv, t.row);
-        for (int64_t f = 0; f < F; f++) {
-            z[f] += t.phi[f];
-            for (int64_t d = 0; d < p->DVP; d += VL)
-                vstore(S + f * p->DVP + d,
-                       vload(S + f * p->DVP + d) + vset(t.phi[f]) * vload(t.row + d));
+    attn_sizes z = attn_sizes_of(p, TOKEN_TILES);
+    token_scratch w;
+    token_take(&z, scratch, &w);
+    for (int64_t first = 0; first < n; first += w.b.n) {
+        w.b.n = n - first < z.block ? n - first : z.block;
+        token_load(p, &z, &w, 1, vectors, k + first * ldk, ldk);
+        for (int64_t t = 0; t < w.b.n; t++) {
+            token_features(p, &z, &w, t, s + (first + t) * NS, eps);
+            for (int64_t f = 0; f < z.F; f += VL)
+                vstore(state + f, vload(state + f) + vload(w.phi + t * z.ldf + f));
+            copy_padded(z.DV, v + (first + t) * ldv, w.v + t * z.DVP);
         }
+        tile_rank(w.b.n, z.F, z.DVP, w.phi, z.ldf, w.v, z.DVP, state + z.F, z.DVP);
     }
 }
 
-static void attn_token_queries(const attn_plan *p, const real *vectors, int64_t n, const real *s,
-                               const real *q, int64_t ldq, real eps, const real *state, real *o,
-                               int64_t ldo, real *den, real *scratch)
+static void token_queries(const attn_plan *p, const real *vectors, int64_t n, const real *s,
+                          const real *q, int64_t ldq, real eps, const real *state, real *o,
+                          int64_t ldo, real *den, real *scratch)
 {
-    int64_t F = LANES * p->MP;
-    const real *z = state, *S = state + F;
-    token t = token_in(p, scratch);
-    for (int64_t i = 0; i < n; i++) {
-        token_project(p, vectors, 0, q + i * ldq, &t);
-        token_features(p, s + i * NS, eps, &t);
-        memset(t.row, 0, (size_t)p->DVP * sizeof *t.row);
-        real sum = 0;
-        for (int64_t f = 0; f < F; f++) {
-            sum += t.phi[f] * z[f];
-            for (int64_t d = 0; d < p->DVP; d += VL)
-                vstore(t.row + d, vload(t.row + d) + vset(t.phi[f]) * vload(S + f * p->DVP + d));
+    attn_sizes z = attn_sizes_of(p, TOKEN_TILES);
+    token_scratch w;
+    token_take(&z, scratch, &w);
+    for (int64_t first = 0; first < n; first += w.b.n) {
+        w.b.n = n - first < z.block ? n - first : z.block;
+        token_load(p, &z, &w, 0, vectors, q + first * ldq, ldq);
+        for (int64_t t = 0; t < w.b.n; t++) {
+            token_features(p, &z, &w, t, s + (first + t) * NS, eps);
+            vec sum = vset(0);
+            for (int64_t f = 0; f < z.F; f += VL)
+                sum += vload(w.phi + t * z.ldf + f) * vload(state + f);
+            den[first + t] = vsum(sum);
         }
-        den[i] = sum;
-        real inverse = sum == 0 ? 0 : 1 / sum;
-        for (int64_t d = 0; d < DV; d++)
-            o[i * ldo + d] = t.row[d] * inverse;
+        int64_t rows = pad_block(w.b.n, z.ldf, w.phi);
+        tile_mul(rows, z.DVP, z.F, w.phi, z.ldf, state + z.F, z.DVP, w.v, z.DVP);
+        for (int64_t t = 0; t < w.b.n; t++)
+            store_output(&z, den[first + t], w.v + t * z.DVP, o + (first + t) * ldo);
     }
 }
 
-/* t.phi holds the features' gradients: to logs, signs, the projection, the
- * scalars, x. */
-static void token_backward(const attn_plan *p, const real *vectors, int side, const real *s,
-                           token *t, real *gx, real *ds, real *dvec)
+/* dphi + last z of token t through the normalisation and the features: to the gradients of u and
+ * of the norms, and of the token's scalars. dphi becomes the gradient of signs, factor of logs. */
+VEC_FN void token_gradient(const attn_plan *p, const attn_sizes *z, const token_scratch *w,
+                           int64_t t, int64_t top, const real *s, real last, const real *zsum,
+                           real *ds, vec *x2, vec *r2)
 {
-    real through_top = 0;
-    for (int64_t f = 0; f < LANES * p->MP; f++) {
-        t->gsign[f] = t->phi[f] * t->factor[f];
-        t->glog[f] = t->gsign[f] * t->sign[f];
-        through_top -= t->glog[f];
+    real *gsigns = w->dphi + t * z->ldf, *glogs = w->factor + t * z->ldf;
+    vec through = vset(0), sum[PARAM_S];
+    for (int64_t f = 0; f < z->F; f += VL) {
+        vec gsign = (vload(gsigns + f) + vload(zsum + f) * last) * vload(glogs + f);
+        vec glog = gsign * vload(w->sign + t * z->ldf + f);
+        vstore(gsigns + f, gsign);
+        vstore(glogs + f, glog);
+        through += glog;
     }
-    (TOKEN_NORM ? t->gsign : t->glog)[t->top] += through_top;
-    vec gx2 = vset(0), gr2 = vset(0), gs[NS];
+    (TOKEN_NORM == 0 ? glogs : gsigns)[top] -= vsum(through);
+    *x2 = *r2 = vset(0);
     for (int i = 0; i < NS; i++)
-        gs[i] = vset(0);
-    for (int64_t m = 0; m < p->MP; m += VL) {
-        vec glog[LANES], gsign[LANES], gu, x2, r2, scalar[NS];
-        for (int lane = 0; lane < LANES; lane++) {
-            glog[lane] = vload(t->glog + lane * p->MP + m);
-            gsign[lane] = vload(t->gsign + lane * p->MP + m);
+        sum[i] = vset(0);
+    for (int64_t r = 0; r < z->MP; r += VL) {
+        vec glog[LANES], gsign[LANES], gu, gx2, gr2, gs[PARAM_S];
+        real *u = w->u + t * w->ldu + r;
+        for (int l = 0; l < LANES; l++) {
+            glog[l] = vload(glogs + l * z->MP + r);
+            gsign[l] = vload(gsigns + l * z->MP + r);
         }
-        tphi_grad(vload(t->u + m), vload(p->w2 + m), t->x2, t->r2, s, glog, gsign, &gu, &x2, &r2,
-                  scalar);
-        vstore(t->u + m, gu);
-        gx2 += x2;
-        gr2 += r2;
+        tphi_grad(vload(u), vload(p->w2 + r), w->b.x2[t], w->b.r2[t], s, glog, gsign, &gu, &gx2,
+                  &gr2, gs);
+        vstore(u, gu);
+        *x2 += gx2;
+        *r2 += gr2;
         for (int i = 0; i < NS; i++)
-            gs[i] += scalar[i];
+            sum[i] += gs[i];
     }
     for (int i = 0; i < NS; i++)
-        ds[i] += vsum(gs[i]);
-    vec to_y = vset(2 * vsum(gx2)), to_x = vset(2 * vsum(gr2));
-    for (int64_t d = 0; d < p->DP; d += VL) {
-        vec x = vload(t->x + d), g = to_y * vload(t->y + d), v[NVEC] = {vset(1)}, gv[NVEC], back;
-        for (int64_t m = 0; m < M; m++)
-            g += vset(t->u[m]) * vload(p->w + m * p->DP + d);
-        row_vectors(p, vectors, d, v);
-        if (side)
-            map_k_grad(x, v, g, &back, gv);
-        else
-            map_q_grad(x, v, g, &back, gv);
-        back = (back + to_x * x) * vset(p->scale);
-        if (d + VL <= D)
-            vstore(gx + d, back);
-        else if (d < D)
-            vstoren(gx + d, back, D - d);
-        for (int i = 0; i < NV; i++)
-            vstore(dvec + i * p->DP + d, vload(dvec + i * p->DP + d) + gv[i]);
-    }
+        ds[i] += vsum(sum[i]);
 }
 
-static void attn_token_queries_bwd(const attn_plan *p, const real *vectors, int64_t n,
-                                   const real *s, const real *q, int64_t ldq, real eps,
-                                   const real *state, const real *o, int64_t ldo, const real *den,
-                                   const real *go, int64_t ldgo, real *gq, int64_t ldgq,
-                                   real *dstate, real *ds, real *dvec, real *scratch)
+/* The block's dphi to the gradients of its inputs x and scalars; z is [z | ..] of the state or of
+ * its gradient, last (block) its factor in dphi. */
+VEC_FN void token_inputs(const attn_plan *p, const attn_sizes *z, const token_scratch *w, int side,
+                         const real *vectors, const int64_t *top, const real *s, const real *zsum,
+                         const real *x, int64_t ldx, real *gx, int64_t ldgx, real *ds, real *dvec)
 {
-    int64_t F = LANES * p->MP;
-    const real *z = state, *S = state + F;
-    real *dz = dstate, *dS = dstate + F;
-    token t = token_in(p, scratch);
-    for (int64_t i = 0; i < n; i++) {
-        token_project(p, vectors, 0, q + i * ldq, &t);
-        token_features(p, s + i * NS, eps, &t);
-        real inverse = den[i] == 0 ? 0 : 1 / den[i], dot = 0;
-        load_row(p, go + i * ldgo, t.row);
-        for (int64_t d = 0; d < DV; d++) {
-            t.row[d] *= inverse;
-            dot -= t.row[d] * o[i * ldo + d];
-        }
-        for (int64_t f = 0; f < F; f++) {
-            real phi = t.phi[f];
-            vec g = vset(0);
-            for (int64_t d = 0; d < p->DVP; d += VL) {
-                vec row = vload(t.row + d);
-                g += row * vload(S + f * p->DVP + d);
-                vstore(dS + f * p->DVP + d, vload(dS + f * p->DVP + d) + vset(phi) * row);
-            }
-            dz[f] += phi * dot;
-            t.phi[f] = vsum(g) + dot * z[f];
-        }
-        token_backward(p, vectors, 0, s + i * NS, &t, gq + i * ldgq, ds + i * NS, dvec);
-    }
+    vec x2[BLOCK_MAX], r2[BLOCK_MAX];
+    for (int64_t t = 0; t < w->b.n; t++)
+        token_gradient(p, z, w, t, top[t], s + t * NS, w->gden[t], zsum, ds + t * NS, x2 + t,
+                       r2 + t);
+    int64_t rows = pad_block(w->b.n, w->ldu, w->u);
+    tile_mul(rows, z->DP, z->M, w->u, w->ldu, p->w, z->DP, w->gx, z->DP);
+    for (int64_t t = 0; t < w->b.n; t++)
+        store_gradient(z, side, p->scale, x + t * ldx, vectors, &w->b, t, w->gx + t * z->DP,
+                       vsum(x2[t]), vsum(r2[t]), gx + t * ldgx, dvec);
 }
 
-static void attn_token_keys_bwd(const attn_plan *p, const real *vectors, int64_t n, const real *s,
-                                const real *k, int64_t ldk, const real *v, int64_t ldv, real eps,
-                                const real *dstate, real *gk, int64_t ldgk, real *gv, int64_t ldgv,
-                                real *ds, real *dvec, real *scratch)
+static void token_queries_bwd(const attn_plan *p, const real *vectors, int64_t n, const real *s,
+                              const real *q, int64_t ldq, real eps, const real *state,
+                              const real *o, int64_t ldo, const real *den, const real *go,
+                              int64_t ldgo, real *gq, int64_t ldgq, real *dstate, real *ds,
+                              real *dvec, real *scratch)
 {
-    int64_t F = LANES * p->MP;
-    const real *dz = dstate, *dS = dstate + F;
-    token t = token_in(p, scratch);
-    for (int64_t j = 0; j < n; j++) {
-        token_project(p, vectors, 1, k + j * ldk, &t);
-        token_features(p, s + j * NS, eps, &t);
-        load_row(p, v + j * ldv, t.row);
-        for (int64_t d = 0; d < DV; d++) {
-            real sum = 0;
-            for (int64_t f = 0; f < F; f++)
-                sum += t.phi[f] * dS[f * p->DVP + d];
-            gv[j * ldgv + d] = sum;
+    attn_sizes z = attn_sizes_of(p, TOKEN_TILES);
+    token_scratch w;
+    token_take(&z, scratch, &w);
+    transpose(&z, state + z.F, w.transposed);
+    int64_t top[BLOCK_MAX];
+    for (int64_t first = 0; first < n; first += w.b.n) {
+        w.b.n = n - first < z.block ? n - first : z.block;
+        token_load(p, &z, &w, 0, vectors, q + first * ldq, ldq);
+        for (int64_t t = 0; t < w.b.n; t++) {
+            top[t] = token_features(p, &z, &w, t, s + (first + t) * NS, eps);
+            w.gden[t] = output_gradient(&z, den[first + t], o + (first + t) * ldo,
+                                        go + (first + t) * ldgo, w.v + t * z.DVP);
+            for (int64_t f = 0; f < z.F; f += VL)
+                vstore(dstate + f, vload(dstate + f) + vload(w.phi + t * z.ldf + f) * w.gden[t]);
         }
-        for (int64_t f = 0; f < F; f++) {
-            vec g = vset(0);
-            for (int64_t d = 0; d < p->DVP; d += VL)
-                g += vload(t.row + d) * vload(dS + f * p->DVP + d);
-            t.phi[f] = vsum(g) + dz[f];
-        }
-        token_backward(p, vectors, 1, s + j * NS, &t, gk + j * ldgk, ds + j * NS, dvec);
+        tile_rank(w.b.n, z.F, z.DVP, w.phi, z.ldf, w.v, z.DVP, dstate + z.F, z.DVP);
+        int64_t rows = pad_block(w.b.n, z.DVP, w.v);
+        tile_mul(rows, z.F, z.DV, w.v, z.DVP, w.transposed, z.F, w.dphi, z.ldf);
+        token_inputs(p, &z, &w, 0, vectors, top, s + first * NS, state, q + first * ldq, ldq,
+                     gq + first * ldgq, ldgq, ds + first * NS, dvec);
     }
 }
 
-const attn_token_ops EXPORT(attn_token);
+static void token_keys_bwd(const attn_plan *p, const real *vectors, int64_t n, const real *s,
+                           const real *k, int64_t ldk, const real *v, int64_t ldv, real eps,
+                           const real *dstate, real *gk, int64_t ldgk, real *gv, int64_t ldgv,
+                           real *ds, real *dvec, real *scratch)
+{
+    attn_sizes z = attn_sizes_of(p, TOKEN_TILES);
+    token_scratch w;
+    token_take(&z, scratch, &w);
+    transpose(&z, dstate + z.F, w.transposed);
+    for (int64_t t = 0; t < z.block; t++)
+        w.gden[t] = 1;
+    int64_t top[BLOCK_MAX];
+    for (int64_t first = 0; first < n; first += w.b.n) {
+        w.b.n = n - first < z.block ? n - first : z.block;
+        token_load(p, &z, &w, 1, vectors, k + first * ldk, ldk);
+        for (int64_t t = 0; t < w.b.n; t++) {
+            top[t] = token_features(p, &z, &w, t, s + (first + t) * NS, eps);
+            copy_padded(z.DV, v + (first + t) * ldv, w.v + t * z.DVP);
+        }
+        int64_t rows = pad_block(w.b.n, z.ldf, w.phi);
+        tile_mul(rows, z.DVP, z.F, w.phi, z.ldf, dstate + z.F, z.DVP, w.gv, z.DVP);
+        pad_block(w.b.n, z.DVP, w.v);
+        tile_mul(rows, z.F, z.DV, w.v, z.DVP, w.transposed, z.F, w.dphi, z.ldf);
+        token_inputs(p, &z, &w, 1, vectors, top, s + first * NS, dstate, k + first * ldk, ldk,
+                     gk + first * ldgk, ldgk, ds + first * NS, dvec);
+        for (int64_t t = 0; t < w.b.n; t++)
+            copy_out(z.DV, w.gv + t * z.DVP, gv + (first + t) * ldgv);
+    }
+}
+
+extern const attn_token_ops EXPORT(attn_token);
 const attn_token_ops EXPORT(attn_token) = {
-    token_scratch, attn_token_keys, attn_token_queries, attn_token_queries_bwd, attn_token_keys_bwd,
+    .scratch = token_reals,
+    .keys = token_keys,
+    .queries = token_queries,
+    .queries_bwd = token_queries_bwd,
+    .keys_bwd = token_keys_bwd,
 };

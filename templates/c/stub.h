@@ -7,12 +7,12 @@
 
 #include "vec.h"
 
-enum { CD = 0, CDV = 0, CM = 0, NUNI = 1, NROW = 1, NTOK = 1, TOKEN_NORM = 0 };
+enum { CD = 0, CDV = 0, CM = 0, NUNI = 1, NROW = 1, NTOK = 1 };
 
 #ifndef STUB_SIGNED
 
 #define FEATURE_ID stub
-enum { LANES = 1, SIGNED = 0, NS = 1, NV = 0 };
+enum { LANES = 1, SIGNED = 0, NS = 1, NV = 0, TOKEN_NORM = 0 };
 
 VEC_FN void phi_uniform(const real *s, real *uni)
 {
@@ -94,7 +94,7 @@ VEC_FN void tphi_grad(vec u, vec w2, real x2, real r2, const real *s, const vec 
 #else /* STUB_SIGNED: exp(a |w|^2 + |x'|^2/2 - |x|^2/4) (cos u, sin u), x' = x v or x / v */
 
 #define FEATURE_ID stub_signed
-enum { LANES = 2, SIGNED = 1, NS = 2, NV = 1 };
+enum { LANES = 2, SIGNED = 1, NS = 2, NV = 1, TOKEN_NORM = 1 };
 
 VEC_FN void phi_uniform(const real *s, real *uni)
 {
