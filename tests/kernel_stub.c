@@ -19,9 +19,9 @@ static const real CANARY = (real)-777.25;
 static const double EPS = 1e-4; /* of the reference's features */
 
 #if VEC_DOUBLE
-static const double FORWARD = 1e-12, GRADIENT = 1e-6, FLOOR = 1e-2;
+static const double FORWARD = 1e-12, GRADIENT = 1e-6, FLOOR = 0.1, TIE = 1e-8;
 #else
-static const double FORWARD = 2e-5, GRADIENT = 2e-4, FLOOR = 1; /* of a gradient's size */
+static const double FORWARD = 2e-5, GRADIENT = 2e-4, FLOOR = 2, TIE = 1e-6;
 #endif
 
 static uint64_t seed = 1;
@@ -375,22 +375,13 @@ static void result_free(result *r)
 
 /* ---- comparisons ----------------------------------------------------------------------------- */
 
-/* Signed features may have a denominator near 0, which magnifies rounding. */
-static double slack(const problem *p, const result *r)
-{
-    double smallest = 1;
-    for (int64_t i = 0; i < p->T && SIGNED; i++)
-        smallest = fmin(smallest, fabs((double)r->den.at[i]));
-    return smallest > 0 ? 1 / smallest : 1;
-}
-
 static void compare_forward(const problem *p, const result *r)
 {
     double *o = malloc((size_t)(p->T * p->DV) * sizeof(double)), top = 1;
     oracle_forward(p, p->in, o);
     for (int64_t i = 0; i < p->T * p->DV; i++)
         top = fmax(top, fabs(o[i]));
-    double bound = FORWARD * top * slack(p, r);
+    double bound = FORWARD * top;
     for (int64_t i = 0; i < p->T * p->DV; i++) {
         double got = (double)r->o.at[i / p->DV * r->o.ld + i % p->DV];
         if (!(fabs(got - o[i]) <= bound))
@@ -416,7 +407,7 @@ static void compare_direction(const problem *p, const result *r, int part, const
     want = (8 * (loss[2] - loss[1]) - (loss[3] - loss[0])) / (12 * h);
     for (int64_t i = 0; i < n; i++)
         got += direction[i] * r->g[i];
-    if (!(fabs(got - want) <= GRADIENT * scale * slack(p, r)))
+    if (!(fabs(got - want) <= GRADIENT * scale))
         fail_msg("T %d D %d DV %d M %d: gradient of part %d is %.9g, not %.9g", (int)p->T,
                  (int)p->D, (int)p->DV, (int)p->M, part, got, want);
     free(moved);
@@ -430,7 +421,8 @@ static void compare_gradient(const problem *p, const result *r)
         if (part == IN_VEC && NV == 0)
             continue;
         int64_t from = p->begin[part], to = p->begin[part + 1];
-        double norm = FLOOR * FLOOR;
+        double norm = part == IN_S ? FLOOR * (double)p->D / 8 : FLOOR; /* |w|^2 is about D */
+        norm *= norm;
         for (int64_t i = from; i < to; i++)
             norm += r->g[i] * r->g[i];
         norm = sqrt(norm);
@@ -466,21 +458,18 @@ static bool near_tie(const problem *p)
         gap = fmin(gap, top - second);
     }
     free(logs);
-    return gap < (TOKEN_NORM == 0 ? 2e-5 : 1e-8);
+    return gap < (TOKEN_NORM == 0 ? 2e-5 : TIE);
 }
 
 static void check(int64_t T, int64_t D, int64_t DV, int64_t M, int masked, bool official)
 {
-    problem p = problem_new(T, D, DV, M, 0.4, masked, official);
-    while (official && near_tie(&p)) {
-        problem_free(&p);
-        p = problem_new(T, D, DV, M, 0.4, masked, official);
-    }
+    problem p = problem_new(T, D, DV, M, SIGNED ? 0.1 : 0.4, masked, official);
     result r = official ? run_official(&p) : run_exact(&p);
     array_check(&r.o);
     array_check(&r.den);
     compare_forward(&p, &r);
-    compare_gradient(&p, &r);
+    if (!official || !near_tie(&p))
+        compare_gradient(&p, &r);
     for (int64_t t = 0; t < T && !official; t++) {
         for (int64_t d = 0; d < D && !p.mask[t]; d++)
             assert_true(r.g[p.begin[IN_K] + t * D + d] == 0);
