@@ -23,9 +23,9 @@ ALONE := $(filter vec_ulp kernel_stub,$(patsubst tests/%.c,%,$(wildcard tests/*.
 # vec.h and the skeletons alone, once for each instruction set
 ALONE_BIN := $(foreach t,$(ALONE),$(foreach i,$(ISAS),$(B)/tests/$(t)_$(i)))
 $(foreach i,$(ISAS),$(eval $(B)/tests/vec_ulp_$(i) $(B)/tests/kernel_stub_$(i): CFLAGS += $(ISA_$(i)) -DISA_NAME=$(i)))
-$(B)/tests/vec_ulp_% $(B)/tests/kernel_stub_%: $(HEADERS) $(wildcard templates/c/*.c)
+$(B)/tests/vec_ulp_% $(B)/tests/kernel_stub_%: $(HEADERS) $(wildcard templates/c/*.c) $(ALONE:%=tests/%.c)
 	@mkdir -p $(@D)
-	@$(CC) $(CPPFLAGS) $(CFLAGS) $(SAN) $(filter %.c,$(patsubst $(B)/tests/%_$*,tests/%.c,$@)) -lcmocka -lm -o $@
+	@$(CC) $(CPPFLAGS) $(CFLAGS) $(SAN) $(patsubst $(B)/tests/%_$*,tests/%.c,$@) -lcmocka -lm -o $@
 
 # Everything generated, in double: the verification build.
 DOUBLE_C := $(filter build/base/%,$(KERNEL_C))
