@@ -128,6 +128,13 @@ VEC_FN void copy_padded(int64_t n, const real *src, real *dst)
         vstore(dst + c, c < n ? vloadn(src + c, n - c) : vset(0));
 }
 
+/* Asks for a row that will be used a block later. */
+VEC_FN void expect_row(const real *p, int64_t n)
+{
+    for (int64_t c = 0; c < n; c += 64 / (int64_t)sizeof(real))
+        __builtin_prefetch(p + c);
+}
+
 /* Token t of the block: scaled, mapped (side 0 = query, 1 = key), its norms. */
 VEC_FN void load_token(const attn_sizes *z, int side, real scale, const real *src, const real *v,
                        attn_block *b, int64_t t)
@@ -151,7 +158,7 @@ VEC_FN void load_token(const attn_sizes *z, int side, real scale, const real *sr
         raw2 += raw * raw;
     }
     b->x2[t] = vsum(mapped2);
-    b->r2[t] = vsum(raw2);
+    b->r2[t] = NV > 0 ? vsum(raw2) : b->x2[t];
 }
 
 /* From the gradient gx (DP) of mapped token t and those of its norms to the gradient of the source;
@@ -206,6 +213,24 @@ VEC_FN int64_t choose_tokens(int64_t first, int64_t n, const uint8_t *mask, int6
     }
     *count = m;
     return first;
+}
+
+/* Rows of x (.., ld) of the chosen tokens, whole vectors: where they are if they can be
+ * multiplied there, else copied into `tile` (block, pad16(width)). Sets the stride to use. */
+VEC_FN const real *gather_rows(const int64_t *index, int64_t count, int64_t width, const real *x,
+                               int64_t ld, real *tile, int64_t *stride)
+{
+    const real *first = x + index[0] * ld;
+    bool together = index[count - 1] - index[0] == count - 1 && count % TILE_ROWS == 0;
+    if (together && width % PAD == 0 && (uintptr_t)first % 64 == 0 && ld % PAD == 0) {
+        *stride = ld;
+        return first;
+    }
+    *stride = pad16(width);
+    for (int64_t t = 0; t < count; t++)
+        copy_padded(width, x + index[t] * ld, tile + t * *stride);
+    pad_block(count, *stride, tile);
+    return tile;
 }
 
 /* What a query adds to its logs: the keys' maxima and the weights of the rows. */

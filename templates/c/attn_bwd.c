@@ -98,7 +98,7 @@ VEC_FN void params_end(const bwd_scratch *w, real *dparams)
 }
 
 /* Logs of token t with the keys' maxima, signs; returns the largest log. */
-VEC_FN vec query_logs(const attn_sizes *z, const bwd_scratch *w, int64_t t)
+VEC_FN real grad_logs(const attn_sizes *z, const bwd_scratch *w, int64_t t)
 {
     vec max = vset(-REAL_MAX);
     for (int64_t r = 0; r < z->MP; r += VL) {
@@ -114,22 +114,22 @@ VEC_FN vec query_logs(const attn_sizes *z, const bwd_scratch *w, int64_t t)
             max = v_max(max, shifted);
         }
     }
-    return vset(vhmax(max));
+    return vhmax(max);
 }
 
 /* Features of token t; dphi to the gradient of u; dz += phi gden. */
 VEC_FN norm_grad query_gradient(const attn_plan *p, const attn_sizes *z, const attn_params *a,
-                                const bwd_scratch *w, int64_t t, const real *zsum, real *dz,
-                                bool want_params)
+                                const bwd_scratch *w, int64_t t, real max, const real *zsum,
+                                real *dz, bool want_params)
 {
     norm_grad sum = {vset(0), vset(0)};
-    vec max = query_logs(z, w, t), gden = vset(w->gden[t]);
+    vec gden = vset(w->gden[t]);
     for (int64_t r = 0; r < z->MP; r += VL) {
         vec row[NROW], value[LANES], sign[LANES], dphi[LANES];
         load_row(z, &w->h, r, row);
         for (int l = 0; l < LANES; l++) {
             int64_t f = l * z->MP + r, at = t * z->ldf + f;
-            value[l] = v_exp(vload(w->phi + at) - max);
+            value[l] = vec_exp_falling(vload(w->phi + at) - max);
             vec feature = value[l];
             if (SIGNED) {
                 sign[l] = vload(w->sign + at);
@@ -158,10 +158,16 @@ static void bwd_queries(const attn_plan *p, const attn_params *a, int64_t n, con
     query_shift(p, &z, state, w.shift);
     real *dv = NV > 0 && dparams != NULL ? dparams + NS : NULL;
     norm_grad sums[BLOCK_MAX];
+    real max[BLOCK_MAX];
     for (int64_t first = 0; first < n; first += w.b.n) {
         w.b.n = n - first < z.block ? n - first : z.block;
         for (int64_t t = 0; t < w.b.n; t++) {
             load_token(&z, 0, p->scale, q + (first + t) * ldq, a->v, &w.b, t);
+            if (first + t + z.block < n) {
+                expect_row(q + (first + t + z.block) * ldq, z.D);
+                expect_row(o + (first + t + z.block) * ldo, z.DV);
+                expect_row(go + (first + t + z.block) * ldgo, z.DV);
+            }
             w.gden[t] = output_gradient(&z, den[first + t], o + (first + t) * ldo,
                                         go + (first + t) * ldgo, w.v + t * z.DVP);
         }
@@ -170,8 +176,11 @@ static void bwd_queries(const attn_plan *p, const attn_params *a, int64_t n, con
         int64_t rows = pad_block(w.b.n, z.DVP, w.v);
         tile_mul(rows, z.F, z.DV, w.v, z.DVP, w.transposed, z.F, w.dphi, z.ldf);
         for (int64_t t = 0; t < w.b.n; t++)
-            sums[t] = dparams != NULL ? query_gradient(p, &z, a, &w, t, state + z.F, dstate, true)
-                                      : query_gradient(p, &z, a, &w, t, state + z.F, dstate, false);
+            max[t] = grad_logs(&z, &w, t);
+        for (int64_t t = 0; t < w.b.n; t++)
+            sums[t] = dparams != NULL
+                          ? query_gradient(p, &z, a, &w, t, max[t], state + z.F, dstate, true)
+                          : query_gradient(p, &z, a, &w, t, max[t], state + z.F, dstate, false);
         tile_rank(w.b.n, z.F, z.DVP, w.phi, z.ldf, w.v, z.DVP, dstate + z.F, z.DVP);
         pad_block(w.b.n, w.ldu, w.u);
         tile_mul(rows, z.DP, z.M, w.u, w.ldu, p->w, z.DP, w.gx, z.DP);
@@ -193,7 +202,7 @@ VEC_FN norm_grad key_gradient(const attn_plan *p, const attn_sizes *z, const att
         phi(vload(w->u + t * w->ldu + r), row, w->h.uni, w->b.tok + t * NTOK, log, sign);
         for (int l = 0; l < LANES; l++) {
             int64_t f = l * z->MP + r, at = t * z->ldf + f;
-            value[l] = v_exp(log[l] - vload(w->shift + f));
+            value[l] = vec_exp_falling(log[l] - vload(w->shift + f));
             vstore(w->phi + at, SIGNED ? value[l] * sign[l] : value[l]);
             dphi[l] = vload(w->dphi + at) + vload(dz + f);
         }
@@ -233,12 +242,17 @@ static void bwd_keys(const attn_plan *p, const attn_params *a, int64_t n, const 
             continue;
         for (int64_t t = 0; t < w.b.n; t++) {
             load_token(&z, 1, p->scale, k + index[t] * ldk, a->v, &w.b, t);
-            copy_padded(z.DV, v + index[t] * ldv, w.v + t * z.DVP);
+            if (index[t] + z.block < n) {
+                expect_row(k + (index[t] + z.block) * ldk, z.D);
+                expect_row(v + (index[t] + z.block) * ldv, z.DV);
+            }
         }
+        int64_t ld;
+        const real *values = gather_rows(index, w.b.n, z.DV, v, ldv, w.v, &ld);
         hoist_tokens(&w.h, &w.b);
         project(p, &z, &w.b, w.u, w.ldu);
-        int64_t rows = pad_block(w.b.n, z.DVP, w.v);
-        tile_mul(rows, z.F, z.DV, w.v, z.DVP, w.transposed, z.F, w.dphi, z.ldf);
+        int64_t rows = pad_block(w.b.n, z.DP, w.b.x);
+        tile_mul(rows, z.F, z.DV, values, ld, w.transposed, z.F, w.dphi, z.ldf);
         for (int64_t t = 0; t < w.b.n; t++)
             sums[t] = dparams != NULL ? key_gradient(p, &z, a, &w, t, dstate, true)
                                       : key_gradient(p, &z, a, &w, t, dstate, false);

@@ -50,22 +50,32 @@ VEC_FN void scale_rows(const attn_sizes *z, vec factor, real *zsum, real *S)
 VEC_FN vec growth(vec old, vec new)
 {
     vec grew = v_lt(old, new);
-    return v_where(grew, v_exp(v_where(grew, old - new, vset(0))), vset(1));
+    return v_where(grew, vec_exp_falling(v_where(grew, old - new, vset(0))), vset(1));
+}
+
+/* With one lane and no sign a log is a few operations: made a second time, not kept in between. */
+enum { AGAIN = LANES == 1 && !SIGNED };
+
+VEC_FN vec log_again(const fwd_scratch *w, int64_t t, const vec *row, const real *u)
+{
+    vec log[LANES], sign[LANES];
+    phi(vload(u), row, w->h.uni, w->b.tok + t * NTOK, log, sign);
+    return log[0];
 }
 
 /* Logs and signs of VL rows of W from r for all tokens of the block; maxima (LANES). */
-VEC_FN void block_logs(const attn_sizes *z, const fwd_scratch *w, int64_t r, vec *max)
+VEC_FN void block_logs(const attn_sizes *z, const fwd_scratch *w, int64_t r, const vec *row,
+                       bool keep, vec *max)
 {
-    vec row[NROW];
-    load_row(z, &w->h, r, row);
     for (int l = 0; l < LANES; l++)
         max[l] = vset(-(real)INFINITY);
     for (int64_t t = 0; t < w->b.n; t++) {
         vec log[LANES], sign[LANES];
         phi(vload(w->phi + t * z->ldf + r), row, w->h.uni, w->b.tok + t * NTOK, log, sign);
         for (int l = 0; l < LANES; l++) {
-            vstore(w->phi + t * z->ldf + l * z->MP + r, log[l]);
-            if (SIGNED)
+            if (keep)
+                vstore(w->phi + t * z->ldf + l * z->MP + r, log[l]);
+            if (keep && SIGNED)
                 vstore(w->sign + t * z->ldf + l * z->MP + r, sign[l]);
             max[l] = v_max(max[l], log[l]);
         }
@@ -76,8 +86,9 @@ VEC_FN void block_logs(const attn_sizes *z, const fwd_scratch *w, int64_t r, vec
 VEC_FN void key_features(const attn_sizes *z, const fwd_scratch *w, real *state)
 {
     for (int64_t r = 0; r < z->MP; r += VL) {
-        vec max[LANES];
-        block_logs(z, w, r, max);
+        vec max[LANES], row[NROW];
+        load_row(z, &w->h, r, row);
+        block_logs(z, w, r, row, !AGAIN, max);
         for (int l = 0; l < LANES; l++) {
             int64_t f = l * z->MP + r;
             vec old = vload(state + f), new = v_max(old, max[l]), shift = new;
@@ -93,7 +104,8 @@ VEC_FN void key_features(const attn_sizes *z, const fwd_scratch *w, real *state)
             vec sum = vload(state + z->F + f);
             for (int64_t t = 0; t < w->b.n; t++) {
                 int64_t at = t * z->ldf + f;
-                vec e = v_exp(vload(w->phi + at) - shift);
+                vec log = AGAIN ? log_again(w, t, row, w->phi + at) : vload(w->phi + at);
+                vec e = vec_exp_falling(log - shift);
                 if (SIGNED)
                     e *= vload(w->sign + at);
                 vstore(w->phi + at, e);
@@ -117,14 +129,19 @@ static void fwd_keys(const attn_plan *p, const attn_params *a, int64_t n, const 
         first = choose_tokens(first, n, mask, z.block, index, &w.b.n);
         for (int64_t t = 0; t < w.b.n; t++) {
             load_token(&z, 1, p->scale, k + index[t] * ldk, a->v, &w.b, t);
-            copy_padded(z.DV, v + index[t] * ldv, w.v + t * z.DVP);
+            if (index[t] + z.block < n) {
+                expect_row(k + (index[t] + z.block) * ldk, z.D);
+                expect_row(v + (index[t] + z.block) * ldv, z.DV);
+            }
         }
         if (w.b.n == 0)
             continue;
+        int64_t ld;
+        const real *values = gather_rows(index, w.b.n, z.DV, v, ldv, w.v, &ld);
         hoist_tokens(&w.h, &w.b);
         project(p, &z, &w.b, w.phi, z.ldf);
         key_features(&z, &w, state);
-        tile_rank(w.b.n, z.F, z.DVP, w.phi, z.ldf, w.v, z.DVP, state + 2 * z.F, z.DVP);
+        tile_rank(w.b.n, z.F, z.DVP, w.phi, z.ldf, values, ld, state + 2 * z.F, z.DVP);
     }
 }
 
@@ -144,8 +161,9 @@ static void fwd_merge(const attn_plan *p, real *dst, const real *src)
     }
 }
 
-/* Features of token t relative to its largest, in place of the projections; returns den. */
-VEC_FN real query_features(const attn_sizes *z, const fwd_scratch *w, int64_t t, const real *zsum)
+/* Logs of token t with the keys' maxima, and signs, in place of the projections; returns the
+ * largest. */
+VEC_FN real query_logs(const attn_sizes *z, const fwd_scratch *w, int64_t t)
 {
     real *phi_t = w->phi + t * z->ldf, *sign_t = w->sign + t * z->ldf;
     vec max = vset(-REAL_MAX); /* finite, so that an empty state gives exp(-inf) = 0 */
@@ -155,16 +173,31 @@ VEC_FN real query_features(const attn_sizes *z, const fwd_scratch *w, int64_t t,
         phi(vload(phi_t + r), row, w->h.uni, w->b.tok + t * NTOK, log, sign);
         for (int l = 0; l < LANES; l++) {
             vec shifted = log[l] + vload(w->shift + l * z->MP + r);
-            vstore(phi_t + l * z->MP + r, shifted);
+            if (!AGAIN)
+                vstore(phi_t + l * z->MP + r, shifted);
             if (SIGNED)
                 vstore(sign_t + l * z->MP + r, sign[l]);
             max = v_max(max, shifted);
         }
     }
-    max = vset(vhmax(max));
+    return vhmax(max);
+}
+
+/* Features of token t relative to its largest; returns den. */
+VEC_FN real query_features(const attn_sizes *z, const fwd_scratch *w, int64_t t, real max,
+                           const real *zsum)
+{
+    real *phi_t = w->phi + t * z->ldf, *sign_t = w->sign + t * z->ldf;
     vec den = vset(0);
     for (int64_t f = 0; f < z->F; f += VL) {
-        vec e = v_exp(vload(phi_t + f) - max);
+        vec log, row[NROW];
+        if (AGAIN) {
+            load_row(z, &w->h, f, row);
+            log = log_again(w, t, row, phi_t + f) + vload(w->shift + f);
+        } else {
+            log = vload(phi_t + f);
+        }
+        vec e = vec_exp_falling(log - max);
         if (SIGNED)
             e *= vload(sign_t + f);
         vstore(phi_t + f, e);
@@ -184,12 +217,19 @@ static void fwd_queries(const attn_plan *p, const attn_params *a, int64_t n, con
     query_shift(p, &z, state, w.shift);
     for (int64_t first = 0; first < n; first += w.b.n) {
         w.b.n = n - first < z.block ? n - first : z.block;
-        for (int64_t t = 0; t < w.b.n; t++)
+        for (int64_t t = 0; t < w.b.n; t++) {
             load_token(&z, 0, p->scale, q + (first + t) * ldq, a->v, &w.b, t);
+            expect_row(o + (first + t) * ldo, z.DV);
+            if (first + t + z.block < n)
+                expect_row(q + (first + t + z.block) * ldq, z.D);
+        }
         hoist_tokens(&w.h, &w.b);
         project(p, &z, &w.b, w.phi, z.ldf);
+        real max[BLOCK_MAX]; /* apart from what follows, or every token would wait for its own */
         for (int64_t t = 0; t < w.b.n; t++)
-            den[first + t] = query_features(&z, &w, t, state + z.F);
+            max[t] = query_logs(&z, &w, t);
+        for (int64_t t = 0; t < w.b.n; t++)
+            den[first + t] = query_features(&z, &w, t, max[t], state + z.F);
         int64_t rows = pad_block(w.b.n, z.ldf, w.phi);
         tile_mul(rows, z.DVP, z.F, w.phi, z.ldf, state + 2 * z.F, z.DVP, w.v, z.DVP);
         for (int64_t t = 0; t < w.b.n; t++)
@@ -201,8 +241,9 @@ static void fwd_queries(const attn_plan *p, const attn_params *a, int64_t n, con
 VEC_FN void write_features(const attn_sizes *z, const fwd_scratch *w, real *log, real *sign)
 {
     for (int64_t r = 0; r < z->MP; r += VL) {
-        vec max[LANES];
-        block_logs(z, w, r, max);
+        vec max[LANES], row[NROW];
+        load_row(z, &w->h, r, row);
+        block_logs(z, w, r, row, true, max);
     }
     for (int64_t t = 0; t < w->b.n; t++)
         for (int64_t l = 0; l < LANES; l++) {

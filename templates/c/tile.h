@@ -3,9 +3,10 @@
  *     tile_mul    C = A B          rows of A are tokens; A (rows, K), B (K, cols), C (rows, cols)
  *     tile_rank   C += A^T B       sums over tokens;     A (n, rows), B (n, cols), C (rows, cols)
  *
- * Both cover C by register blocks of constant size; these functions are inlined with constants, so
- * the arrays of accumulators become registers. cols and, in tile_rank, rows are multiples of PAD;
- * in tile_mul rows is a multiple of TILE_ROWS.
+ * Both cover C by register blocks of constant size, inlined so that the arrays of accumulators
+ * become registers; they themselves are not inlined, as nothing else may compete for those
+ * registers. cols and, in tile_rank, rows are multiples of PAD; in tile_mul rows is a multiple of
+ * TILE_ROWS.
  */
 #ifndef SPECTRA_TILE_H
 #define SPECTRA_TILE_H
@@ -27,6 +28,8 @@ enum { TILE_ROWS = 12, MUL_R = 6, MUL_C = 2, RANK_R = 4, RANK_C = 2 };
 #else
 #define TILE_KEEP(x) ((void)0)
 #endif
+
+#define TILE_FN static __attribute__((noinline, unused))
 
 VEC_FN void tile_mul_block(int R, int C, int64_t K, const real *a, int64_t lda, const real *b,
                            int64_t ldb, real *c, int64_t ldc)
@@ -59,8 +62,8 @@ VEC_FN void tile_mul_block(int R, int C, int64_t K, const real *a, int64_t lda, 
             vstore(c + i * ldc + j * VL, acc[i][j]);
 }
 
-VEC_FN void tile_mul(int64_t rows, int64_t cols, int64_t K, const real *a, int64_t lda,
-                     const real *b, int64_t ldb, real *c, int64_t ldc)
+TILE_FN void tile_mul(int64_t rows, int64_t cols, int64_t K, const real *a, int64_t lda,
+                      const real *b, int64_t ldb, real *c, int64_t ldc)
 {
     for (int64_t i = 0; i < rows; i += MUL_R) {
         int64_t j = 0;
@@ -102,8 +105,8 @@ VEC_FN void tile_rank_block(int R, int C, int64_t n, const real *a, int64_t lda,
             vstore(c + i * ldc + j * VL, acc[i][j]);
 }
 
-VEC_FN void tile_rank(int64_t n, int64_t rows, int64_t cols, const real *a, int64_t lda,
-                      const real *b, int64_t ldb, real *c, int64_t ldc)
+TILE_FN void tile_rank(int64_t n, int64_t rows, int64_t cols, const real *a, int64_t lda,
+                       const real *b, int64_t ldb, real *c, int64_t ldc)
 {
     for (int64_t i = 0; i < rows; i += RANK_R) {
         int64_t j = 0;

@@ -218,6 +218,7 @@ VEC_FN real vhmax(vec x)
         return x;                    \
     }
 VEC_BY_LANE(v_exp, exp)
+VEC_BY_LANE(vec_exp_falling, exp)
 VEC_BY_LANE(v_log, log)
 VEC_BY_LANE(v_sqrt, sqrt)
 VEC_BY_LANE(v_sin, sin)
@@ -232,40 +233,71 @@ VEC_BY_LANE(v_erf, erf)
 /* Nearest integer of |x| < 2^22 by adding 1.5 * 2^23, which leaves it in the low bits. */
 #define VEC_ROUNDER 0x1.8p23f
 
+/* n = x / ln 2 rounded, as its shifted form; e = exp(x - n ln 2). */
+VEC_FN vec vec_exp_parts(vec x, vec *shifted)
+{
+    *shifted = x * 0x1.715476p0F + VEC_ROUNDER;
+    vec n = *shifted - VEC_ROUNDER;
+    vec r = x - n * 0x1.62e4p-1F; /* ln 2 in two parts; the first product is exact */
+    r = r - n * 0x1.7f7d1cp-20F;
+    /* (e^r - 1) / r, |r| < ln(2)/2 */
+    vec q = r * 0.001384347067F + 0.008374316629F;
+    q = q * r + 0.04166801274F;
+    q = q * r + 0.1666642941F;
+    q = q * r + 0.4999999414F;
+    q = q * r + 1.000000033F;
+    return q * r + 1.0F;
+}
+
+/* The order of arguments lets NaN through the maximum instructions. */
 VEC_FN vec v_exp(vec x)
 {
-    /* The order of arguments lets NaN through the maximum instruction. */
+    vec shifted;
 #if VEC_X86 == 512
-    x = _mm512_max_ps(vset(-110), x);
-#elif VEC_X86 == 256
-    vec y = x;
-    x = _mm256_min_ps(vset(89), _mm256_max_ps(vset(-87), x));
+    vec e = vec_exp_parts(_mm512_min_ps(vset(130), _mm512_max_ps(vset(-110), x)), &shifted);
+    return _mm512_scalef_ps(e, shifted - VEC_ROUNDER);
 #else
-    vec y = x;
-    x = vec_select(x < vset(-87), vset(-87), x);
-    x = vec_select(x > vset(89), vset(89), x);
+#if VEC_X86 == 256
+    vec y = _mm256_min_ps(vset(89), _mm256_max_ps(vset(-87), x));
+#else
+    vec y = vec_select(x < vset(-87), vset(-87), x);
+    y = vec_select(y > vset(89), vset(89), y);
 #endif
-#if VEC_X86 == 512
-    vec n = _mm512_roundscale_ps(_mm512_min_ps(vset(200), x * 0x1.715476p0f), 8);
+    vec e = vec_exp_parts(y, &shifted);
+    /* 2^(n-1) stays in range for every n of the clamped x; NaN comes through e. */
+    ivec exponent = ((ivec)shifted + 126) << 23;
+    return vec_select(x < vset(-86.5F), vset(0), e * (vec)exponent * 2.0F);
+#endif
+}
+
+/* exp(x) of x <= 0, cheaper: the relative error is 1e-7 - 1.4e-8 x, less than the rounding of x
+ * has cost already. 0 below -86.5, -infinity included. */
+VEC_FN vec vec_exp_falling(vec x)
+{
+#if VEC_X86 == 0
+    return v_exp(x);
 #else
-    vec shifted = x * 0x1.715476p0f + VEC_ROUNDER;
+#if VEC_X86 == 512
+    vec y = _mm512_max_ps(vset(-110), x);
+#else
+    vec y = _mm256_max_ps(vset(-87), x);
+#endif
+    vec shifted = y * 0x1.715476p0F + VEC_ROUNDER;
     vec n = shifted - VEC_ROUNDER;
-#endif
-    vec r = x - n * 0x1.62e4p-1f; /* ln 2 in two parts; the first product is exact */
-    r = r - n * 0x1.7f7d1cp-20f;
-    /* (e^r - 1 - r) / r^2, |r| < ln(2)/2 */
-    vec q = r * 0.001381431744F + 0.008368851036F;
-    q = q * r + 0.04166840113F;
-    q = q * r + 0.1666651952F;
-    q = q * r + 0.4999999337F;
-    vec e = q * (r * r) + r + 1.0F;
+    vec r = y * 0x1.715476p0F - n;
+    /* (2^r - 1) / r, |r| < 1/2 */
+    vec q = r * 1.535315912e-4F + 1.339913252e-3F;
+    q = q * r + 9.618439829e-3F;
+    q = q * r + 0.05550331854F;
+    q = q * r + 0.2402264788F;
+    q = q * r + 0.6931472031F;
+    vec e = q * r + 1.0F;
 #if VEC_X86 == 512
     return _mm512_scalef_ps(e, n);
 #else
-    /* 2^(n-1) stays in range for every n of the clamped x; NaN comes through e. */
-    ivec exponent = ((ivec)shifted + 126) << 23;
-    e = e * (vec)exponent * 2.0F;
-    return vec_select(y < vset(-86.5F), vset(0), e);
+    e = (vec)((ivec)e + ((ivec)shifted << 23));
+    return (vec)((ivec)e & ~(x < vset(-86.5F)));
+#endif
 #endif
 }
 
