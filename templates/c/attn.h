@@ -128,11 +128,13 @@ VEC_FN void copy_padded(int64_t n, const real *src, real *dst)
         vstore(dst + c, c < n ? vloadn(src + c, n - c) : vset(0));
 }
 
-/* Asks for a row that will be used a block later. */
+/* Asks for a row that will soon be read or written. Called between pieces of work, as a core waits
+ * once a few dozen lines are on their way; into the second-level cache, as the first is full of
+ * features by the time the row is used. */
 VEC_FN void expect_row(const real *p, int64_t n)
 {
     for (int64_t c = 0; c < n; c += 64 / (int64_t)sizeof(real))
-        __builtin_prefetch(p + c);
+        __builtin_prefetch(p + c, 0, 2);
 }
 
 /* Token t of the block: scaled, mapped (side 0 = query, 1 = key), its norms. */

@@ -177,10 +177,17 @@ static void bwd_queries(const attn_plan *p, const attn_params *a, int64_t n, con
         tile_mul(rows, z.F, z.DV, w.v, z.DVP, w.transposed, z.F, w.dphi, z.ldf);
         for (int64_t t = 0; t < w.b.n; t++)
             max[t] = grad_logs(&z, &w, t);
-        for (int64_t t = 0; t < w.b.n; t++)
+        for (int64_t t = 0; t < w.b.n; t++) {
+            expect_row(gq + (first + t) * ldgq, z.D);
+            if (first + t + z.block < n) {
+                expect_row(q + (first + t + z.block) * ldq, z.D);
+                expect_row(o + (first + t + z.block) * ldo, z.DV);
+                expect_row(go + (first + t + z.block) * ldgo, z.DV);
+            }
             sums[t] = dparams != NULL
                           ? query_gradient(p, &z, a, &w, t, max[t], state + z.F, dstate, true)
                           : query_gradient(p, &z, a, &w, t, max[t], state + z.F, dstate, false);
+        }
         tile_rank(w.b.n, z.F, z.DVP, w.phi, z.ldf, w.v, z.DVP, dstate + z.F, z.DVP);
         pad_block(w.b.n, w.ldu, w.u);
         tile_mul(rows, z.DP, z.M, w.u, w.ldu, p->w, z.DP, w.gx, z.DP);
@@ -253,9 +260,16 @@ static void bwd_keys(const attn_plan *p, const attn_params *a, int64_t n, const 
         project(p, &z, &w.b, w.u, w.ldu);
         int64_t rows = pad_block(w.b.n, z.DP, w.b.x);
         tile_mul(rows, z.F, z.DV, values, ld, w.transposed, z.F, w.dphi, z.ldf);
-        for (int64_t t = 0; t < w.b.n; t++)
+        for (int64_t t = 0; t < w.b.n; t++) {
+            expect_row(gk + index[t] * ldgk, z.D);
+            expect_row(gv + index[t] * ldgv, z.DV);
+            if (index[t] + z.block < n) {
+                expect_row(k + (index[t] + z.block) * ldk, z.D);
+                expect_row(v + (index[t] + z.block) * ldv, z.DV);
+            }
             sums[t] = dparams != NULL ? key_gradient(p, &z, a, &w, t, dstate, true)
                                       : key_gradient(p, &z, a, &w, t, dstate, false);
+        }
         pad_block(w.b.n, z.ldf, w.phi);
         tile_mul(rows, z.DVP, z.F, w.phi, z.ldf, dstate + z.F, z.DVP, w.gv, z.DVP);
         pad_block(w.b.n, w.ldu, w.u);

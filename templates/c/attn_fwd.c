@@ -82,37 +82,43 @@ VEC_FN void block_logs(const attn_sizes *z, const fwd_scratch *w, int64_t r, con
     }
 }
 
-/* The block's features in place of the projections; raises the maxima and rescales the state. */
-VEC_FN void key_features(const attn_sizes *z, const fwd_scratch *w, real *state)
+/* Raises the maxima of VL feature rows from f to those of the block and rescales the state. Returns
+ * what the logs are to be reduced by: infinity where W has no row. */
+VEC_FN vec raise_max(const attn_sizes *z, int64_t f, int64_t valid_rows, vec max, real *state)
 {
-    for (int64_t r = 0; r < z->MP; r += VL) {
-        vec max[LANES], row[NROW];
-        load_row(z, &w->h, r, row);
-        block_logs(z, w, r, row, !AGAIN, max);
-        for (int l = 0; l < LANES; l++) {
-            int64_t f = l * z->MP + r;
-            vec old = vload(state + f), new = v_max(old, max[l]), shift = new;
-            if (r + VL > z->M) {
-                vec valid = v_lt(viota(), vset((real)(z->M - r)));
-                new = v_where(valid, new, vset(-(real)INFINITY));
-                shift = v_where(valid, new, vset((real)INFINITY));
-            }
-            if (vsum(v_lt(old, new)) > 0) {
-                scale_rows(z, growth(old, new), state + z->F + f, state + 2 * z->F + f * z->DVP);
-                vstore(state + f, new);
-            }
-            vec sum = vload(state + z->F + f);
-            for (int64_t t = 0; t < w->b.n; t++) {
-                int64_t at = t * z->ldf + f;
-                vec log = AGAIN ? log_again(w, t, row, w->phi + at) : vload(w->phi + at);
-                vec e = vec_exp_falling(log - shift);
-                if (SIGNED)
-                    e *= vload(w->sign + at);
-                vstore(w->phi + at, e);
-                sum += e;
-            }
-            vstore(state + z->F + f, sum);
+    vec old = vload(state + f), new = v_max(old, max), shift = new;
+    if (valid_rows < VL) {
+        vec valid = v_lt(viota(), vset((real)valid_rows));
+        new = v_where(valid, new, vset(-(real)INFINITY));
+        shift = v_where(valid, new, vset((real)INFINITY));
+    }
+    if (vsum(v_lt(old, new)) > 0) {
+        scale_rows(z, growth(old, new), state + z->F + f, state + 2 * z->F + f * z->DVP);
+        vstore(state + f, new);
+    }
+    return shift;
+}
+
+/* The block's features of VL rows of W from r, in place of the projections; adds their sums to z.
+ */
+VEC_FN void key_features(const attn_sizes *z, const fwd_scratch *w, int64_t r, real *state)
+{
+    vec max[LANES], row[NROW];
+    load_row(z, &w->h, r, row);
+    block_logs(z, w, r, row, !AGAIN, max);
+    for (int l = 0; l < LANES; l++) {
+        int64_t f = l * z->MP + r;
+        vec shift = raise_max(z, f, z->M - r, max[l], state), sum = vload(state + z->F + f);
+        for (int64_t t = 0; t < w->b.n; t++) {
+            int64_t at = t * z->ldf + f;
+            vec log = AGAIN ? log_again(w, t, row, w->phi + at) : vload(w->phi + at);
+            vec e = vec_exp_falling(log - shift);
+            if (SIGNED)
+                e *= vload(w->sign + at);
+            vstore(w->phi + at, e);
+            sum += e;
         }
+        vstore(state + z->F + f, sum);
     }
 }
 
@@ -127,20 +133,21 @@ static void fwd_keys(const attn_plan *p, const attn_params *a, int64_t n, const 
     int64_t index[BLOCK_MAX + 1];
     for (int64_t first = 0; first < n;) {
         first = choose_tokens(first, n, mask, z.block, index, &w.b.n);
-        for (int64_t t = 0; t < w.b.n; t++) {
+        for (int64_t t = 0; t < w.b.n; t++)
             load_token(&z, 1, p->scale, k + index[t] * ldk, a->v, &w.b, t);
-            if (index[t] + z.block < n) {
-                expect_row(k + (index[t] + z.block) * ldk, z.D);
-                expect_row(v + (index[t] + z.block) * ldv, z.DV);
-            }
-        }
         if (w.b.n == 0)
             continue;
         int64_t ld;
         const real *values = gather_rows(index, w.b.n, z.DV, v, ldv, w.v, &ld);
         hoist_tokens(&w.h, &w.b);
         project(p, &z, &w.b, w.phi, z.ldf);
-        key_features(&z, &w, state);
+        for (int64_t r = 0, t = 0; r < z.MP; r += VL) {
+            key_features(&z, &w, r, state);
+            for (; t < w.b.n * (r + VL) / z.MP && index[t] + z.block < n; t++) {
+                expect_row(k + (index[t] + z.block) * ldk, z.D);
+                expect_row(v + (index[t] + z.block) * ldv, z.DV);
+            }
+        }
         tile_rank(w.b.n, z.F, z.DVP, w.phi, z.ldf, values, ld, state + 2 * z.F, z.DVP);
     }
 }
@@ -217,19 +224,19 @@ static void fwd_queries(const attn_plan *p, const attn_params *a, int64_t n, con
     query_shift(p, &z, state, w.shift);
     for (int64_t first = 0; first < n; first += w.b.n) {
         w.b.n = n - first < z.block ? n - first : z.block;
-        for (int64_t t = 0; t < w.b.n; t++) {
+        for (int64_t t = 0; t < w.b.n; t++)
             load_token(&z, 0, p->scale, q + (first + t) * ldq, a->v, &w.b, t);
-            expect_row(o + (first + t) * ldo, z.DV);
-            if (first + t + z.block < n)
-                expect_row(q + (first + t + z.block) * ldq, z.D);
-        }
         hoist_tokens(&w.h, &w.b);
         project(p, &z, &w.b, w.phi, z.ldf);
         real max[BLOCK_MAX]; /* apart from what follows, or every token would wait for its own */
         for (int64_t t = 0; t < w.b.n; t++)
             max[t] = query_logs(&z, &w, t);
-        for (int64_t t = 0; t < w.b.n; t++)
+        for (int64_t t = 0; t < w.b.n; t++) {
             den[first + t] = query_features(&z, &w, t, max[t], state + z.F);
+            expect_row(o + (first + t) * ldo, z.DV);
+            if (first + t + z.block < n)
+                expect_row(q + (first + t + z.block) * ldq, z.D);
+        }
         int64_t rows = pad_block(w.b.n, z.ldf, w.phi);
         tile_mul(rows, z.DVP, z.F, w.phi, z.ldf, state + 2 * z.F, z.DVP, w.v, z.DVP);
         for (int64_t t = 0; t < w.b.n; t++)
