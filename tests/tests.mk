@@ -19,13 +19,20 @@ $(B)/tests/$(1): $(O)/tests/$(1).o $(TEST_WITH_$(1):%=$(O)/tests/%.o) $(B)/libsp
 endef
 $(foreach t,$(TEST_NAMES) golden,$(eval $(call TEST_RULE,$(t))))
 
-ALONE := $(filter vec_ulp kernel_stub,$(patsubst tests/%.c,%,$(wildcard tests/*.c)))
-# vec.h and the skeletons alone, once for each instruction set
+# vec.h and the skeletons alone, once for each instruction set; the skeletons with a positive and a signed
+# feature, in float and in double.
+ALONE := vec_ulp kernel_stub kernel_signed kernel_double
 ALONE_BIN := $(foreach t,$(ALONE),$(foreach i,$(ISAS),$(B)/tests/$(t)_$(i)))
-$(foreach i,$(ISAS),$(eval $(B)/tests/vec_ulp_$(i) $(B)/tests/kernel_stub_$(i): CFLAGS += $(ISA_$(i)) -DISA_NAME=$(i)))
-$(B)/tests/vec_ulp_% $(B)/tests/kernel_stub_%: $(HEADERS) $(wildcard templates/c/*.c) $(ALONE:%=tests/%.c)
-	@mkdir -p $(@D)
-	@$(CC) $(CPPFLAGS) $(CFLAGS) $(SAN) $(patsubst $(B)/tests/%_$*,tests/%.c,$@) -lcmocka -lm -o $@
+define ALONE_RULE
+$(B)/tests/$(1)_$(2): tests/$(3).c $(HEADERS) $(wildcard templates/c/*.c)
+	@mkdir -p $$(@D)
+	@$$(CC) $$(CPPFLAGS) $$(CFLAGS) $$(SAN) $(ISA_$(2)) -DISA_NAME=$(2) $(4) $$< -lcmocka -lm -o $$@
+endef
+$(foreach i,$(ISAS),\
+    $(eval $(call ALONE_RULE,vec_ulp,$(i),vec_ulp))\
+    $(eval $(call ALONE_RULE,kernel_stub,$(i),kernel_stub))\
+    $(eval $(call ALONE_RULE,kernel_signed,$(i),kernel_stub,-DSTUB_SIGNED))\
+    $(eval $(call ALONE_RULE,kernel_double,$(i),kernel_stub,-DREAL=double)))
 
 # Everything generated, in double: the verification build.
 DOUBLE_C := $(filter build/base/%,$(KERNEL_C))
