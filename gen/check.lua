@@ -87,46 +87,63 @@ local function vector(n, low, high)
   return v
 end
 
+-- Whether a parameter is the root of an equation: those are constants for differentiation.
+local function solved(node)
+  for _, part in ipairs(E.reachable { node }) do
+    if part.op == "bessel_ratio" then return true end
+  end
+  return false
+end
+
 -- features: cases with random points and singular points.
 local function feature_cases(spec)
   local vars, plan = spec.vars, feature.plan(spec)
   local function point(singular)
     local env = { u = singular and 0 or uniform(-2, 2), w2 = uniform(1, 30), x = uniform(-2, 2),
-      g = uniform(-1, 1), x2 = singular and 0 or uniform(0.5, 3), r2 = singular and 0 or uniform(0.5, 3) }
-    for _, name in ipairs(spec.scalars) do env[name] = uniform(-0.2, 0.1) end
+      g = uniform(-1, 1), x2 = singular and 0 or uniform(0.5, 3), r2 = singular and 0 or uniform(0.5, 3),
+      u2 = singular and 0 or uniform(-2, 2), sum = uniform(-1, 1), gsum = uniform(-1, 1) }
+    for i, name in ipairs(spec.scalars) do env[name] = spec.defaults[i] - uniform(0.01, 0.09) end
     for _, name in ipairs(spec.vectors) do env[name] = uniform(0.5, 2) end
+    for _, name in ipairs(spec.norms) do env["w_" .. name] = uniform(0, 9) end
+    if spec.side then env.side = singular == 1 and -1 or 1 end
     for i = 1, spec.lanes do
       env["glog" .. i - 1], env["gsign" .. i - 1] = uniform(-1, 1), uniform(-1, 1)
     end
     return env
   end
-  local all = table.move(plan.pgrad, 1, #plan.pgrad, 4, { table.unpack(plan.grad) })
+  local function joined(a, b) return table.move(b, 1, #b, #a + 1, { table.unpack(a) }) end
   local cases = {
-    { outputs = plan.value, seeds = plan.seeds, wrt = plan.wrt, grads = all, point = point },
-    { outputs = plan.token, seeds = plan.seeds, wrt = plan.wrt, grads = plan.token_grad,
-      point = point },
+    { outputs = plan.value, seeds = plan.seeds, wrt = joined(plan.wrt, plan.params),
+      grads = joined(plan.grad, plan.pgrad), point = point },
   }
-  for _, side in ipairs { "map_q", "map_k" } do
-    cases[#cases + 1] = { outputs = { spec[side] }, seeds = { vars.g }, grads = plan[side .. "_grad"],
+  if spec.official then
+    cases[2] = { outputs = plan.token, seeds = plan.seeds, grads = plan.token_grad, point = point,
+      wrt = joined({ vars.u, vars.x2, vars.r2 }, vars.s) }
+  end
+  for _, name in ipairs { "map_q", "map_k", "map2", "sum" } do
+    local seed = name == "sum" and vars.gsum or vars.g
+    cases[#cases + 1] = { outputs = { spec[name] }, seeds = { seed }, grads = plan[name .. "_grad"],
       wrt = { vars.x, table.unpack(vars.v) }, point = point }
   end
   if spec.adapt then
     local grads, adapt_seeds = feature.adapt_gradients(spec)
-    local nodes = {}
+    local nodes, n = {}, 5
     for i, output in ipairs(spec.adapt) do nodes[i] = output.node end
-    local n = 5
     cases[#cases + 1] = {
-      outputs = nodes, seeds = adapt_seeds, wrt = vars.m, grads = grads, n = n,
+      outputs = nodes, seeds = adapt_seeds, wrt = { table.unpack(vars.m, 1, 4) }, grads = grads, n = n,
       point = function(singular)
         local env = { m1x = vector(n, -0.5, 0.5), m1y = vector(n, -0.5, 0.5), m2x = vector(n, 0.3, 1),
-          m2y = vector(n, 0.3, 1) }
+          m2y = vector(n, 0.3, 1), a1x = vector(n, 0.3, 1), a1y = vector(n, 0.3, 1),
+          low = vector(n, -2, -1), high = vector(n, 1, 2) }
+        for i, name in ipairs(spec.scalars) do env[name] = spec.defaults[i] end
         if singular == 1 then
-          for _, name in ipairs { "m1x", "m1y", "m2x", "m2y" } do env[name] = vector(n, 0, 0) end
+          for _, var in ipairs(vars.m) do env[var.name] = vector(n, 0, 0) end
         elseif singular then
           env.m1x[2], env.m2x[2], env.m1y[3], env.m2y[3] = 0, 0, 0, 0
         end
         for i, output in ipairs(spec.adapt) do
           env[adapt_seeds[i].name] = output.vector and vector(n, -1, 1) or uniform(-1, 1)
+          if solved(output.node) then env[adapt_seeds[i].name] = 0.0 end
         end
         return env
       end,

@@ -51,9 +51,11 @@ function M.names(kind)
   return list
 end
 
--- Loads a spec by name; an unknown name gets the nearest known one.
+-- Loads a spec by name; an unknown name gets the nearest known one. "posrf+" is the antithetic form
+-- of the feature posrf.
 function M.load(kind, name)
-  local names = M.names(kind)
+  local names, antithetic = M.names(kind), false
+  if kind == "feature" and name:sub(-1) == "+" then name, antithetic = name:sub(1, -2), true end
   local known = false
   for _, candidate in ipairs(names) do known = known or candidate == name end
   if not known then
@@ -62,14 +64,18 @@ function M.load(kind, name)
   end
   local relative = ("specs/%s/%s.lua"):format(kind, name)
   local text = M.read(relative)
-  local loaded = spec.load_text(kind, name, relative, text)
+  local loaded = spec.load_text(kind, name, relative, text, antithetic)
   loaded.hash = M.hash(text)
   return loaded
 end
 
+-- All specs of a kind; features also in their antithetic form where they have one.
 function M.load_all(kind)
   local list = {}
-  for i, name in ipairs(M.names(kind)) do list[i] = M.load(kind, name) end
+  for _, name in ipairs(M.names(kind)) do
+    list[#list + 1] = M.load(kind, name)
+    if list[#list].may_antithetic then list[#list + 1] = M.load(kind, name .. "+") end
+  end
   return list
 end
 
@@ -152,8 +158,8 @@ local function attention_files(out, command, feature, id, sizes, dtype)
   local top = header(command, feature)
   local prologue = ('#line 1 "%s"\n'):format(feature.path) .. target_c.prologue(feature, id, sizes)
   local files = {}
-  for i, kind in ipairs(plan.kinds) do
-    files[i] = { ("%s/%s.c"):format(out, kind.name),
+  for _, kind in ipairs(plan.kinds_of(feature)) do
+    files[#files + 1] = { ("%s/%s.c"):format(out, kind.name),
       splice.splice(top .. real_define(dtype), prologue, M.read(kind.template), kind.template, MARK) }
   end
   local device = ('#line 1 "%s"\n'):format(target_cuda.RUNTIME)
@@ -164,8 +170,8 @@ local function attention_files(out, command, feature, id, sizes, dtype)
 end
 
 local function registry_line(feature, matrix, sizes, id)
-  return ("ATTN(%s, %s, %d, %d, %d, %s)\n"):format(feature.name, matrix and matrix.name or "NULL",
-    sizes.D, sizes.DV, sizes.M, id)
+  return ("ATTN(%s, %s, %d, %d, %d, %s, %d)\n"):format(feature.name, matrix and matrix.name or "NULL",
+    sizes.D, sizes.DV, sizes.M, id, feature.official and 1 or 0)
 end
 
 local function dependencies(targets, sources)
@@ -186,7 +192,7 @@ local function manifest(command, feature, matrix, sizes, dtype, id, files)
   for i, constant in ipairs(component.constants(feature, sizes)) do constants[i] = constant end
   for i, file in ipairs(files) do
     local name = file[1]:match("[^/]+$")
-    local kind = plan.kinds[i]
+    local kind = plan.kinds_of(feature)[i]
     kinds[i] = object { { "file", name }, { "symbol", kind and ("%s_%s"):format(kind.name, id) or "" },
       { "fnv1a64", M.hash(file[2]) } }
   end
@@ -209,7 +215,7 @@ function M.pair(out, feat, kernel, sizes, dtype)
   local feature, matrix = M.load("feature", feat), M.load("matrix", kernel)
   local command = ("lua5.4 gen/main.lua FEAT=%s KERNEL=%s D=%d DV=%d M=%d DTYPE=%s"):format(feat, kernel,
     sizes.D, sizes.DV, sizes.M, dtype)
-  local id = ("%s_%s_%d_%d_%d"):format(feat, kernel, sizes.D, sizes.DV, sizes.M)
+  local id = ("%s_%s_%d_%d_%d"):format(feature.id, kernel, sizes.D, sizes.DV, sizes.M)
   local files = attention_files(out, command, feature, id, sizes, dtype)
   local text = manifest(command, feature, matrix, sizes, dtype, id, files)
   local targets = {}
@@ -231,11 +237,11 @@ function M.base(out)
   local registry = { ("// %s\n// dtype f32\n"):format(command) }
   local sources = templates()
   for _, feature in ipairs(features) do
-    local folder = out .. "/" .. feature.name
-    for _, file in ipairs(attention_files(folder, command, feature, feature.name, any, "f32")) do
+    local folder = out .. "/" .. feature.id
+    for _, file in ipairs(attention_files(folder, command, feature, feature.id, any, "f32")) do
       files[#files + 1] = file
     end
-    registry[#registry + 1] = registry_line(feature, nil, any, feature.name)
+    registry[#registry + 1] = registry_line(feature, nil, any, feature.id)
     sources[#sources + 1] = feature.path
   end
   for _, row in ipairs(rows) do
@@ -283,12 +289,14 @@ local function read_registry(folders)
         dtype), 0)
     end
     dtype, dtype_of = this, folder
-    for feat, matrix, D, DV, m, id in text:gmatch("ATTN%((%w+), ([%w_]+), (%d+), (%d+), (%d+), ([%w_]+)%)") do
+    local line = "ATTN%(([%w_]+%+?), ([%w_]+), (%d+), (%d+), (%d+), ([%w_]+), ([01])%)"
+    for feat, matrix, D, DV, m, id, official in text:gmatch(line) do
       if not seen[id] then
         seen[id] = true
-        local texts = matrix == "NULL" and folder .. "/" .. feat or folder
+        local texts = matrix == "NULL" and folder .. "/" .. id or folder
         table.insert(matrix == "NULL" and any or pairs_of, { feat = feat, matrix = matrix,
-          sizes = ("%s, %s, %s"):format(D, DV, m), id = id, hash = kernel_hash(texts) })
+          sizes = ("%s, %s, %s"):format(D, DV, m), id = id, official = official == "1",
+          hash = kernel_hash(texts) })
       end
     end
     for op, backward in text:gmatch("ROW%(([%w_]+), ([01])%)") do
@@ -318,7 +326,8 @@ function M.registry(out_path, folders)
   local out = { "/* lua5.4 gen/main.lua --registry " .. table.concat(folders, " ") .. " */",
     '#include "kernel.h"', "" }
   for _, row in ipairs(attn) do
-    for _, kind in ipairs(plan.kinds) do
+    row.kinds = plan.kinds_of(row)
+    for _, kind in ipairs(row.kinds) do
       for _, isa in ipairs(plan.isas) do
         out[#out + 1] = ("extern const %s %s_%s_%s;"):format(kind.type, kind.name, row.id, isa.name)
       end
@@ -336,7 +345,7 @@ function M.registry(out_path, folders)
   registry_table(out, "const attn_row generated_attn[] = {", attn, function(row, isa)
     local functions = {}
     for i, kind in ipairs(plan.kinds) do
-      functions[i] = ("&%s_%s_%s"):format(kind.name, row.id, isa.name)
+      functions[i] = row.kinds[i] and ("&%s_%s_%s"):format(kind.name, row.id, isa.name) or "NULL"
     end
     return ('    {"%s", %s, %s, %s,\n     %s,\n     "%s"},'):format(row.feat,
       row.matrix == "NULL" and "NULL" or ('"%s"'):format(row.matrix), row.sizes, isa.constant,

@@ -173,6 +173,19 @@ function M.reachable(roots, stop)
   return list
 end
 
+-- The node with others in the place of some of its variables.
+function M.replace(node, values, memo)
+  memo = memo or {}
+  if values[node] then return values[node] end
+  if #node == 0 then return node end
+  if not memo[node] then
+    local args = {}
+    for i, arg in ipairs(node) do args[i] = M.replace(arg, values, memo) end
+    memo[node] = M.apply(node.op, table.unpack(args))
+  end
+  return memo[node]
+end
+
 -- The oracle: value of a node. env maps names of variables to numbers or, for wide ones, lists of
 -- n numbers. Returns a number or a list.
 function M.evaluate(node, env, n, memo)

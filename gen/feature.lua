@@ -13,6 +13,16 @@ local function lanes_of(spec, lanes)
   return spec.signed and table.move(lanes.sign, 1, spec.lanes, spec.lanes + 1, list) or list
 end
 
+local function concat(...)
+  local all = {}
+  for _, list in ipairs { ... } do table.move(list, 1, #list, #all + 1, all) end
+  return all
+end
+
+local function projections(spec)
+  return { spec.vars.u, spec.projections == 2 and spec.vars.u2 or nil }
+end
+
 -- Roots of every function and what is hoisted; seeds and wrt are what gradients are taken of.
 function M.plan(spec)
   if spec.plan then return spec.plan end
@@ -21,27 +31,41 @@ function M.plan(spec)
   local plan = { value = lanes_of(spec, spec.phi), token = lanes_of(spec, spec.token) }
   for i, node in ipairs(plan.value) do plan.value[i] = pass.regroup(node, memo) end
   plan.seeds = lanes_of(spec, { log = vars.glog, sign = vars.gsign })
-  plan.wrt = { vars.u, vars.x2, vars.r2, table.unpack(vars.s) }
-  local all = pass.verify(grad.gradients(pass.verify(plan.value), plan.seeds, plan.wrt, true))
-  plan.grad, plan.pgrad = { table.unpack(all, 1, 3) }, { table.unpack(all, 4) }
-  plan.slots = pass.hoist(table.move(plan.grad, 1, 3, #plan.value + 1, { table.unpack(plan.value) }),
-    plan.pgrad)
-  plan.token_grad = pass.verify(
-    grad.gradients(pass.verify(plan.token), plan.seeds, plan.wrt, true))
-  for _, side in ipairs { "map_q", "map_k" } do
-    plan[side .. "_grad"] = pass.verify(grad.gradients({ spec[side] }, { vars.g },
+  plan.wrt = concat(projections(spec), { vars.x2, vars.r2, vars.sum })
+  local count = #plan.wrt
+  plan.params = concat(vars.s, vars.w)
+  local all = pass.verify(grad.gradients(pass.verify(plan.value), plan.seeds,
+    concat(plan.wrt, plan.params), true))
+  plan.grad, plan.pgrad = { table.unpack(all, 1, count) }, { table.unpack(all, count + 1) }
+  plan.slots = pass.hoist(concat(plan.value, plan.grad), plan.pgrad)
+  if spec.official then
+    plan.token_grad = pass.verify(grad.gradients(pass.verify(plan.token), plan.seeds,
+      concat({ vars.u, vars.x2, vars.r2 }, vars.s), true))
+  end
+  for _, name in ipairs { "map_q", "map_k", "map2", "sum" } do
+    local seed = name == "sum" and vars.gsum or vars.g
+    plan[name .. "_grad"] = pass.verify(grad.gradients({ spec[name] }, { seed },
       { vars.x, table.unpack(vars.v) }, true))
   end
   spec.plan = plan
   return plan
 end
 
--- Texts of the variables a function is given.
+-- Texts of the variables a function is given. `u1` is the projection where there is but one.
 local function variables(spec, list)
   local known, vars = {}, spec.vars
+  local function array(name, nodes)
+    for i, var in ipairs(nodes) do known[var] = ("%s[%d]"):format(name, i - 1) end
+  end
   for _, name in ipairs(list) do
-    if name == "s" or name == "v" or name == "glog" or name == "gsign" then
-      for i, var in ipairs(vars[name]) do known[var] = ("%s[%d]"):format(name, i - 1) end
+    if name == "u" then
+      array("u", projections(spec))
+    elseif name == "t" then
+      array("t", { vars.x2, vars.r2, vars.sum })
+    elseif name == "u1" then
+      known[vars.u] = "u"
+    elseif type(vars[name][1]) == "table" and not E.is_node(vars[name]) then
+      array(name, vars[name])
     else
       known[vars[name]] = name
     end
@@ -77,12 +101,6 @@ local function elements(array, count, wide)
   return list
 end
 
-local function concat(...)
-  local all = {}
-  for _, list in ipairs { ... } do table.move(list, 1, #list, #all + 1, all) end
-  return all
-end
-
 -- All functions, a text each. `prefix` comes before every one of them.
 function M.functions(spec, target, prefix)
   local plan, out = M.plan(spec), {}
@@ -106,38 +124,51 @@ function M.functions(spec, target, prefix)
   local uniform, row, token = hoisted "uniform", hoisted "row", hoisted "token"
   fn(lines.phi, "void", "phi_uniform", "(const real *s, real *uni)", { "s" }, {}, uniform,
     elements("uni", #uniform))
-  fn(nil, "void", "phi_row", "(vec w2, const real *uni, vec *row)", { "w2" }, uni, row,
+  fn(nil, "void", "phi_row", "(const vec *w, const real *uni, vec *row)", { "w" }, uni, row,
     elements("row", #row, true))
-  fn(nil, "void", "phi_token", "(real x2, real r2, const real *uni, real *tok)", { "x2", "r2" }, uni,
-    token, elements("tok", #token))
+  fn(nil, "void", "phi_token", "(const real *t, const real *uni, real *tok)", { "t" }, uni, token,
+    elements("tok", #token))
   fn(lines.phi, "void", "phi",
-    "(vec u, const vec *row, const real *uni, const real *tok, vec *logs, vec *signs)", { "u" }, all,
-    plan.value, lanes)
-  fn(lines.phi, "void", "phi_grad", "(vec u, vec w2, const vec *row, const real *uni,\n"
-    .. "    const real *tok, const vec *glog, const vec *gsign, vec *gu, vec *gx2, vec *gr2)",
-    { "u", "w2", "glog", "gsign" }, all, plan.grad,
-    { { "*gu", true }, { "*gx2", true }, { "*gr2", true } })
-  fn(lines.phi, "void", "phi_pgrad", "(vec u, vec w2, const real *s, const vec *row,\n"
-    .. "    const real *uni, const real *tok, real x2, real r2, const vec *glog, const vec *gsign,\n"
-    .. "    vec *gs)", { "u", "w2", "s", "x2", "r2", "glog", "gsign" }, all, plan.pgrad,
-    elements("gs", #spec.scalars, true))
-  for _, side in ipairs { "map_q", "map_k" } do
-    local line = lines[side] or lines.phi
-    fn(line, W, side, "(vec x, const vec *v)", { "x", "v" }, {}, { spec[side] }, { { "return", true } })
-    fn(line, "void", side .. "_grad", "(vec x, const vec *v, vec g, vec *gx, vec *gv)",
-      { "x", "v", "g" }, {}, plan[side .. "_grad"],
+    "(const vec *u, const vec *row, const real *uni, const real *tok, vec *logs, vec *signs)", { "u" },
+    all, plan.value, lanes)
+  local np, vars = spec.projections, spec.vars
+  fn(lines.phi, "void", "phi_grad", "(const vec *u, const vec *w, const vec *row, const real *uni,\n"
+    .. "    const real *tok, const vec *glog, const vec *gsign, vec *gu, vec *gt)",
+    { "u", "w", "glog", "gsign" }, all, plan.grad, concat(elements("gu", np, true),
+      elements("gt", 3, true)))
+  fn(lines.phi, "void", "phi_pgrad", "(const vec *u, const vec *w, const real *s, const vec *row,\n"
+    .. "    const real *uni, const real *tok, const real *t, const vec *glog, const vec *gsign,\n"
+    .. "    vec *gs, vec *gw)", { "u", "w", "s", "t", "glog", "gsign" }, all, plan.pgrad,
+    concat(elements("gs", #spec.scalars, true), elements("gw", #vars.w, true)))
+  for _, name in ipairs { "map_q", "map_k", "map2", "sum" } do
+    local line = lines[name] or lines.phi
+    local call = name == "sum" and "token_sum" or name
+    fn(line, W, call, "(vec x, const vec *v)", { "x", "v" }, {}, { spec[name] }, { { "return", true } })
+    local seed = name == "sum" and "gsum" or "g"
+    fn(line, "void", call .. "_grad", ("(vec x, const vec *v, %s %s, vec *gx, vec *gv)"):format(
+      seed == "g" and "vec" or "real", seed), { "x", "v", seed }, {}, plan[name .. "_grad"],
       concat({ { "*gx", true } }, elements("gv", #spec.vectors, true)))
   end
-  fn(lines.token, "void", "tphi",
-    "(vec u, vec w2, real x2, real r2, const real *s, vec *logs, vec *signs)",
-    { "u", "w2", "x2", "r2", "s" }, {}, plan.token, lanes)
-  fn(lines.token, "void", "tphi_grad", "(vec u, vec w2, real x2, real r2, const real *s,\n"
-    .. "    const vec *glog, const vec *gsign, vec *gu, vec *gx2, vec *gr2, vec *gs)",
-    { "u", "w2", "x2", "r2", "s", "glog", "gsign" }, {}, plan.token_grad,
-    concat({ { "*gu", true }, { "*gx2", true }, { "*gr2", true } },
-      elements("gs", #spec.scalars, true)))
+  if spec.official then
+    fn(lines.token, "void", "tphi",
+      "(vec u, vec w2, real x2, real r2, const real *s, vec *logs, vec *signs)",
+      { "u1", "w2", "x2", "r2", "s" }, {}, plan.token, lanes)
+    fn(lines.token, "void", "tphi_grad", "(vec u, vec w2, real x2, real r2, const real *s,\n"
+      .. "    const vec *glog, const vec *gsign, vec *gu, vec *gx2, vec *gr2, vec *gs)",
+      { "u1", "w2", "x2", "r2", "s", "glog", "gsign" }, {}, plan.token_grad,
+      concat({ { "*gu", true }, { "*gx2", true }, { "*gr2", true } },
+        elements("gs", #spec.scalars, true)))
+  end
   for i, text in ipairs(out) do out[i] = text:gsub("    return = ", "    return ") end
   return out
+end
+
+-- Which vector weights the i-th norm of a row beyond |w|^2; -1: there is none.
+local function norm_slot(spec, i)
+  for k, name in ipairs(spec.vectors) do
+    if name == spec.norms[i] then return k - 1 end
+  end
+  return -1
 end
 
 -- The constants of the prologue, in order.
@@ -146,7 +177,10 @@ function M.constants(spec, sizes)
   return {
     { "CD", sizes.D }, { "CDV", sizes.DV }, { "CM", sizes.M },
     { "LANES", spec.lanes }, { "SIGNED", spec.signed and 1 or 0 },
-    { "NS", #spec.scalars }, { "NV", #spec.vectors },
+    { "NS", #spec.scalars }, { "NV", #spec.vectors }, { "NP", spec.projections },
+    { "NW", 1 + #spec.norms }, { "SUM", spec.has_sum and 1 or 0 }, { "LINEAR", spec.linear and 1 or 0 },
+    { "IDENTITY", spec.identity and 1 or 0 }, { "SIDE", spec.side and spec.side or -1 },
+    { "COUNTS", spec.counts and 1 or 0 }, { "NORM1", norm_slot(spec, 1) }, { "NORM2", norm_slot(spec, 2) },
     { "NUNI", math.max(1, #slots.uniform) }, { "NROW", math.max(1, #slots.row) },
     { "NTOK", math.max(1, #slots.token) }, { "TOKEN_NORM", spec.token_norm },
   }
@@ -154,14 +188,26 @@ end
 
 -- The pointer of each wide variable is a parameter or a row of v.
 local function moments_known(spec)
-  local inputs = {}
+  local inputs, known = {}, { [E.length] = "count" }
   for _, var in ipairs(spec.vars.m) do inputs[var] = var.name end
-  return inputs, { [E.length] = "count" }
+  for i, var in ipairs(spec.vars.s) do known[var] = ("s[%d]"):format(i - 1) end
+  return inputs, known
 end
 
-local MOMENTS = "const real *m1x, const real *m1y,\n    const real *m2x, const real *m2y"
-local MOMENT_NAMES = { "m1x", "m1y", "m2x", "m2y" }
-local ADAPT_NAMES = { "d", "dp", "j", "s", "v", "ds", "dv", "count", "m1x", "m1y", "m2x", "m2y" }
+local MOMENT_NAMES = { "m1x", "m1y", "m2x", "m2y", "a1x", "a1y", "low", "high" }
+local ADAPT_NAMES = { "d", "dp", "j", "m", "dm", "s", "v", "ds", "dv", "count", table.unpack(MOMENT_NAMES) }
+
+-- `const real *m1x = m;` and so on for the rows of m that the body reads, and `count`.
+local function opening(body)
+  local text, lines = "\n" .. table.concat(body, "\n") .. "\n", {}
+  if text:find("%f[%w_]count%f[^%w_]") then lines[1] = "    const real count = (real)d;" end
+  for i, name in ipairs(MOMENT_NAMES) do
+    if text:find("%f[%w_]" .. name .. "%f[^%w_]") then
+      lines[#lines + 1] = ("    const real *%s = m + %d * dp;"):format(name, i - 1)
+    end
+  end
+  return lines
+end
 
 function M.adapt(spec, target, out)
   local inputs, known = moments_known(spec)
@@ -178,31 +224,49 @@ function M.adapt(spec, target, out)
     }
     if output.vector then pad[#pad + 1] = ("        v[%d * dp + j] = 1;"):format(slot) end
   end
-  local indent = "    "
-  render.passes(target, lines, body, indent, outputs, inputs, known, render.names(ADAPT_NAMES))
+  render.passes(target, lines, body, "    ", outputs, inputs, known, render.names(ADAPT_NAMES))
   if pad[1] then
     body[#body + 1] = "    for (int64_t j = d; j < dp; j++) {"
     table.move(pad, 1, #pad, #body + 1, body)
     body[#body + 1] = "    }"
   end
-  render.fn(out, ("static void %s_adapt(int64_t d, int64_t dp, %s, real *s, real *v)"):format(
-    spec.name, MOMENTS), { "dp", "s", "v", table.unpack(MOMENT_NAMES) },
-    concat({ "    const real count = (real)d;" }, lines, body))
+  body = concat(lines, body)
+  render.fn(out, ("static void %s_adapt(int64_t d, int64_t dp, const real *m, real *s, real *v)"):format(
+    spec.id), { "d", "dp", "m", "s", "v" }, concat(opening(body), body))
 end
 
--- The log's constant, a number of the head.
-function M.constant(spec, target, out)
-  local known = { [E.length] = "count" }
-  for i, var in ipairs(spec.vars.s) do known[var] = ("s[%d]"):format(i - 1) end
+-- A number of the head: `expression` of the scalars, which `args` declares.
+local function number_function(spec, target, out, head, known, node, params)
   local lines, body = {}, {}
+  known[E.length] = "count"
   render.passes(target, lines, body, "    ", { {
-    node = spec.constant, store = function(value) return ("return %s;"):format(value) end,
+    node = node, store = function(value) return ("return %s;"):format(value) end,
   } }, {}, known, render.names(ADAPT_NAMES))
-  render.fn(out, ("static real %s_constant(int64_t d, const real *s)"):format(spec.name), { "s" },
-    concat({ "    const real count = (real)d;" }, lines, body))
+  body = concat(lines, body)
+  render.fn(out, head:format(spec.id), params, concat(opening(body), body))
 end
 
--- Nodes of adapt's gradient: roots for the four moments, and the seeds by output.
+-- The log's constant.
+function M.constant(spec, target, out)
+  local known = {}
+  for i, var in ipairs(spec.vars.s) do known[var] = ("s[%d]"):format(i - 1) end
+  number_function(spec, target, out, "static real %s_constant(int64_t d, const real *s)", known,
+    spec.constant, { "d", "s" })
+end
+
+-- A trained scalar as a function of a free number, and its derivative.
+function M.learn(spec, target, out)
+  E.use(spec.graph)
+  for _, entry in ipairs(spec.learn) do
+    local derivative = grad.gradients({ entry.node }, { E.const(1) }, { entry.theta })[1]
+    for suffix, node in ipairs { entry.node, derivative } do
+      number_function(spec, target, out, ("static real %%s_learn_%s%s(real theta)"):format(entry.name,
+        suffix == 2 and "_grad" or ""), { [entry.theta] = "theta" }, node, { "theta" })
+    end
+  end
+end
+
+-- Nodes of adapt's gradient: roots for the smooth moments, and the seeds by output.
 function M.adapt_gradients(spec)
   E.use(spec.graph)
   local nodes, seeds = {}, {}
@@ -210,7 +274,7 @@ function M.adapt_gradients(spec)
     nodes[i] = output.node
     seeds[i] = E.var("g_" .. output.name, E.ROW | E.TOKEN, output.vector)
   end
-  return grad.gradients(nodes, seeds, spec.vars.m), seeds
+  return grad.gradients(nodes, seeds, { table.unpack(spec.vars.m, 1, 4) }), seeds
 end
 
 function M.adapt_grad(spec, target, out)
@@ -227,14 +291,14 @@ function M.adapt_grad(spec, target, out)
   for i, root in ipairs(roots) do
     outputs[i] = {
       node = root, wide = true,
-      store = function(value) return ("d%s[j] += %s;"):format(MOMENT_NAMES[i], value) end,
+      store = function(value) return ("dm[%d * dp + j] += %s;"):format(i - 1, value) end,
     }
   end
   render.passes(target, lines, body, "    ", outputs, inputs, known, render.names(ADAPT_NAMES))
-  render.fn(out, ("static void %s_adapt_grad(int64_t d, int64_t dp, %s, const real *ds,\n"
-    .. "    const real *dv, real *dm1x, real *dm1y, real *dm2x, real *dm2y)"):format(spec.name, MOMENTS),
-    { "dp", "ds", "dv", table.unpack(MOMENT_NAMES) },
-    concat({ "    const real count = (real)d;" }, lines, body))
+  body = concat(lines, body)
+  render.fn(out, ("static void %s_adapt_grad(int64_t d, int64_t dp, const real *m, const real *s,\n"
+    .. "    const real *ds, const real *dv, real *dm)"):format(spec.id),
+    { "d", "dp", "m", "s", "ds", "dv", "dm" }, concat(opening(body), body))
 end
 
 return M

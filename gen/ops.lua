@@ -170,6 +170,22 @@ M.cos = {
   grad = function(E, g, _, a) return -(g * E.sin(a)) end,
 }
 
+M.atan = {
+  arity = 1, c = "s_atan($1)", vec = "v_atan($1)", cuda = "atan@($1)", prec = 4, flops = 20,
+  eval = function(a) return math.atan(a) end,
+  grad = function(_, g, _, a) return g / (1 + a * a) end,
+}
+
+-- I1(a) / I0(a) of a >= 0, for parameters: it has no derivative.
+M.bessel_ratio = {
+  arity = 1, c = "s_bessel_ratio($1)", prec = 4, flops = 40,
+  eval = function(a)
+    local k, ratio = 60 + 2 * math.ceil(a), 0.0
+    for n = k, 1, -1 do ratio = a / (2 * n + a * ratio) end
+    return ratio
+  end,
+}
+
 M.erf = {
   arity = 1, c = "s_erf($1)", vec = "v_erf($1)", cuda = "erf@($1)", prec = 4, flops = 20,
   eval = erf,

@@ -12,6 +12,11 @@ M.kinds = {
   { name = "attn_token", template = "templates/c/attn_token.c", type = "attn_token_ops" },
 }
 
+-- Those of a feature: the reference's behaviour only where the spec describes it.
+function M.kinds_of(spec)
+  return spec.official and M.kinds or { M.kinds[1], M.kinds[2] }
+end
+
 -- Every kernel is compiled once for each; x86 ones exist in x86-64 builds only.
 M.isas = {
   { name = "portable", constant = "ISA_PORTABLE" },

@@ -6,7 +6,13 @@ local linop = require "gen.linop"
 
 local M = {}
 
-M.MAX_LANES, M.MAX_SCALARS, M.MAX_VECTORS, M.MAX_ROW = 4, 8, 4, 8
+M.MAX_LANES, M.MAX_SCALARS, M.MAX_VECTORS, M.MAX_ROW = 12, 8, 4, 8
+-- Moments of both sides over unmasked tokens: means, of squares, of magnitudes; smallest and largest
+-- of both. The order is that of kernel.h; derivatives are taken through the first four.
+M.MOMENTS = { "m1x", "m1y", "m2x", "m2y", "a1x", "a1y", "low", "high" }
+M.SMOOTH_MOMENTS = 4
+M.LINEAR = { "eigen_sum", "geometric_mean" }
+M.COUNTS = { "poisson", "geometric" }
 
 -- Nearest of `names` by edit distance, nil when none is near.
 function M.nearest(name, names)
@@ -60,8 +66,8 @@ end
 
 local function sandbox()
   local env = { pi = math.pi, ipairs = ipairs, length = E.length, clamp = E.clamp, onehot = E.onehot }
-  for _, op in ipairs { "exp", "log", "sqrt", "sin", "cos", "erf", "max", "min", "abs", "lt",
-    "where", "sum", "rmax" } do
+  for _, op in ipairs { "exp", "log", "sqrt", "sin", "cos", "atan", "erf", "bessel_ratio", "max", "min",
+    "abs", "lt", "where", "sum", "rmax" } do
     env[op] = E[op]
   end
   for _, shape in ipairs { "row", "shared", "one" } do
@@ -165,9 +171,11 @@ end
 
 -- phi of the spec -> { log = {lanes}, sign = {lanes}, signed }.
 local function feature_lanes(spec, phi)
-  local vars, p = spec.vars, {}
+  local vars, p, t = spec.vars, {}, { u2 = spec.vars.u2, r2 = spec.vars.r2, sum = spec.vars.sum }
   for i, name in ipairs(spec.scalars) do p[name] = vars.s[i] end
-  local result = run(spec, phi, vars.u, vars.x2, vars.w2, parameters(spec, p, "scalar"))
+  for i, name in ipairs(spec.norms) do t[name] = vars.w[i + 1] end
+  local result = run(spec, phi, vars.u, vars.x2, vars.w2, parameters(spec, p, "scalar"),
+    parameters(spec, t, "quantity of a token or row"))
   if type(result) ~= "table" or E.is_node(result) then
     refuse(spec, "phi", 1, "'phi' must return a table with 'log', got %s", describe(result))
   end
@@ -187,6 +195,7 @@ local function feature_lanes(spec, phi)
   return out
 end
 
+-- An expression of one coordinate and the vectors.
 local function feature_map(spec, fn, field)
   local values = {}
   for i, name in ipairs(spec.vectors) do values[name] = spec.vars.v[i] end
@@ -195,9 +204,10 @@ local function feature_map(spec, fn, field)
 end
 
 local function feature_adapt(spec, fn)
-  local moments = { d = E.length }
-  for i, name in ipairs { "m1x", "m1y", "m2x", "m2y" } do moments[name] = spec.vars.m[i] end
-  local result = run(spec, fn, parameters(spec, moments, "moment"))
+  local moments, p = { d = E.length }, {}
+  for i, name in ipairs(M.MOMENTS) do moments[name] = spec.vars.m[i] end
+  for i, name in ipairs(spec.scalars) do p[name] = spec.vars.s[i] end
+  local result = run(spec, fn, parameters(spec, moments, "moment"), parameters(spec, p, "scalar"))
   if type(result) ~= "table" or E.is_node(result) then
     refuse(spec, "adapt", 1, "'adapt' must return a table, got %s", describe(result))
   end
@@ -227,8 +237,102 @@ local FEATURE = {
   { "name", "string" }, { "doc", "string" }, { "source", "string" }, { "lanes", "number", true },
   { "scalars", "table", true }, { "vectors", "table", true }, { "map_q", "function", true },
   { "map_k", "function", true }, { "phi", "function" }, { "constant", "function", true },
-  { "adapt", "function", true }, { "official", "table", true },
+  { "adapt", "function", true }, { "official", "table", true }, { "antithetic", "boolean", true },
+  { "sided", "boolean", true }, { "norms", "table", true }, { "sum", "function", true },
+  { "linear", "string", true }, { "second", "table", true }, { "counts", "table", true },
+  { "learn", "table", true },
 }
+
+local function one_of(spec, field, value, allowed)
+  for _, name in ipairs(allowed) do
+    if value == name then return value end
+  end
+  refuse(spec, field, 1, "'%s' must be one of %s, got '%s'", field, table.concat(allowed, ", "),
+    tostring(value))
+end
+
+-- Whether `name` is in a list of names.
+local function listed(name, list)
+  for i, candidate in ipairs(list) do
+    if candidate == name then return i end
+  end
+end
+
+-- The fields beyond phi: second projection, weighted norms of the rows, counts, the linear map.
+local function feature_extent(spec, t)
+  spec.norms, spec.linear = {}, t.linear and one_of(spec, "linear", t.linear, M.LINEAR)
+  for i, name in ipairs(t.norms or {}) do
+    spec.norms[i] = identifier(spec, "norms", name)
+    if not listed(name, spec.vectors) then
+      refuse(spec, "norms", 1, "'%s' in 'norms' is no vector of %s", name, spec.name)
+    end
+  end
+  if t.second then
+    spec.second_own = one_of(spec, "matrix", t.second.matrix, { "own", "same" }) == "own"
+    if t.second.map ~= nil and type(t.second.map) ~= "function" then
+      refuse(spec, "second", 1, "'map' of 'second' must be a function, got %s", describe(t.second.map))
+    end
+  end
+  if t.counts then
+    spec.counts = one_of(spec, "law", t.counts.law, M.COUNTS)
+    spec.counts_scalar = listed(t.counts.parameter, spec.scalars)
+    if not spec.counts_scalar then
+      refuse(spec, "counts", 1, "'parameter' of 'counts' must be a scalar of %s, got '%s'", spec.name,
+        tostring(t.counts.parameter))
+    end
+    if spec.norms[1] then refuse(spec, "norms", 1, "'norms' and 'counts' exclude each other") end
+    spec.norms = { "count", "log_factorial" }
+  end
+  if #spec.norms > 2 then refuse(spec, "norms", 1, "at most 2 norms, got %d", #spec.norms) end
+end
+
+-- Twice the lanes: those of w and of -w, each half.
+local function add_antithetic(spec)
+  local half = math.log(2) / 2
+  local moved = { [spec.vars.u] = -spec.vars.u, [spec.vars.u2] = -spec.vars.u2 }
+  for _, key in ipairs { "log", "sign" } do
+    for i = 1, spec.lanes do
+      spec.phi[key][spec.lanes + i] = E.replace(spec.phi[key][i], moved)
+    end
+  end
+  spec.lanes = 2 * spec.lanes
+  for i = 1, spec.lanes do spec.phi.log[i] = spec.phi.log[i] - half end
+end
+
+-- Parameters trained per head: { scalar = { function(theta), start } }, the scalar as an expression of
+-- a free number.
+local function feature_learn(spec, t)
+  spec.learn = {}
+  for i, name in ipairs(spec.scalars) do
+    local entry = t.learn and t.learn[name]
+    if entry then
+      local theta = E.var("theta", E.UNIFORM)
+      spec.learn[#spec.learn + 1] = { name = name, slot = i - 1, theta = theta, start = entry[2],
+        node = expression(spec, entry[1], name, run(spec, entry[1], theta)) }
+    end
+  end
+end
+
+-- The symbols a feature is written in. r2 is |x|^2 of the token as it comes, x2 of the mapped one.
+local function feature_vars(spec)
+  local element = E.ROW | E.TOKEN
+  local vars = {
+    u = E.var("u", element, true), u2 = E.var("u2", element, true), w2 = E.var("w2", E.ROW, true),
+    x2 = E.var("x2", E.TOKEN), r2 = E.var("r2", E.TOKEN), sum = E.var("sum", E.TOKEN),
+    x = E.var("x", element, true), g = E.var("g", element, true), gsum = E.var("gsum", E.TOKEN),
+    s = {}, v = {}, m = {}, glog = {}, gsign = {},
+  }
+  vars.w = { vars.w2 }
+  for i, name in ipairs(spec.norms) do vars.w[i + 1] = E.var("w_" .. name, E.ROW, true) end
+  for i, name in ipairs(spec.scalars) do vars.s[i] = E.var(name, E.UNIFORM) end
+  for i, name in ipairs(spec.vectors) do vars.v[i] = E.var(name, element, true) end
+  for i, name in ipairs(M.MOMENTS) do vars.m[i] = E.var(name, element, true) end
+  for i = 1, 2 * M.MAX_LANES do
+    vars.glog[i] = E.var("glog" .. i - 1, element, true)
+    vars.gsign[i] = E.var("gsign" .. i - 1, element, true)
+  end
+  return vars
+end
 
 local function feature(spec, t)
   check_fields(spec, t, FEATURE)
@@ -245,42 +349,39 @@ local function feature(spec, t)
     spec.scalars[i], spec.defaults[i] = identifier(spec, "scalars", scalar[1]), scalar[2]
   end
   for i, name in ipairs(t.vectors or {}) do spec.vectors[i] = identifier(spec, "vectors", name) end
-  if #spec.scalars >= M.MAX_SCALARS or #spec.vectors > M.MAX_VECTORS then
-    refuse(spec, "scalars", 1, "at most %d scalars and %d vectors", M.MAX_SCALARS - 1, M.MAX_VECTORS)
+  if #spec.scalars > M.MAX_SCALARS - 2 or #spec.vectors > M.MAX_VECTORS then
+    refuse(spec, "scalars", 1, "at most %d scalars and %d vectors", M.MAX_SCALARS - 2, M.MAX_VECTORS)
+  end
+  if t.sided then
+    table.insert(spec.scalars, "side")
+    table.insert(spec.defaults, 1.0)
+    spec.side = #spec.scalars - 1
   end
   table.insert(spec.scalars, "gaussian")
   table.insert(spec.defaults, 0.0)
-  local element = E.ROW | E.TOKEN
-  local vars = {
-    u = E.var("u", element, true), w2 = E.var("w2", E.ROW, true),
-    x2 = E.var("x2", E.TOKEN), r2 = E.var("r2", E.TOKEN), x = E.var("x", element, true),
-    g = E.var("g", element, true), s = {}, v = {}, m = {}, glog = {}, gsign = {},
-  }
-  for i, name in ipairs(spec.scalars) do vars.s[i] = E.var(name, E.UNIFORM) end
-  for i, name in ipairs(spec.vectors) do vars.v[i] = E.var(name, element, true) end
-  for i, name in ipairs { "m1x", "m1y", "m2x", "m2y" } do vars.m[i] = E.var(name, element, true) end
-  for i = 1, spec.lanes do
-    vars.glog[i] = E.var("glog" .. i - 1, element, true)
-    vars.gsign[i] = E.var("gsign" .. i - 1, element, true)
-  end
-  spec.vars = vars
+  feature_extent(spec, t)
+  spec.vars = feature_vars(spec)
   spec.lines = { phi = function_line(t.phi) }
   spec.phi = feature_lanes(spec, t.phi)
-  local gaussian = vars.s[#vars.s] * vars.r2 / 2
-  for i, log in ipairs(spec.phi.log) do spec.phi.log[i] = log - gaussian end
-  for _, side in ipairs { "map_q", "map_k" } do
+  spec.identity = not (t.map_q or t.map_k or spec.linear)
+  for _, side in ipairs { "map_q", "map_k", "sum" } do
     spec[side] = feature_map(spec, t[side], side)
     spec.lines[side] = t[side] and function_line(t[side])
   end
+  spec.has_sum = t.sum ~= nil
+  spec.projections = t.second and 2 or 1
+  spec.map2 = feature_map(spec, t.second and t.second.map, "second")
   if t.constant then
     local p = {}
-    for i, name in ipairs(spec.scalars) do p[name] = vars.s[i] end
+    for i, name in ipairs(spec.scalars) do p[name] = spec.vars.s[i] end
     spec.constant = expression(spec, t.constant, "constant",
       run(spec, t.constant, parameters(spec, p, "scalar"), E.length))
   end
   if t.adapt then
     spec.adapt, spec.lines.adapt = feature_adapt(spec, t.adapt), function_line(t.adapt)
   end
+  feature_learn(spec, t)
+  spec.official = t.official ~= nil
   spec.token, spec.token_norm = spec.phi, 0
   spec.lines.token = spec.lines.phi
   if t.official then
@@ -292,6 +393,17 @@ local function feature(spec, t)
     spec.lines.token = function_line(o.phi)
   end
   spec.signed = spec.phi.signed or spec.token.signed
+  spec.may_antithetic = t.antithetic == true
+  if spec.antithetic then
+    if not spec.may_antithetic then
+      refuse(spec, "name", 1, "%s has no antithetic form", spec.name)
+    end
+    add_antithetic(spec)
+    spec.name, spec.official, spec.token = spec.name .. "+", false, spec.phi
+  end
+  spec.id = spec.name:gsub("%+$", "_antithetic")
+  local gaussian = spec.vars.s[#spec.scalars] * spec.vars.r2 / 2
+  for i, log in ipairs(spec.phi.log) do spec.phi.log[i] = log - gaussian end
 end
 
 local MATRIX = {
@@ -375,9 +487,10 @@ end
 
 local KINDS = { feature = feature, matrix = matrix, row = row_operator }
 
--- Loads specs/<kind>/<name>.lua from its text.
-function M.load_text(kind, name, path, text)
-  local spec = { kind = kind, file = name, path = path, text = text, graph = E.new_graph() }
+-- Loads specs/<kind>/<name>.lua from its text; of a feature the antithetic form if wanted.
+function M.load_text(kind, name, path, text, antithetic)
+  local spec = { kind = kind, file = name, path = path, text = text, graph = E.new_graph(),
+    antithetic = antithetic }
   E.use(spec.graph)
   local t = load_table(spec)
   spec.name, spec.doc, spec.source = t.name, t.doc, t.source

@@ -130,34 +130,83 @@ end
 local function names_array(spec, list, suffix)
   local quoted_names = {}
   for i, name in ipairs(list) do quoted_names[i] = quoted(name) end
-  return ("static const char *const %s_%s[] = {%s};"):format(spec.name, suffix,
+  return ("static const char *const %s_%s[] = {%s};"):format(spec.id, suffix,
     #list > 0 and table.concat(quoted_names, ", ") or "NULL")
+end
+
+local function field(name, value)
+  return ("     .%s = %s,"):format(name, value)
+end
+
+-- Which moments the parameters need beyond means and mean squares, as a bit set of kernel.h.
+local function moments_needed(spec)
+  local bits, used = 0, {}
+  for _, output in ipairs(spec.adapt or {}) do
+    for _, node in ipairs(E.reachable { output.node }) do used[node] = true end
+  end
+  for i, var in ipairs(spec.vars.m) do
+    if used[var] then bits = bits | 1 << (i - 1) end
+  end
+  return bits
+end
+
+-- A row of the table of component functions, and the functions it needs before it.
+local function feature_row(spec, out)
+  local n, defaults = spec.id, {}
+  out[#out + 1] = ("/* %s: %s */"):format(spec.name, spec.doc)
+  for i, value in ipairs(spec.defaults) do defaults[i] = number(value) end
+  out[#out + 1] = names_array(spec, spec.scalars, "scalars")
+  out[#out + 1] = names_array(spec, spec.vectors, "vectors")
+  out[#out + 1] = ("static const real %s_defaults[] = {%s};\n"):format(n, table.concat(defaults, ", "))
+  local row = {
+    field("name", quoted(spec.name)), field("doc", quoted(spec.doc)),
+    field("source", quoted(spec.source)), field("lanes", spec.lanes),
+    field("scalars", #spec.scalars), field("vectors", #spec.vectors),
+    field("is_signed", tostring(spec.signed)), field("scalar_names", n .. "_scalars"),
+    field("vector_names", n .. "_vectors"), field("scalar_default", n .. "_defaults"),
+    field("hash", quoted(spec.hash)), field("projections", spec.projections),
+    field("moments", moments_needed(spec)),
+  }
+  local function add(name, value) row[#row + 1] = field(name, value) end
+  if spec.antithetic then add("is_antithetic", "true") end
+  if spec.may_antithetic then add("may_antithetic", "true") end
+  if spec.official then add("has_official", "true") end
+  if spec.second_own then add("second_own", "true") end
+  if spec.linear then add("linear", "LINEAR_" .. spec.linear:upper()) end
+  if spec.counts then
+    add("counts", "COUNTS_" .. spec.counts:upper())
+    add("counts_scalar", spec.counts_scalar - 1)
+  end
+  if spec.adapt then
+    feature.adapt(spec, plain, out)
+    feature.adapt_grad(spec, plain, out)
+    add("adapt", n .. "_adapt")
+    add("adapt_grad", n .. "_adapt_grad")
+  end
+  if spec.constant then
+    feature.constant(spec, plain, out)
+    add("constant", n .. "_constant")
+  end
+  if spec.learn[1] then
+    feature.learn(spec, plain, out)
+    local learned = {}
+    for i, entry in ipairs(spec.learn) do
+      learned[i] = ("    {%d, %s, %s_learn_%s, %s_learn_%s_grad},"):format(entry.slot, number(entry.start), n,
+        entry.name, n, entry.name)
+    end
+    out[#out + 1] = ("static const learned_scalar %s_learned[] = {\n%s\n};\n"):format(n,
+      table.concat(learned, "\n"))
+    add("learned", #spec.learn)
+    add("learn", n .. "_learned")
+  end
+  return "    {\n" .. table.concat(row, "\n") .. "\n    },"
 end
 
 -- The table of component functions with their data-dependent parameters.
 function M.features(specs)
   local out = { '#include "vec.h"', "", "#define NUM(x) ((real)(x))", "" }
   local rows = {}
-  for _, spec in ipairs(specs) do
-    out[#out + 1] = ("/* %s: %s */"):format(spec.name, spec.doc)
-    local defaults = {}
-    for i, value in ipairs(spec.defaults) do defaults[i] = number(value) end
-    out[#out + 1] = names_array(spec, spec.scalars, "scalars")
-    out[#out + 1] = names_array(spec, spec.vectors, "vectors")
-    out[#out + 1] = ("static const real %s_defaults[] = {%s};\n"):format(spec.name,
-      table.concat(defaults, ", "))
-    if spec.adapt then
-      feature.adapt(spec, plain, out)
-      feature.adapt_grad(spec, plain, out)
-    end
-    if spec.constant then feature.constant(spec, plain, out) end
-    local n = spec.name
-    rows[#rows + 1] = ("    {%s,\n     %s,\n     %s,\n     %d, %d, %d, %s, %s_scalars, %s_vectors,"
-      .. " %s_defaults, %s, %s,\n     %s, %s},"):format(quoted(n), quoted(spec.doc), quoted(spec.source), spec.lanes,
-      #spec.scalars, #spec.vectors, tostring(spec.signed), n, n, n,
-      spec.adapt and n .. "_adapt" or "NULL", spec.adapt and n .. "_adapt_grad" or "NULL",
-      spec.constant and n .. "_constant" or "NULL", quoted(spec.hash))
-  end
+  for i, spec in ipairs(specs) do rows[i] = feature_row(spec, out) end
   out[#out + 1] = "const feature_info generated_features[] = {"
   out[#out + 1] = table.concat(rows, "\n")
   out[#out + 1] = "    {0},\n};\n"

@@ -27,8 +27,13 @@ struct spectra_attention {
     const matrix_info *matrix;
     const attn_row *kernels;
     attn_plan plan;
-    float *w;      /* (M, D) as sampled or given */
-    float *packed; /* plan.wt, plan.w, plan.w2 */
+    float *w;          /* (M, D) as sampled or given */
+    float *second;     /* (M, D) matrix of a second projection that has its own, else NULL */
+    float *row_weight; /* (M) */
+    bool weighted;     /* they are not all 1 */
+    double *uniform;   /* (M, D) from which count matrices are made, else NULL */
+    bool counts_given; /* W holds the counts themselves */
+    float *packed;     /* what the plan points to */
     attention_input scalar[MAX_SCALARS], vector[MAX_VECTORS], a_pos;
 };
 
@@ -72,18 +77,19 @@ static inline int64_t rows_first(const int64_t *begin, int64_t b, int64_t padded
 /* Rows such arrays have. */
 int64_t rows_total(const int64_t *begin, const int64_t *len, int64_t B, int64_t padded);
 
-/* Logs and signs of the features of x (B, H, n, D), taken as it is (no D^-1/4); s (B, H, scalars)
- * and v (B, H, vectors, DP) as attention_adapt fills them; log, sign (B, H, n, lanes, M).
- * side 0 = query, 1 = key. Allocates scratch: SPECTRA_ENOMEM. Performer only (SPECTRA_EINVAL). */
-spectra_status attention_features(const spectra_attention *att, int side, int64_t B, int64_t H,
-                                  int64_t n, const float *x, const float *s, const float *v,
-                                  float *log, float *sign);
-/* Parameters of the feature for x (B, H, T, D), y (B, H, S, D) taken as they are; masks (B, T),
- * (B, S) or NULL. s (B, H, scalars), v (B, H, vectors, DP), DP = pad16(D); v may be NULL if the
- * feature has no vectors. */
+/* Parameters of B * H heads for x (B, H, T, D), y (B, H, S, D) taken as they are (no D^-1/4); masks
+ * (B, T), (B, S) or NULL. blocks (B, H, performer_block_floats). Performer only (SPECTRA_EINVAL),
+ * allocates scratch (SPECTRA_ENOMEM). */
 spectra_status attention_adapt(const spectra_attention *att, int64_t B, int64_t H, int64_t T,
                                int64_t S, const float *x, const float *y, const uint8_t *x_mask,
-                               const uint8_t *y_mask, float *s, float *v);
+                               const uint8_t *y_mask, float *blocks);
+/* Logs and signs of the features of x (B, H, n, D), taken as it is, with the blocks that
+ * attention_adapt filled; log, sign (B, H, n, lanes, M). side 0 = query, 1 = key. */
+spectra_status attention_features(const spectra_attention *att, int side, int64_t B, int64_t H,
+                                  int64_t n, const float *x, const float *blocks, float *log,
+                                  float *sign);
+/* Whether a feature may go with a matrix; `why` gets the reason where not (may be NULL). */
+bool attention_legal(const feature_info *f, const matrix_info *m, const char **why);
 
 /* ---- attention_params.c: pieces of both performer drivers --------------------------------------
  */
@@ -97,8 +103,17 @@ static inline int64_t performer_align(int64_t n)
     return (n + unit - 1) / unit * unit;
 }
 
+/* Tokens of one side of a head: n rows, ld apart, to be multiplied by scale; mask (n) or NULL. */
+typedef struct performer_tokens {
+    const float *x;
+    int64_t n, ld;
+    float scale;
+    const uint8_t *mask;
+} performer_tokens;
+
 /* att->w into att->packed and the plan. */
 void performer_pack(spectra_attention *att);
+int64_t performer_packed_floats(const spectra_attention *att);
 spectra_status performer_set(spectra_attention *att, const char *name, const float *data, int ndim,
                              const int64_t *shape);
 /* Means over unmasked rows of scale*x (n, D) and of its square; m1, m2 (D). count may be NULL. */
@@ -110,10 +125,28 @@ void performer_moments_grad(int64_t n, int64_t D, const float *x, int64_t ldx, f
                             int64_t ldg);
 /* Scalars and vectors of one head from defaults and given inputs. */
 void performer_given(const spectra_attention *att, int64_t b, int64_t h, float *s, float *v);
-/* The same, with what adapt computes from the moments m = m1x | m1y | m2x | m2y (DP each) where
- * nothing was given. */
+/* ---- attention_heads.c: what a head needs before its kernels ----------------------------------
+ */
+
+/* The same, with what adapt computes from the moments m (MOMENTS, DP) where nothing was given. */
 void performer_adapt(const spectra_attention *att, int64_t b, int64_t h, const float *m, float *s,
                      float *v);
+/* Floats of a head's block: its scalars, vectors, linear maps, count matrix. 64-byte aligned. */
+int64_t performer_block_floats(const spectra_attention *att);
+/* Floats of scratch that performer_prepare needs. */
+int64_t performer_head_scratch(const spectra_attention *att);
+/* Fills the block of head (b, h) from its tokens x (queries) and y (keys); m (MOMENTS, DP) gets the
+ * moments the parameters were computed from. */
+void performer_prepare(const spectra_attention *att, int64_t b, int64_t h,
+                       const performer_tokens *x, const performer_tokens *y, float *m, float *block,
+                       float *scratch);
+/* The plan and the parameters of a prepared head; scalars are at the start of the block. */
+void performer_view(const spectra_attention *att, const float *block, attn_plan *plan,
+                    attn_params *params);
+float *performer_vectors(const spectra_attention *att, float *block);
+/* Row r of a matrix to its places: wt (D, MP), w (MP, DP), w2 (MP), sums (2, MP) or NULL. */
+void performer_pack_row(int64_t D, int64_t MP, int64_t DP, int64_t r, const float *row, float *wt,
+                        float *w, float *w2, float *sums);
 
 /* ---- attention_official.c: the reference system's behaviour ------------------------------------
  */

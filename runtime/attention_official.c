@@ -112,7 +112,7 @@ static void position_scalars(const spectra_attention *att, const layout *l, int6
     if (f->scalars == 1)
         return;
     if (l->by_position) {
-        f->adapt(att->plan.D, DP, m, m + DP, m + 2 * DP, m + 3 * DP, s, none);
+        f->adapt(att->plan.D, DP, m, s, none);
         return;
     }
     if (att->a_pos.data) {
@@ -195,19 +195,19 @@ static void position_through(const spectra_attention *att, const spectra_problem
                              const float *ds_all, int64_t h, int64_t t)
 {
     int64_t D = att->plan.D, DP = att->plan.DP;
-    float ds[MAX_SCALARS] = {0}, dm[4][256] = {{0}};
+    float ds[MAX_SCALARS] = {0}, dm[MOMENTS_SMOOTH * 256] = {0}, s[MAX_SCALARS];
+    performer_given(att, 0, h, s, NULL);
     for (int64_t b = 0; b < l->B; b++)
         for (int64_t i = 0; i < l->scalars; i++)
             ds[i] += ds_all[((b * l->H + h) * l->T + t) * l->scalars + i];
-    att->feature->adapt_grad(D, DP, m, m + DP, m + 2 * DP, m + 3 * DP, ds, NULL, dm[0], dm[1],
-                             dm[2], dm[3]);
+    att->feature->adapt_grad(D, DP, m, s, ds, NULL, dm);
     for (int64_t b = 0; b < l->B; b++) {
         row_moments_grad(D, x->q.data + rows_at(&x->q, NULL, b, h) + t * x->q.stride_t,
-                         att->plan.scale, l->B, dm[0], dm[2],
+                         att->plan.scale, l->B, dm, dm + M2X * DP,
                          x->gq.data + rows_at(&x->gq, NULL, b, h) + t * x->gq.stride_t);
         if (!p->k_mask || p->k_mask[b * l->T + t])
             row_moments_grad(D, x->k.data + rows_at(&x->k, NULL, b, h) + t * x->k.stride_t,
-                             att->plan.scale, l->B, dm[1], dm[3],
+                             att->plan.scale, l->B, dm + M1Y * DP, dm + M2Y * DP,
                              x->gk.data + rows_at(&x->gk, NULL, b, h) + t * x->gk.stride_t);
     }
 }
@@ -217,18 +217,19 @@ static void head_through(const spectra_attention *att, const attention_views *x,
                          const float *m, const float *dvec, int64_t b, int64_t h)
 {
     int64_t D = att->plan.D, DP = att->plan.DP;
-    float ds[MAX_SCALARS] = {0}, dm[4][256] = {{0}};
-    att->feature->adapt_grad(D, DP, m, m + DP, m + 2 * DP, m + 3 * DP, ds, dvec, dm[0], dm[1],
-                             dm[2], dm[3]);
+    float ds[MAX_SCALARS] = {0}, dm[MOMENTS_SMOOTH * 256] = {0}, s[MAX_SCALARS];
+    float vectors[MAX_VECTORS * 256];
+    performer_given(att, b, h, s, vectors);
+    att->feature->adapt_grad(D, DP, m, s, ds, dvec, dm);
     const float *q = x->q.data + rows_at(&x->q, NULL, b, h);
     const float *k = x->k.data + rows_at(&x->k, NULL, b, h);
     float *gq = x->gq.data + rows_at(&x->gq, NULL, b, h);
     float *gk = x->gk.data + rows_at(&x->gk, NULL, b, h);
     for (int64_t t = 0; t < l->T; t++) {
-        row_moments_grad(D, q + t * x->q.stride_t, att->plan.scale, l->T, dm[0], dm[2],
+        row_moments_grad(D, q + t * x->q.stride_t, att->plan.scale, l->T, dm, dm + M2X * DP,
                          gq + t * x->gq.stride_t);
-        row_moments_grad(D, k + t * x->k.stride_t, att->plan.scale, l->T, dm[1], dm[3],
-                         gk + t * x->gk.stride_t);
+        row_moments_grad(D, k + t * x->k.stride_t, att->plan.scale, l->T, dm + M1Y * DP,
+                         dm + M2Y * DP, gk + t * x->gk.stride_t);
     }
 }
 

@@ -1,33 +1,50 @@
-/* Parameters of random-feature attention: the packed matrix, inputs given from outside, values
- * computed from the data (A, psi ...), and the features themselves. */
+/* Parameters of random-feature attention: the packed matrices, inputs given from outside, and the
+ * features by themselves. */
 #include "attention.h"
 
 #include "status.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* ---- the matrix and given inputs ------------------------------------------------------------- */
 
+int64_t performer_packed_floats(const spectra_attention *att)
+{
+    const attn_plan *p = &att->plan;
+    int64_t matrix = p->D * p->MP + p->MP * p->DP + p->MP;
+    return (att->feature->second_own ? 2 : 1) * matrix + 2 * p->MP;
+}
+
+static float *pack_matrix(const attn_plan *p, const float *from, float *at, float *sums)
+{
+    float *wt = at, *w = wt + p->D * p->MP, *w2 = w + p->MP * p->DP;
+    for (int64_t r = 0; r < p->M; r++)
+        performer_pack_row(p->D, p->MP, p->DP, r, from + r * p->D, wt, w, w2, sums);
+    return w2 + p->MP;
+}
+
 void performer_pack(spectra_attention *att)
 {
-    attn_plan *plan = &att->plan;
-    int64_t M = plan->M, D = plan->D;
-    float *wt = att->packed, *w = wt + D * plan->MP, *w2 = w + plan->MP * plan->DP;
-    memset(att->packed, 0, (size_t)(D * plan->MP + plan->MP * plan->DP + plan->MP) * sizeof *wt);
-    for (int64_t m = 0; m < M; m++) {
-        double sum = 0;
-        for (int64_t d = 0; d < D; d++) {
-            float x = att->w[m * D + d];
-            wt[d * plan->MP + m] = w[m * plan->DP + d] = x;
-            sum += (double)x * (double)x;
-        }
-        w2[m] = (float)sum;
+    attn_plan *p = &att->plan;
+    float *sums = att->packed + performer_packed_floats(att) - 2 * p->MP;
+    memset(att->packed, 0, (size_t)performer_packed_floats(att) * sizeof *att->packed);
+    float *next = pack_matrix(p, att->w, att->packed, att->counts_given ? sums : NULL);
+    p->wt = p->wt_second = att->packed;
+    p->w = p->w_second = att->packed + p->D * p->MP;
+    p->w2 = p->w + p->MP * p->DP;
+    p->count_sums = sums;
+    if (att->second) {
+        pack_matrix(p, att->second, next, NULL);
+        p->wt_second = next;
+        p->w_second = next + p->D * p->MP;
     }
-    plan->wt = wt;
-    plan->w = w;
-    plan->w2 = w2;
-    plan->logw = NULL;
+    for (int64_t i = 0; i < p->M * p->D && att->uniform; i++)
+        att->uniform[i] = 0.5 * erfc(-(double)att->w[i] * M_SQRT1_2);
+    att->weighted = false;
+    for (int64_t r = 0; r < p->M; r++)
+        att->weighted |= att->row_weight[r] != 1;
 }
 
 static spectra_status keep_input(attention_input *in, const char *name, const float *data, int ndim,
@@ -46,14 +63,32 @@ static spectra_status keep_input(attention_input *in, const char *name, const fl
     return SPECTRA_OK;
 }
 
-static spectra_status set_matrix(spectra_attention *att, const float *data, int ndim,
-                                 const int64_t *shape)
+static spectra_status set_matrix(spectra_attention *att, const char *name, float *to,
+                                 const float *data, int ndim, const int64_t *shape)
 {
     int64_t M = att->plan.M, D = att->plan.D;
     if (ndim != 2 || shape[0] != M || shape[1] != D)
-        return fail(SPECTRA_ESHAPE, "input W: needs shape (%lld, %lld), features x head size",
-                    (long long)M, (long long)D);
-    memcpy(att->w, data, (size_t)(M * D) * sizeof *data);
+        return fail(SPECTRA_ESHAPE, "input %s: needs shape (%lld, %lld), features x head size",
+                    name, (long long)M, (long long)D);
+    bool counts = att->feature->counts != COUNTS_NONE;
+    for (int64_t i = 0; i < M * D && counts; i++)
+        if (!(data[i] >= 0) || data[i] != floorf(data[i]))
+            return fail(SPECTRA_EINVAL,
+                        "input %s: entry %lld is %g, %s needs whole numbers from 0 up", name,
+                        (long long)i, (double)data[i], att->feature->name);
+    memcpy(to, data, (size_t)(M * D) * sizeof *data);
+    att->counts_given = counts;
+    performer_pack(att);
+    return SPECTRA_OK;
+}
+
+static spectra_status set_row_weights(spectra_attention *att, const float *data, int ndim,
+                                      const int64_t *shape)
+{
+    if (ndim != 1 || shape[0] != att->plan.M)
+        return fail(SPECTRA_ESHAPE, "input row_weight: needs shape (%lld), features",
+                    (long long)att->plan.M);
+    memcpy(att->row_weight, data, (size_t)att->plan.M * sizeof *data);
     performer_pack(att);
     return SPECTRA_OK;
 }
@@ -64,7 +99,11 @@ spectra_status performer_set(spectra_attention *att, const char *name, const flo
     const feature_info *f = att->feature;
     int64_t H = att->desc.H, D = att->desc.D;
     if (strcmp(name, "W") == 0)
-        return set_matrix(att, data, ndim, shape);
+        return set_matrix(att, name, att->w, data, ndim, shape);
+    if (strcmp(name, "T") == 0 && att->second)
+        return set_matrix(att, name, att->second, data, ndim, shape);
+    if (strcmp(name, "row_weight") == 0)
+        return set_row_weights(att, data, ndim, shape);
     for (int i = 0; i < f->scalars - 1; i++)
         if (strcmp(name, f->scalar_names[i]) == 0) {
             if (ndim < 1 || ndim > 2 || shape[ndim - 1] != H)
@@ -109,77 +148,10 @@ void performer_given(const spectra_attention *att, int64_t b, int64_t h, float *
         s[i] =
             att->scalar[i].data ? *input_at(&att->scalar[i], 0, H, 1, b, h) : f->scalar_default[i];
     s[f->scalars - 1] = att->desc.target == SPECTRA_GAUSSIAN ? 1.0F : 0.0F;
-    for (int i = 0; i < f->vectors; i++)
+    for (int i = 0; i < f->vectors && v; i++)
         for (int64_t d = 0; d < DP; d++)
             v[i * DP + d] =
                 d < D && att->vector[i].data ? input_at(&att->vector[i], 1, H, D, b, h)[d] : 1.0F;
-}
-
-/* Parameters that adapt computed, except where they were given. */
-void performer_adapt(const spectra_attention *att, int64_t b, int64_t h, const float *m, float *s,
-                     float *v)
-{
-    const feature_info *f = att->feature;
-    int64_t D = att->plan.D, DP = att->plan.DP;
-    performer_given(att, b, h, s, v);
-    if (!f->adapt)
-        return;
-    float given_s[MAX_SCALARS], given_v[MAX_VECTORS * 256];
-    memcpy(given_s, s, (size_t)f->scalars * sizeof *s);
-    memcpy(given_v, v, (size_t)(f->vectors * DP) * sizeof *v);
-    f->adapt(D, DP, m, m + DP, m + 2 * DP, m + 3 * DP, s, v);
-    for (int i = 0; i < f->scalars; i++)
-        if (att->scalar[i].data)
-            s[i] = given_s[i];
-    for (int i = 0; i < f->vectors; i++)
-        if (att->vector[i].data)
-            memcpy(v + i * DP, given_v + i * DP, (size_t)DP * sizeof *v);
-}
-
-void performer_moments(int64_t n, int64_t D, const float *x, int64_t ld, float scale,
-                       const uint8_t *mask, float *m1, float *m2, int64_t *count)
-{
-    double sum1[256] = {0}, sum2[256] = {0};
-    int64_t valid = 0;
-    for (int64_t from = 0; from < n; from += 128) {
-        float part1[256] = {0}, part2[256] = {0};
-        int64_t to = from + 128 < n ? from + 128 : n;
-        for (int64_t t = from; t < to; t++) {
-            if (mask && !mask[t])
-                continue;
-            valid++;
-            for (int64_t d = 0; d < D; d++) {
-                float y = x[t * ld + d] * scale;
-                part1[d] += y;
-                part2[d] += y * y;
-            }
-        }
-        for (int64_t d = 0; d < D; d++) {
-            sum1[d] += (double)part1[d];
-            sum2[d] += (double)part2[d];
-        }
-    }
-    double inverse = valid ? 1.0 / (double)valid : 0.0;
-    for (int64_t d = 0; d < D; d++) {
-        m1[d] = (float)(sum1[d] * inverse);
-        m2[d] = (float)(sum2[d] * inverse);
-    }
-    if (count)
-        *count = valid;
-}
-
-/* g += scale * (d1 + 2 x d2) / valid over the unmasked tokens: the moments' gradients. */
-void performer_moments_grad(int64_t n, int64_t D, const float *x, int64_t ldx, float scale,
-                            const uint8_t *mask, const float *d1, const float *d2, float *g,
-                            int64_t ldg)
-{
-    int64_t valid = 0;
-    for (int64_t t = 0; t < n; t++)
-        valid += !mask || mask[t];
-    float each = valid ? scale / (float)valid : 0;
-    for (int64_t t = 0; t < n; t++)
-        for (int64_t d = 0; d < D && (!mask || mask[t]); d++)
-            g[t * ldg + d] += each * (d1[d] + 2 * scale * x[t * ldx + d] * d2[d]);
 }
 
 /* ---- features on their own --------------------------------------------------------------------
@@ -192,22 +164,30 @@ static spectra_status need_performer(const spectra_attention *att)
     return SPECTRA_OK;
 }
 
+static void *scratch_new(int64_t floats)
+{
+    void *scratch = aligned_alloc(PERFORMER_ALIGN, (size_t)performer_align(floats + 1) * 4);
+    if (!scratch)
+        fail(SPECTRA_ENOMEM, "features: no memory for %lld numbers", (long long)floats);
+    return scratch;
+}
+
 spectra_status attention_features(const spectra_attention *att, int side, int64_t B, int64_t H,
-                                  int64_t n, const float *x, const float *s, const float *v,
-                                  float *log, float *sign)
+                                  int64_t n, const float *x, const float *blocks, float *log,
+                                  float *sign)
 {
     TRY(need_performer(att));
-    attn_plan plan = att->plan;
-    plan.scale = 1;
     const attn_fwd_ops *ops = att->kernels->fwd;
-    int64_t bytes = performer_align(ops->scratch(&plan)) * (int64_t)sizeof(float);
-    float *scratch = aligned_alloc(PERFORMER_ALIGN, (size_t)bytes);
-    if (!scratch)
-        return fail(SPECTRA_ENOMEM, "features: no memory for %lld bytes", (long long)bytes);
     const feature_info *f = att->feature;
+    float *scratch = scratch_new(ops->scratch(&att->plan));
+    if (!scratch)
+        return SPECTRA_ENOMEM;
     for (int64_t i = 0; i < B * H; i++) {
+        attn_plan plan;
+        attn_params a;
+        performer_view(att, blocks + i * performer_block_floats(att), &plan, &a);
+        plan.scale = 1;
         int64_t out = i * n * f->lanes * plan.M;
-        const attn_params a = {s + i * f->scalars, v ? v + i * f->vectors * plan.DP : NULL};
         ops->features(&plan, &a, side, n, x + i * n * plan.D, plan.D, log + out, sign + out,
                       scratch);
         float constant = f->constant ? f->constant(plan.D, a.s) : 0;
@@ -220,21 +200,33 @@ spectra_status attention_features(const spectra_attention *att, int side, int64_
 
 spectra_status attention_adapt(const spectra_attention *att, int64_t B, int64_t H, int64_t T,
                                int64_t S, const float *x, const float *y, const uint8_t *x_mask,
-                               const uint8_t *y_mask, float *s, float *v)
+                               const uint8_t *y_mask, float *blocks)
 {
     TRY(need_performer(att));
-    const feature_info *f = att->feature;
-    int64_t D = att->plan.D, DP = att->plan.DP;
-    float m[4][256], none[1];
+    int64_t D = att->plan.D, scratch_floats = performer_head_scratch(att);
+    float *scratch = scratch_new(scratch_floats + MOMENTS * att->plan.DP);
+    if (!scratch)
+        return SPECTRA_ENOMEM;
     for (int64_t i = 0; i < B * H; i++) {
-        int64_t b = i / H, h = i % H;
-        const uint8_t *xm = x_mask ? x_mask + b * T : NULL, *ym = y_mask ? y_mask + b * S : NULL;
-        performer_moments(T, D, x + i * T * D, D, 1, xm, m[0], m[2], NULL);
-        performer_moments(S, D, y + i * S * D, D, 1, ym, m[1], m[3], NULL);
-        float moments[4 * 256];
-        for (int k = 0; k < 4; k++)
-            memcpy(moments + k * DP, m[k], (size_t)D * sizeof(float));
-        performer_adapt(att, b, h, moments, s + i * f->scalars, v ? v + i * f->vectors * DP : none);
+        int64_t b = i / H;
+        const performer_tokens xs = {x + i * T * D, T, D, 1, x_mask ? x_mask + b * T : NULL};
+        const performer_tokens ys = {y + i * S * D, S, D, 1, y_mask ? y_mask + b * S : NULL};
+        performer_prepare(att, b, i % H, &xs, &ys, scratch + scratch_floats,
+                          blocks + i * performer_block_floats(att), scratch);
     }
+    free(scratch);
     return SPECTRA_OK;
+}
+
+/* ---- which go together ------------------------------------------------------------------------
+ */
+
+bool attention_legal(const feature_info *f, const matrix_info *m, const char **why)
+{
+    const char *reason = NULL;
+    if (f->counts != COUNTS_NONE && strcmp(m->law, "exact") != 0)
+        reason = "counts are made from rows that are exactly N(0, I), which these are not";
+    if (why)
+        *why = reason;
+    return reason == NULL;
 }

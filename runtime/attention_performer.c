@@ -3,12 +3,14 @@
  * first, which makes the state's gradient, then the key pass. */
 #include "attention.h"
 
+#include "blas.h"
 #include "registry.h"
 #include "sample.h"
 #include "status.h"
 
 #include <math.h>
 #include <omp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,8 +22,8 @@ enum {
 /* Where things lie in `saved` and `work`, in floats. */
 typedef struct layout {
     int64_t heads, splits_q, splits_k;
-    int64_t state, dstate, params, moments; /* size of each, one head */
-    int64_t saved_state, saved_params, saved_moments, saved_den, saved_total;
+    int64_t state, dstate, block, params, moments; /* size of each, one head */
+    int64_t saved_state, saved_block, saved_moments, saved_den, saved_total;
     int64_t work_state, work_dstate, work_dparams, work_scratch, work_total;
     int64_t scratch; /* one thread */
     int64_t den_rows;
@@ -52,17 +54,20 @@ static layout layout_of(const spectra_attention *att, const spectra_problem *p)
     l.splits_k = split_count(l.heads, p->S);
     l.state = performer_align(attn_state_reals(plan, f->lanes));
     l.dstate = performer_align(attn_dstate_reals(plan, f->lanes));
-    l.params = performer_align(f->scalars) + f->vectors * plan->DP;
-    l.moments = 4 * plan->DP;
+    l.block = performer_block_floats(att);
+    l.params = performer_align(f->scalars + f->vectors * plan->DP);
+    l.moments = MOMENTS * plan->DP;
     l.den_rows = rows_total(p->q_begin, p->q_len, p->B, p->T);
     int64_t at = 0;
     l.saved_state = at, at += l.heads * l.state;
-    l.saved_params = at, at += l.heads * l.params;
-    l.saved_moments = at, at += f->adapt ? l.heads * l.moments : 0;
+    l.saved_block = at, at += l.heads * l.block;
+    l.saved_moments = at, at += l.heads * l.moments;
     l.saved_den = at, at += performer_align(att->desc.H * l.den_rows);
     l.saved_total = at;
     int64_t fwd = att->kernels->fwd->scratch(plan), bwd = att->kernels->bwd->scratch(plan);
+    int64_t head = performer_head_scratch(att);
     l.scratch = performer_align(fwd > bwd ? fwd : bwd);
+    l.scratch = head > l.scratch ? head : l.scratch;
     at = 0;
     l.work_state = at, at += l.splits_k > 1 ? l.heads * l.splits_k * l.state : 0;
     l.work_dstate = at, at += l.heads * l.splits_q * l.dstate;
@@ -72,24 +77,62 @@ static layout layout_of(const spectra_attention *att, const spectra_problem *p)
     return l;
 }
 
-static float *params_vectors(const spectra_attention *att, float *params)
-{
-    return params + performer_align(att->feature->scalars);
-}
-
-static attn_params params_view(const spectra_attention *att, const float *params)
-{
-    return (attn_params){params, params + performer_align(att->feature->scalars)};
-}
-
 /* ---- construction ---------------------------------------------------------------------------- */
 
 static spectra_status performer_redraw(spectra_attention *att, uint64_t seed)
 {
+    static const uint64_t other = 0x9e3779b97f4a7c15; /* the second matrix's seed is this far off */
+    const matrix_info *directions = NULL;
+    int64_t M = att->plan.M, D = att->plan.D;
     att->desc.seed = seed;
-    TRY(sample_matrix(att->matrix, att->plan.M, att->plan.D, seed, att->desc.layer, att->w));
+    att->counts_given = false;
+    TRY(sample_matrix(att->matrix, M, D, seed, att->desc.layer, att->w));
+    for (int64_t r = 0; r < M; r++)
+        att->row_weight[r] = 1;
+    if (att->second) {
+        TRY(registry_matrix("orf", &directions));
+        TRY(sample_matrix(directions, M, D, seed + other, att->desc.layer, att->second));
+    }
     performer_pack(att);
     return SPECTRA_OK;
+}
+
+/* Refuses what does not go together, with the reason. */
+static spectra_status check_pair(const spectra_attention_desc *d, const feature_info *f,
+                                 const matrix_info *m)
+{
+    const char *why = NULL;
+    if (!attention_legal(f, m, &why))
+        return fail(SPECTRA_EUNSUPPORTED, "%s cannot go with %s: %s", f->name, m->name, why);
+    if (d->official && !f->has_official)
+        return fail(SPECTRA_EUNSUPPORTED, "%s has no official behaviour: the reference lacks it",
+                    f->name);
+    if (d->official && d->target != SPECTRA_SOFTMAX)
+        return fail(SPECTRA_EINVAL, "the official behaviour has no choice of target kernel");
+    if (d->through && (f->linear != LINEAR_NONE || f->counts != COUNTS_NONE))
+        return fail(SPECTRA_EUNSUPPORTED,
+                    "the parameters of %s come from a decomposition or a draw; they are constants "
+                    "and cannot be differentiated through",
+                    f->name);
+    return SPECTRA_OK;
+}
+
+/* The feature's name, with a + where its antithetic form is asked for. */
+static spectra_status find_feature(const spectra_attention_desc *d, const feature_info **out)
+{
+    char name[64];
+    const feature_info *plain = NULL;
+    TRY(registry_feature(d->feat, &plain));
+    if (!d->antithetic || plain->is_antithetic) {
+        *out = plain;
+        return SPECTRA_OK;
+    }
+    if (!plain->may_antithetic)
+        return fail(SPECTRA_EUNSUPPORTED,
+                    "%s has no antithetic form: it is no exponential of w.x, or even in w",
+                    d->feat);
+    snprintf(name, sizeof name, "%s+", plain->name);
+    return registry_feature(name, out);
 }
 
 static spectra_status performer_init(spectra_attention *att)
@@ -100,30 +143,39 @@ static spectra_status performer_init(spectra_attention *att)
     if (d->M < 1 || d->M > 1024)
         return fail(SPECTRA_ESHAPE, "performer: %lld features; allowed are 1 to 1024",
                     (long long)d->M);
-    TRY(registry_feature(d->feat, &att->feature));
+    TRY(find_feature(d, &att->feature));
     TRY(registry_matrix(d->kernel, &att->matrix));
-    TRY(registry_attn(att->feature->name, att->matrix->name, d->D, d->DV, d->M, &att->kernels));
-    d->feat = att->feature->name;
+    const feature_info *f = att->feature;
+    TRY(check_pair(d, f, att->matrix));
+    TRY(registry_attn(f->name, att->matrix->name, d->D, d->DV, d->M, &att->kernels));
+    d->feat = f->name;
     d->kernel = att->matrix->name;
-    if (d->official && d->target != SPECTRA_SOFTMAX)
-        return fail(SPECTRA_EINVAL, "the official behaviour has no choice of target kernel");
     attn_plan *p = &att->plan;
     *p = (attn_plan){.D = d->D, .DV = d->DV, .M = d->M};
     p->MP = pad16(d->M), p->DP = pad16(d->D), p->DVP = pad16(d->DV);
     p->scale = (float)pow((double)d->D, -0.25);
-    size_t floats = (size_t)(p->D * p->MP + p->MP * p->DP + p->MP);
-    att->w = malloc((size_t)(d->M * d->D) * sizeof(float));
-    att->packed =
-        aligned_alloc(PERFORMER_ALIGN, (size_t)performer_align((int64_t)floats) * sizeof(float));
-    if (!att->w || !att->packed)
+    size_t floats = (size_t)(d->M * d->D) * sizeof(float);
+    att->w = malloc(floats);
+    att->second = f->second_own ? malloc(floats) : NULL;
+    att->uniform = f->counts != COUNTS_NONE ? malloc(2 * floats) : NULL;
+    att->row_weight = malloc((size_t)d->M * sizeof(float));
+    att->packed = aligned_alloc(
+        PERFORMER_ALIGN, (size_t)performer_align(performer_packed_floats(att)) * sizeof(float));
+    if (!att->w || !att->row_weight || !att->packed || (f->second_own && !att->second) ||
+        (f->counts != COUNTS_NONE && !att->uniform))
         return fail(SPECTRA_ENOMEM, "performer: no memory for a %lld x %lld matrix",
                     (long long)d->M, (long long)d->D);
+    if (f->linear != LINEAR_NONE)
+        TRY(blas_open());
     return performer_redraw(att, d->seed);
 }
 
 static void performer_release(spectra_attention *att)
 {
     free(att->w);
+    free(att->second);
+    free(att->uniform);
+    free(att->row_weight);
     free(att->packed);
     for (int i = 0; i < MAX_SCALARS; i++)
         free(att->scalar[i].data);
@@ -134,19 +186,20 @@ static void performer_release(spectra_attention *att)
 
 /* ---- forward --------------------------------------------------------------------------------- */
 
-/* Moments of head (b, h) into m: m1x, m1y, m2x, m2y, each DP. */
-static void head_moments(const spectra_attention *att, const spectra_problem *p,
-                         const attention_views *x, int64_t b, int64_t h, float *m)
+static performer_tokens queries_of(const spectra_attention *att, const spectra_problem *p,
+                                   const spectra_rows *q, int64_t b, int64_t h)
 {
-    int64_t D = att->plan.D, DP = att->plan.DP;
-    const uint8_t *qm = p->q_mask ? p->q_mask + rows_first(p->q_begin, b, p->T) : NULL;
-    const uint8_t *km = p->k_mask ? p->k_mask + rows_first(p->k_begin, b, p->S) : NULL;
-    performer_moments(rows_length(p->q_len, b, p->T), D,
-                      x->q.data + rows_at(&x->q, p->q_begin, b, h), x->q.stride_t, att->plan.scale,
-                      qm, m, m + 2 * DP, NULL);
-    performer_moments(rows_length(p->k_len, b, p->S), D,
-                      x->k.data + rows_at(&x->k, p->k_begin, b, h), x->k.stride_t, att->plan.scale,
-                      km, m + DP, m + 3 * DP, NULL);
+    return (performer_tokens){q->data + rows_at(q, p->q_begin, b, h),
+                              rows_length(p->q_len, b, p->T), q->stride_t, att->plan.scale,
+                              p->q_mask ? p->q_mask + rows_first(p->q_begin, b, p->T) : NULL};
+}
+
+static performer_tokens keys_of(const spectra_attention *att, const spectra_problem *p,
+                                const spectra_rows *k, int64_t b, int64_t h)
+{
+    return (performer_tokens){k->data + rows_at(k, p->k_begin, b, h),
+                              rows_length(p->k_len, b, p->S), k->stride_t, att->plan.scale,
+                              p->k_mask ? p->k_mask + rows_first(p->k_begin, b, p->S) : NULL};
 }
 
 static void clear_state(const spectra_attention *att, float *state)
@@ -157,18 +210,35 @@ static void clear_state(const spectra_attention *att, float *state)
     memset(state + F, 0, (size_t)(F * (1 + att->plan.DVP)) * sizeof *state);
 }
 
+/* Multiplies each row of W's share of z, or of its gradient, and of S by the row's weight. `at` is
+ * where z is. */
+static void weight_rows(const spectra_attention *att, float *at)
+{
+    const attn_plan *p = &att->plan;
+    int64_t F = att->feature->lanes * p->MP;
+    for (int64_t f = 0; f < F && att->weighted; f++) {
+        int64_t r = f % p->MP;
+        float weight = r < p->M ? att->row_weight[r] : 1;
+        at[f] *= weight;
+        for (int64_t c = 0; c < p->DVP; c++)
+            at[F + f * p->DVP + c] *= weight;
+    }
+}
+
 /* Keys of split i of head n into state. */
 static void split_keys(const spectra_attention *att, const spectra_problem *p,
                        const attention_views *x, const layout *l, int64_t n, int64_t i,
-                       const float *params, float *state, float *scratch)
+                       const float *block, float *state, float *scratch)
 {
     int64_t b = n / att->desc.H, h = n % att->desc.H, from, count;
     split_range(rows_length(p->k_len, b, p->S), l->splits_k, i, &from, &count);
+    attn_plan plan;
+    attn_params a;
+    performer_view(att, block, &plan, &a);
     clear_state(att, state);
-    const attn_params a = params_view(att, params);
     const uint8_t *mask = p->k_mask ? p->k_mask + rows_first(p->k_begin, b, p->S) + from : NULL;
     att->kernels->fwd->keys(
-        &att->plan, &a, count, x->k.data + rows_at(&x->k, p->k_begin, b, h) + from * x->k.stride_t,
+        &plan, &a, count, x->k.data + rows_at(&x->k, p->k_begin, b, h) + from * x->k.stride_t,
         x->k.stride_t, x->v.data + rows_at(&x->v, p->k_begin, b, h) + from * x->v.stride_t,
         x->v.stride_t, mask, state, scratch);
 }
@@ -179,9 +249,11 @@ static void split_queries(const spectra_attention *att, const spectra_problem *p
 {
     int64_t b = n / att->desc.H, h = n % att->desc.H, from, count;
     split_range(rows_length(p->q_len, b, p->T), l->splits_q, i, &from, &count);
-    const attn_params a = params_view(att, saved + l->saved_params + n * l->params);
+    attn_plan plan;
+    attn_params a;
+    performer_view(att, saved + l->saved_block + n * l->block, &plan, &a);
     float *den = saved + l->saved_den + h * l->den_rows + rows_first(p->q_begin, b, p->T) + from;
-    att->kernels->fwd->queries(&att->plan, &a, count,
+    att->kernels->fwd->queries(&plan, &a, count,
                                x->q.data + rows_at(&x->q, p->q_begin, b, h) + from * x->q.stride_t,
                                x->q.stride_t, saved + l->saved_state + n * l->state,
                                x->o.data + rows_at(&x->o, p->q_begin, b, h) + from * x->o.stride_t,
@@ -201,28 +273,28 @@ static spectra_status performer_forward(const spectra_attention *att, const spec
         float *scratch = work + l.work_scratch + omp_get_thread_num() * l.scratch;
 #pragma omp for schedule(dynamic)
         for (int64_t n = 0; n < l.heads; n++) {
-            float *params = saved + l.saved_params + n * l.params;
-            float *m = att->feature->adapt ? saved + l.saved_moments + n * l.moments : NULL;
-            if (m)
-                head_moments(att, p, x, n / att->desc.H, n % att->desc.H, m);
-            performer_adapt(att, n / att->desc.H, n % att->desc.H, m, params,
-                            params_vectors(att, params));
+            int64_t b = n / att->desc.H, h = n % att->desc.H;
+            performer_tokens q = queries_of(att, p, &x->q, b, h), k = keys_of(att, p, &x->k, b, h);
+            performer_prepare(att, b, h, &q, &k, saved + l.saved_moments + n * l.moments,
+                              saved + l.saved_block + n * l.block, scratch);
         }
 #pragma omp for schedule(dynamic)
         for (int64_t task = 0; task < l.heads * l.splits_k; task++) {
             int64_t n = task / l.splits_k, i = task % l.splits_k;
             float *state = l.splits_k > 1 ? work + l.work_state + task * l.state
                                           : saved + l.saved_state + n * l.state;
-            split_keys(att, p, x, &l, n, i, saved + l.saved_params + n * l.params, state, scratch);
+            split_keys(att, p, x, &l, n, i, saved + l.saved_block + n * l.block, state, scratch);
         }
-        if (l.splits_k > 1) {
+        if (l.splits_k > 1 || att->weighted) {
 #pragma omp for schedule(dynamic)
             for (int64_t n = 0; n < l.heads; n++) {
                 float *state = saved + l.saved_state + n * l.state;
                 const float *part = work + l.work_state + n * l.splits_k * l.state;
-                clear_state(att, state);
-                for (int64_t i = 0; i < l.splits_k; i++)
+                if (l.splits_k > 1)
+                    clear_state(att, state);
+                for (int64_t i = 0; i < l.splits_k && l.splits_k > 1; i++)
                     ops->merge(&att->plan, state, part + i * l.state);
+                weight_rows(att, state + att->feature->lanes * att->plan.MP);
             }
         }
 #pragma omp for schedule(dynamic)
@@ -240,12 +312,14 @@ static void split_queries_bwd(const spectra_attention *att, const spectra_proble
 {
     int64_t n = task / l->splits_q, b = n / att->desc.H, h = n % att->desc.H, from, count;
     split_range(rows_length(p->q_len, b, p->T), l->splits_q, task % l->splits_q, &from, &count);
-    const attn_params a = params_view(att, saved + l->saved_params + n * l->params);
+    attn_plan plan;
+    attn_params a;
+    performer_view(att, saved + l->saved_block + n * l->block, &plan, &a);
     memset(dstate, 0, (size_t)l->dstate * sizeof *dstate);
 #define ROWS(name) (x->name.data + rows_at(&x->name, p->q_begin, b, h) + from * x->name.stride_t)
     att->kernels->bwd->queries(
-        &att->plan, &a, count, ROWS(q), x->q.stride_t, saved + l->saved_state + n * l->state,
-        ROWS(o), x->o.stride_t,
+        &plan, &a, count, ROWS(q), x->q.stride_t, saved + l->saved_state + n * l->state, ROWS(o),
+        x->o.stride_t,
         saved + l->saved_den + h * l->den_rows + rows_first(p->q_begin, b, p->T) + from, ROWS(go),
         x->go.stride_t, ROWS(gq), x->gq.stride_t, dstate, dparams, scratch);
 #undef ROWS
@@ -257,12 +331,14 @@ static void split_keys_bwd(const spectra_attention *att, const spectra_problem *
 {
     int64_t n = task / l->splits_k, b = n / att->desc.H, h = n % att->desc.H, from, count;
     split_range(rows_length(p->k_len, b, p->S), l->splits_k, task % l->splits_k, &from, &count);
-    const attn_params a = params_view(att, saved + l->saved_params + n * l->params);
+    attn_plan plan;
+    attn_params a;
+    performer_view(att, saved + l->saved_block + n * l->block, &plan, &a);
     const uint8_t *mask = p->k_mask ? p->k_mask + rows_first(p->k_begin, b, p->S) + from : NULL;
 #define ROWS(name) (x->name.data + rows_at(&x->name, p->k_begin, b, h) + from * x->name.stride_t)
-    att->kernels->bwd->keys(&att->plan, &a, count, ROWS(k), x->k.stride_t, ROWS(v), x->v.stride_t,
-                            mask, saved + l->saved_state + n * l->state, dstate, ROWS(gk),
-                            x->gk.stride_t, ROWS(gv), x->gv.stride_t, dparams, scratch);
+    att->kernels->bwd->keys(&plan, &a, count, ROWS(k), x->k.stride_t, ROWS(v), x->v.stride_t, mask,
+                            saved + l->saved_state + n * l->state, dstate, ROWS(gk), x->gk.stride_t,
+                            ROWS(gv), x->gv.stride_t, dparams, scratch);
 #undef ROWS
 }
 
@@ -274,27 +350,23 @@ static void add(float *to, const float *from, int64_t n)
 
 /* The gradient through A, psi ... of head n; parameters that were given are constants. */
 static void through_params(const spectra_attention *att, const spectra_problem *p,
-                           const attention_views *x, const float *m, float *dparams, int64_t n)
+                           const attention_views *x, const float *m, const float *s, float *dparams,
+                           int64_t n)
 {
     const feature_info *f = att->feature;
     int64_t D = att->plan.D, DP = att->plan.DP, b = n / att->desc.H, h = n % att->desc.H;
-    float *ds = dparams, *dv = dparams + f->scalars, dm[4][256] = {{0}};
+    float *ds = dparams, *dv = dparams + f->scalars, dm[MOMENTS_SMOOTH * 256] = {0};
     for (int i = 0; i < f->scalars; i++)
         if (att->scalar[i].data)
             ds[i] = 0;
     for (int i = 0; i < f->vectors; i++)
         if (att->vector[i].data)
             memset(dv + i * DP, 0, (size_t)DP * sizeof *dv);
-    f->adapt_grad(D, DP, m, m + DP, m + 2 * DP, m + 3 * DP, ds, dv, dm[0], dm[1], dm[2], dm[3]);
-    const uint8_t *qm = p->q_mask ? p->q_mask + rows_first(p->q_begin, b, p->T) : NULL;
-    const uint8_t *km = p->k_mask ? p->k_mask + rows_first(p->k_begin, b, p->S) : NULL;
-    performer_moments_grad(rows_length(p->q_len, b, p->T), D,
-                           x->q.data + rows_at(&x->q, p->q_begin, b, h), x->q.stride_t,
-                           att->plan.scale, qm, dm[0], dm[2],
+    f->adapt_grad(D, DP, m, s, ds, dv, dm);
+    performer_tokens q = queries_of(att, p, &x->q, b, h), k = keys_of(att, p, &x->k, b, h);
+    performer_moments_grad(q.n, D, q.x, q.ld, q.scale, q.mask, dm + M1X * DP, dm + M2X * DP,
                            x->gq.data + rows_at(&x->gq, p->q_begin, b, h), x->gq.stride_t);
-    performer_moments_grad(rows_length(p->k_len, b, p->S), D,
-                           x->k.data + rows_at(&x->k, p->k_begin, b, h), x->k.stride_t,
-                           att->plan.scale, km, dm[1], dm[3],
+    performer_moments_grad(k.n, D, k.x, k.ld, k.scale, k.mask, dm + M1Y * DP, dm + M2Y * DP,
                            x->gk.data + rows_at(&x->gk, p->k_begin, b, h), x->gk.stride_t);
 }
 
@@ -318,13 +390,14 @@ static spectra_status performer_backward(const spectra_attention *att, const spe
         for (int64_t task = 0; task < l.heads * l.splits_q; task++)
             split_queries_bwd(att, p, x, &l, task, saved, work + l.work_dstate + task * l.dstate,
                               through ? dparams + task * l.params : NULL, scratch);
-        if (l.splits_q > 1) {
+        if (l.splits_q > 1 || att->weighted) {
 #pragma omp for schedule(dynamic)
-            for (int64_t n = 0; n < l.heads; n++)
-                for (int64_t i = 1; i < l.splits_q; i++) {
-                    float *sum = work + l.work_dstate + n * l.splits_q * l.dstate;
+            for (int64_t n = 0; n < l.heads; n++) {
+                float *sum = work + l.work_dstate + n * l.splits_q * l.dstate;
+                for (int64_t i = 1; i < l.splits_q; i++)
                     add(sum, sum + i * l.dstate, l.dstate);
-                }
+                weight_rows(att, sum);
+            }
         }
 #pragma omp for schedule(dynamic)
         for (int64_t task = 0; task < l.heads * l.splits_k; task++)
@@ -339,7 +412,8 @@ static spectra_status performer_backward(const spectra_attention *att, const spe
                     add(sum, sum + i * l.params, l.params);
                 for (int64_t i = 0; i < l.splits_k; i++)
                     add(sum, dparams_k + (n * l.splits_k + i) * l.params, l.params);
-                through_params(att, p, x, saved + l.saved_moments + n * l.moments, sum, n);
+                through_params(att, p, x, saved + l.saved_moments + n * l.moments,
+                               saved + l.saved_block + n * l.block, sum, n);
             }
         }
     }
@@ -380,18 +454,18 @@ spectra_status spectra_attention_parameter(const spectra_attention *att, const s
     const layout l = layout_of(att, p);
     const feature_info *f = att->feature;
     int64_t D = att->plan.D;
-    const float *params = (const float *)saved + l.saved_params;
+    const float *blocks = (const float *)saved + l.saved_block;
     for (int i = 0; i < f->scalars; i++)
         if (strcmp(name, f->scalar_names[i]) == 0) {
             for (int64_t n = 0; n < l.heads; n++)
-                out[n] = params[n * l.params + i];
+                out[n] = blocks[n * l.block + i];
             return SPECTRA_OK;
         }
     for (int i = 0; i < f->vectors; i++)
         if (strcmp(name, f->vector_names[i]) == 0) {
             for (int64_t n = 0; n < l.heads; n++)
                 memcpy(out + n * D,
-                       params + n * l.params + performer_align(f->scalars) + i * att->plan.DP,
+                       blocks + n * l.block + performer_align(f->scalars) + i * att->plan.DP,
                        (size_t)D * sizeof *out);
             return SPECTRA_OK;
         }

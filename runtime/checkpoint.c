@@ -8,9 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NAME_SIZE = 80, MOMENTS = 2 };
+enum { NAME_SIZE = 80, ADAM_MOMENTS = 2 };
 
-static const char *const moment_names[MOMENTS] = {"adamw.m", "adamw.v"};
+static const char *const moment_names[ADAM_MOMENTS] = {"adamw.m", "adamw.v"};
 static const char *const keys[] = {"step", "evaluated", "best", "best_step"};
 enum { KEYS = sizeof keys / sizeof keys[0] };
 
@@ -38,7 +38,7 @@ spectra_status checkpoint_save(const char *path, model *m, const float *const mo
 {
     int64_t layers = model_config_of(m)->layers;
     int parameters = model_tensor_count(m), count = 0;
-    size_t capacity = (size_t)parameters + (size_t)layers + MOMENTS;
+    size_t capacity = (size_t)parameters + (size_t)layers + ADAM_MOMENTS;
     st_tensor *tensor = calloc(capacity, sizeof *tensor);
     char(*names)[NAME_SIZE] = calloc((size_t)layers, NAME_SIZE);
     if (!tensor || !names) {
@@ -58,7 +58,7 @@ spectra_status checkpoint_save(const char *path, model *m, const float *const mo
         if (w)
             tensor[count++] = (st_tensor){names[l], NPY_F32, 2, {shape[0], shape[1]}, w};
     }
-    for (int i = 0; i < MOMENTS && moments; i++)
+    for (int i = 0; i < ADAM_MOMENTS && moments; i++)
         tensor[count++] =
             (st_tensor){moment_names[i], NPY_F32, 1, {model_param_count(m)}, moments[i]};
     char value[KEYS][32];
@@ -133,7 +133,7 @@ static spectra_status read_tensors(const st_file *f, const char *path, model *m,
         if (store)
             TRY(spectra_attention_set(model_attention(m, l), "W", data, 2, shape));
     }
-    for (int i = 0; i < MOMENTS && moments; i++) {
+    for (int i = 0; i < ADAM_MOMENTS && moments; i++) {
         int64_t n = model_param_count(m);
         TRY(find(f, path, moment_names[i], 1, &n, &data));
         if (store)

@@ -30,6 +30,7 @@ typedef enum option_id {
     OPT_TARGET,
     OPT_OFFICIAL,
     OPT_THROUGH,
+    OPT_ANTITHETIC,
     OPT_STEPS,
     OPT_BATCH,
     OPT_ACCUMULATE,

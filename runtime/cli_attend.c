@@ -134,6 +134,7 @@ static spectra_status describe(const cli_args *a, spectra_attention_desc *desc)
     desc->target = a->value[OPT_TARGET].text[0] == 'g' ? SPECTRA_GAUSSIAN : SPECTRA_SOFTMAX;
     desc->official = a->value[OPT_OFFICIAL].given;
     desc->through = a->value[OPT_THROUGH].given;
+    desc->antithetic = a->value[OPT_ANTITHETIC].given;
     if (a->value[OPT_THREADS].given)
         omp_set_num_threads((int)a->value[OPT_THREADS].integer);
     if (strcmp(desc->attn, "performer") != 0)
@@ -257,8 +258,7 @@ static spectra_status write_in(const char *folder, const char *name, int ndim, c
 }
 
 static spectra_status write_side(const spectra_attention *att, held_memory *m, int side,
-                                 const npy_array *x, const float *s, const float *v,
-                                 const char *folder)
+                                 const npy_array *x, const float *blocks, const char *folder)
 {
     const int64_t B = x->shape[0], H = x->shape[1], n = x->shape[2];
     const int64_t width = att->feature->lanes * att->desc.M, count = B * H * n * width;
@@ -266,7 +266,7 @@ static spectra_status write_side(const spectra_attention *att, held_memory *m, i
     float *log, *sign;
     TRY(take_floats(m, count, &log));
     TRY(take_floats(m, count, &sign));
-    TRY(attention_features(att, side, B, H, n, x->data, s, v, log, sign));
+    TRY(attention_features(att, side, B, H, n, x->data, blocks, log, sign));
     TRY(write_in(folder, side ? "log_y.npy" : "log_x.npy", 4, shape, log));
     return write_in(folder, side ? "sign_y.npy" : "sign_x.npy", 4, shape, sign);
 }
@@ -290,18 +290,13 @@ static spectra_status features_all(const cli_args *a, held_memory *m, spectra_at
     desc.H = H, desc.D = desc.DV = D;
     TRY(spectra_attention_new(&desc, att));
     TRY(set_inputs(a, m, *att));
-    const feature_info *f = (*att)->feature;
-    float *s, *v, *weight;
-    TRY(take_floats(m, B * H * f->scalars, &s));
-    TRY(take_floats(m, B * H * f->vectors * pad16(D), &v));
-    TRY(take_floats(m, desc.M, &weight));
-    TRY(attention_adapt(*att, B, H, T, S, x.data, y.data, T == S ? mask : NULL, mask, s, v));
+    float *blocks;
+    TRY(take_floats(m, B * H * performer_block_floats(*att), &blocks));
+    TRY(attention_adapt(*att, B, H, T, S, x.data, y.data, T == S ? mask : NULL, mask, blocks));
     TRY(outfile_folder(folder));
-    TRY(write_side(*att, m, 0, &x, s, v, folder));
-    TRY(write_side(*att, m, 1, &y, s, v, folder));
-    for (int64_t r = 0; r < desc.M; r++)
-        weight[r] = 1;
-    return write_in(folder, "row_weight.npy", 1, &desc.M, weight);
+    TRY(write_side(*att, m, 0, &x, blocks, folder));
+    TRY(write_side(*att, m, 1, &y, blocks, folder));
+    return write_in(folder, "row_weight.npy", 1, &desc.M, (*att)->row_weight);
 }
 
 spectra_status cli_features(const cli_args *a)

@@ -111,9 +111,10 @@ static spectra_status new_config(const cli_args *a, train_config *c)
         snprintf(c->kernel, sizeof c->kernel, "%s", kernel);
         c->m = a->value[OPT_M].integer;
     } else {
-        static const option_id only[] = {OPT_FEAT,   OPT_KERNEL,   OPT_M,
-                                         OPT_TARGET, OPT_OFFICIAL, OPT_THROUGH};
-        static const char *const name[] = {"feat", "kernel", "m", "target", "official", "through"};
+        static const option_id only[] = {OPT_FEAT,     OPT_KERNEL,  OPT_M,         OPT_TARGET,
+                                         OPT_OFFICIAL, OPT_THROUGH, OPT_ANTITHETIC};
+        static const char *const name[] = {"feat",     "kernel",  "m",         "target",
+                                           "official", "through", "antithetic"};
         for (size_t i = 0; i < sizeof only / sizeof only[0]; i++)
             if (a->value[only[i]].given && strcmp(c->attn, "softmax") == 0)
                 return fail(SPECTRA_EINVAL, "--%s has no meaning for softmax attention", name[i]);

@@ -21,7 +21,7 @@
 #endif
 typedef REAL real;
 
-enum { PAD = 16, MAX_LANES = 4, MAX_SCALARS = 8, MAX_VECTORS = 4 };
+enum { PAD = 16, MAX_LANES = 16, MAX_SCALARS = 8, MAX_VECTORS = 4 };
 
 static inline int64_t pad16(int64_t n)
 {
@@ -39,7 +39,11 @@ typedef struct attn_plan {
     const real *wt;      /* (D, MP)  W transposed; columns M..MP-1 are 0 */
     const real *w;       /* (MP, DP) W; padding is 0 */
     const real *w2;      /* (MP)     |w_r|^2; padding is 0 */
-    const real *logw; /* (MP)     log of positive row weights, added to query logs; NULL: all 0 */
+    /* of features with a second projection (feature_info.projections = 2): its matrix, as wt and w
+     */
+    const real *wt_second, *w_second;
+    const real *count_sums; /* (2, MP) sums of w_rd and of log w_rd! where W holds counts */
+    bool learn;             /* backward also makes the gradient of W, in dparams */
 } attn_plan;
 
 /* Parameters of a feature for one head. The last scalar is always `gaussian`:
@@ -47,6 +51,9 @@ typedef struct attn_plan {
 typedef struct attn_params {
     const real *s; /* (scalars)      in the order of feature_info.scalar_names */
     const real *v; /* (vectors, DP)  in the order of feature_info.vector_names */
+    /* (4, DP, DP)  of features with a linear map: R of the queries transposed, R, and the same of
+     * the keys; mapped x = R x. Padding is 0. NULL where the feature has none. */
+    const real *linear;
 } attn_params;
 
 /* State of one head, F = lanes*MP rows, lane-major:
@@ -82,7 +89,8 @@ typedef struct attn_fwd_ops {
 } attn_fwd_ops;
 
 /* Backward: features are recomputed. Gradients are written (not accumulated), dstate and dparams
- * are accumulated. dparams: (scalars) then (vectors, DP); NULL when parameters are constants. */
+ * are accumulated. dparams: (scalars), (vectors, DP) and, if plan.learn, W (MP, DP); NULL when
+ * parameters are constants. */
 typedef struct attn_bwd_ops {
     int64_t (*scratch)(const attn_plan *p);
     void (*queries)(const attn_plan *p, const attn_params *a, int64_t n, const real *q, int64_t ldq,
@@ -116,9 +124,30 @@ typedef struct attn_token_ops {
                      real *scratch);
 } attn_token_ops;
 
-/* A component function. adapt turns moments over unmasked tokens into parameters:
- * m1x, m1y (D) means of x and y, m2x, m2y (D) means of their squares, x = scale*q, y = scale*k.
- * It writes the scalars and vectors it computes and leaves the others as they are. */
+/* Moments of one head over unmasked tokens, rows of (MOMENTS, DP) in this order, x = scale*q and
+ * y = scale*k: means of x, y, of their squares, of their magnitudes; the smallest and the largest
+ * number of both. Derivatives are taken through the first MOMENTS_SMOOTH. */
+enum { M1X, M1Y, M2X, M2Y, A1X, A1Y, LOW, HIGH, MOMENTS, MOMENTS_SMOOTH = 4 };
+
+/* A linear map of x and y with R_q' R_k = I, made from their second moments, before anything else:
+ * eigen_sum       the eigenvectors of mean (x + y)(x + y)'
+ * geometric_mean  R_q M_x R_q' = R_k M_y R_k', diagonal (Likhosherstov et al. 2023)
+ * Moments are then those of the mapped x and y. */
+typedef enum { LINEAR_NONE, LINEAR_EIGEN_SUM, LINEAR_GEOMETRIC_MEAN } linear_map;
+
+/* W holds independent counts of this law instead of normal numbers, made from uniform ones. */
+typedef enum { COUNTS_NONE, COUNTS_POISSON, COUNTS_GEOMETRIC } count_law;
+
+/* A scalar that can be trained, as a function of a free number theta. */
+typedef struct learned_scalar {
+    int slot;
+    real start; /* theta at first */
+    real (*value)(real theta);
+    real (*derivative)(real theta);
+} learned_scalar;
+
+/* A component function. adapt turns moments into parameters: it reads the scalars given, writes
+ * scalars and vectors it computes and leaves the others as they are. */
 typedef struct feature_info {
     const char *name, *doc, *source;
     int lanes, scalars, vectors;
@@ -126,12 +155,20 @@ typedef struct feature_info {
     const char *const *scalar_names; /* last one: "gaussian" */
     const char *const *vector_names;
     const real *scalar_default; /* value where nothing is given and adapt does not compute it */
-    void (*adapt)(int64_t d, int64_t dp, const real *m1x, const real *m1y, const real *m2x,
-                  const real *m2y, real *s, real *v); /* NULL: no data-dependent parameter */
-    /* adds the moments' gradients to dm* (each D), from ds and dv */
-    void (*adapt_grad)(int64_t d, int64_t dp, const real *m1x, const real *m1y, const real *m2x,
-                       const real *m2y, const real *ds, const real *dv, real *dm1x, real *dm1y,
-                       real *dm2x, real *dm2y);
+    int projections;            /* 1 or 2 */
+    bool second_own;            /* the second has a matrix of its own */
+    bool has_official;          /* there are kernels for the reference's behaviour */
+    bool is_antithetic, may_antithetic;
+    linear_map linear;
+    count_law counts;
+    int counts_scalar; /* which scalar is the law's parameter */
+    unsigned moments;  /* those adapt reads, bit i for the i-th */
+    int learned;       /* trainable scalars */
+    const learned_scalar *learn;
+    void (*adapt)(int64_t d, int64_t dp, const real *m, real *s, real *v); /* NULL: nothing to do */
+    /* adds the smooth moments' gradients to dm (MOMENTS_SMOOTH, dp), from ds and dv */
+    void (*adapt_grad)(int64_t d, int64_t dp, const real *m, const real *s, const real *ds,
+                       const real *dv, real *dm);
     /* A constant of each side's log that cancels in attention, so kernels leave it out; with it the
      * features estimate the kernel itself. NULL: 0. */
     real (*constant)(int64_t d, const real *s);
@@ -159,8 +196,8 @@ typedef struct attn_row {
     isa isa;
     const attn_fwd_ops *fwd;
     const attn_bwd_ops *bwd;
-    const attn_token_ops *token;
-    const char *hash; /* of the three generated texts */
+    const attn_token_ops *token; /* NULL where the feature has no such behaviour */
+    const char *hash;            /* of the generated texts */
 } attn_row;
 
 /* Row operators (specs/row): `rows` independent rows of n elements.

@@ -66,8 +66,9 @@ typedef struct spectra_attention_desc {
     uint64_t seed; /* of the matrix */
     int64_t layer;
     spectra_target target;
-    bool official; /* the reference system's behaviour (math of its code, not of its paper) */
-    bool through;  /* differentiate through data-dependent parameters too */
+    bool official;   /* the reference system's behaviour (math of its code, not of its paper) */
+    bool through;    /* differentiate through data-dependent parameters too */
+    bool antithetic; /* features of w and of -w, from one projection */
 } spectra_attention_desc;
 
 typedef struct spectra_attention spectra_attention;
@@ -76,9 +77,10 @@ typedef struct spectra_attention spectra_attention;
 spectra_status spectra_attention_new(const spectra_attention_desc *desc, spectra_attention **out);
 void spectra_attention_free(spectra_attention *att);
 
-/* Replaces something the attention would draw or compute. Names: "W" (M, D); a feature's
- * parameters: scalars as (H) or (B, H), e.g. "A"; vectors as (D), (H, D) or (B, H, D), e.g. "psi";
- * official: "A_pos" (H, T). The data is copied. SPECTRA_ENOTFOUND, SPECTRA_ESHAPE. */
+/* Replaces something the attention would draw or compute. Names: "W" (M, D), for Poisson and
+ * geometric features the counts; "T" (M, D), the directions of hybrid features; "row_weight" (M); a
+ * feature's parameters: scalars as (H) or (B, H), e.g. "A"; vectors as (D), (H, D) or (B, H, D),
+ * e.g. "psi"; official: "A_pos" (H, T). The data is copied. SPECTRA_ENOTFOUND, SPECTRA_ESHAPE. */
 spectra_status spectra_attention_set(spectra_attention *att, const char *name, const float *data,
                                      int ndim, const int64_t *shape);
 /* The current matrix, (M, D); lives as long as the attention, until the next set or redraw. */

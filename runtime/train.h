@@ -19,13 +19,13 @@ typedef struct train_config {
         kernel[SETTING_TEXT]; /* softmax: feat = kernel = "" */
     int64_t m;
     char target[SETTING_TEXT]; /* "softmax", "gaussian" */
-    bool official, through;
+    bool official, through, antithetic;
     int64_t seed;
     char data[SETTING_TEXT]; /* folder of train, dev, test.safetensors */
     int64_t threads;         /* recorded; results do not depend on it */
 } train_config;
 
-enum { TRAIN_SETTINGS = 10 };
+enum { TRAIN_SETTINGS = 11 };
 /* task's name, and everything behind train_config.task. */
 extern const setting train_settings[TRAIN_SETTINGS];
 /* The row of either table, or NULL. */

@@ -20,6 +20,7 @@ const setting train_settings[TRAIN_SETTINGS] = {
     {"target", SETTING_STRING, AT(target), 0, 0, "softmax|gaussian", "kernel that is approximated"},
     {"official", SETTING_BOOL, AT(official), 0, 0, NULL, "the reference system's behaviour"},
     {"through", SETTING_BOOL, AT(through), 0, 0, NULL, "differentiate data-dependent parameters"},
+    {"antithetic", SETTING_BOOL, AT(antithetic), 0, 0, NULL, "features of w and of -w"},
     {"seed", SETTING_INT, AT(seed), 0, 9e15, NULL, "seed of everything random"},
     {"data", SETTING_STRING, AT(data), 0, 0, NULL, "folder of the prepared data"},
 };

@@ -31,7 +31,8 @@ static model_config model_settings(const train_config *c)
                       .target =
                           strcmp(c->target, "gaussian") == 0 ? SPECTRA_GAUSSIAN : SPECTRA_SOFTMAX,
                       .official = c->official,
-                      .through = c->through},
+                      .through = c->through,
+                      .antithetic = c->antithetic},
     };
 }
 

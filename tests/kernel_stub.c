@@ -85,7 +85,7 @@ enum { IN_Q, IN_K, IN_V, IN_S, IN_VEC, PARTS };
 
 typedef struct problem {
     int64_t T, D, DV, M, begin[PARTS + 1];
-    double *in, *w, *logw, *go;
+    double *in, *w, *go;
     uint8_t *mask;
     bool official; /* scalars are per token, queries first */
     attn_plan plan;
@@ -99,16 +99,16 @@ static void fill(int64_t n, double deviation, double mean, double *x)
         x[i] = (double)(float)(mean + deviation * normal());
 }
 
-static void problem_pack(problem *p, bool weighted)
+static void problem_pack(problem *p)
 {
     attn_plan *a = &p->plan;
     *a = (attn_plan){.D = p->D, .DV = p->DV, .M = p->M};
     a->DP = pad16(p->D), a->DVP = pad16(p->DV), a->MP = pad16(p->M);
     a->scale = (real)pow((double)p->D, -0.25);
-    int64_t n = p->D * a->MP + a->MP * a->DP + 2 * a->MP;
+    int64_t n = p->D * a->MP + a->MP * a->DP + a->MP;
     p->packed = aligned_alloc(64, ((size_t)n * sizeof(real) + 63) / 64 * 64);
     memset(p->packed, 0, (size_t)n * sizeof(real));
-    real *w = p->packed, *w2 = w + a->MP * a->DP, *logw = w2 + a->MP, *wt = logw + a->MP;
+    real *w = p->packed, *w2 = w + a->MP * a->DP, *wt = w2 + a->MP;
     for (int64_t r = 0; r < p->M; r++) {
         double sum = 0;
         for (int64_t d = 0; d < p->D; d++) {
@@ -116,9 +116,8 @@ static void problem_pack(problem *p, bool weighted)
             sum += p->w[r * p->D + d] * p->w[r * p->D + d];
         }
         w2[r] = (real)sum;
-        logw[r] = (real)p->logw[r];
     }
-    a->w = w, a->w2 = w2, a->wt = wt, a->logw = weighted ? logw : NULL;
+    a->w = w, a->w2 = w2, a->wt = wt;
 }
 
 static problem problem_new(int64_t T, int64_t D, int64_t DV, int64_t M, double deviation,
@@ -130,7 +129,6 @@ static problem problem_new(int64_t T, int64_t D, int64_t DV, int64_t M, double d
         p.begin[i + 1] = p.begin[i] + sizes[i];
     p.in = malloc((size_t)p.begin[PARTS] * sizeof(double));
     p.w = malloc((size_t)(M * D) * sizeof(double));
-    p.logw = calloc((size_t)M, sizeof(double));
     p.go = malloc((size_t)(T * DV) * sizeof(double));
     p.mask = malloc((size_t)T);
     fill(p.begin[IN_V], deviation, 0, p.in);
@@ -140,19 +138,16 @@ static problem problem_new(int64_t T, int64_t D, int64_t DV, int64_t M, double d
         p.in[p.begin[IN_VEC] + i] = (double)(float)(0.7 + 0.6 * uniform());
     fill(M * D, 1, 0, p.w);
     fill(T * DV, 1, 0, p.go);
-    bool weighted = M % 3 != 0 && !official;
-    if (weighted)
-        fill(M, 0.3, 0, p.logw);
     /* 0: all valid, 1: scattered, 2: no key at all */
     for (int64_t t = 0; t < T; t++)
         p.mask[t] = masked == 0 || (masked == 1 && (t * 7 + 3) % 5 != 0);
-    problem_pack(&p, weighted);
+    problem_pack(&p);
     return p;
 }
 
 static void problem_free(problem *p)
 {
-    free(p->in), free(p->w), free(p->logw), free(p->go), free(p->mask), free(p->packed);
+    free(p->in), free(p->w), free(p->go), free(p->mask), free(p->packed);
 }
 
 /* Log and sign of the features of one token as stub.h defines them. */
@@ -172,19 +167,18 @@ static void oracle_phi(const problem *p, int side, const double *x, const double
             u += p->w[r * p->D + d] * y[d];
             w2 += p->w[r * p->D + d] * p->w[r * p->D + d];
         }
-        double weight = side == 0 ? p->logw[r] : 0;
         signs[r] = 1;
         if (SIGNED) {
             double log_r = s[0] * w2 + x2 / 2 - (p->official ? 0 : r2 / 4);
             int64_t second = (LANES - 1) * p->M + r;
-            logs[r] = log_r + weight;
-            logs[second] = log_r + weight;
+            logs[r] = log_r;
+            logs[second] = log_r;
             signs[r] = cos(u);
             signs[second] = sin(u);
         } else if (p->official) {
             logs[r] = u + s[0] * w2;
         } else {
-            logs[r] = u - x2 / 2 - s[0] * r2 / 2 + weight;
+            logs[r] = u - x2 / 2 - s[0] * r2 / 2;
         }
     }
 }
@@ -324,7 +318,7 @@ static result run_exact(const problem *p)
     need = b->scratch(a) > need ? b->scratch(a) : need;
     run r = run_open(p, need, state);
     result out = {array_new(T, p->DV, false, (real)NAN), array_new(1, T, true, (real)NAN), NULL};
-    const attn_params par = {r.s.at, NV > 0 ? r.vec.at : NULL};
+    const attn_params par = {r.s.at, NV > 0 ? r.vec.at : NULL, NULL};
     for (int i = 0; i < SPLITS; i++) {
         int64_t from = T * i / SPLITS, to = T * (i + 1) / SPLITS;
         for (int64_t j = 0; j < LANES * a->MP; j++)
@@ -553,10 +547,8 @@ static void test_features(void **state)
     run r = run_open(&p, EXPORT(attn_fwd).scratch(&p.plan), 16);
     array logs = array_new(p.T, LANES * p.M, true, (real)NAN);
     array signs = array_new(p.T, LANES * p.M, true, (real)NAN);
-    const attn_params par = {r.s.at, NV > 0 ? r.vec.at : NULL};
+    const attn_params par = {r.s.at, NV > 0 ? r.vec.at : NULL, NULL};
     double want[2 * LANES * 100];
-    for (int64_t i = 0; i < p.M; i++)
-        p.logw[i] = 0; /* not part of the features */
     for (int side = 0; side < 2; side++) {
         EXPORT(attn_fwd).features(&p.plan, &par, side, p.T, r.q.at, r.q.ld, logs.at, signs.at,
                                   r.scratch.at);

@@ -19,7 +19,8 @@
 
 _Static_assert(sizeof(real) == sizeof(double), "compile with -DREAL=double");
 
-static const double step = 1e-5, allowed = 1e-6;
+static const double allowed = 1e-6;
+static double step = 1e-5;
 
 static double *array(int64_t n)
 {
@@ -52,6 +53,14 @@ static double largest(int64_t n, const double *x)
     return top;
 }
 
+/* The derivative from values at stencil[k] * step, up to the fifth order of the step. */
+static const double stencil[4] = {1, -1, 2, -2};
+
+static double difference(const double *side)
+{
+    return (8 * (side[0] - side[1]) - (side[2] - side[3])) / (12 * step);
+}
+
 /* Each partial derivative of loss(context). */
 static void check_partials(const char *what, const variable *var, double (*loss)(void *),
                            void *context)
@@ -59,13 +68,14 @@ static void check_partials(const char *what, const variable *var, double (*loss)
     const double scale = largest(var->n, var->gradient);
     for (int64_t i = 0; i < var->n; i++) {
         const double x = var->x[i];
-        var->x[i] = x + step;
-        const double above = loss(context);
-        var->x[i] = x - step;
-        const double below = loss(context);
+        double side[4];
+        for (int k = 0; k < 4; k++) {
+            var->x[i] = x + stencil[k] * step;
+            side[k] = loss(context);
+        }
         var->x[i] = x;
-        const double want = (above - below) / (2 * step);
-        if (!(fabs(var->gradient[i] - want) <= allowed * scale + 1e-9))
+        const double want = difference(side);
+        if (!(fabs(var->gradient[i] - want) <= allowed * scale + 1e-14 / step))
             fail_msg("%s: gradient of %s[%d] is %.10g, want %.10g", what, var->name, (int)i,
                      var->gradient[i], want);
     }
@@ -78,19 +88,19 @@ static void check_direction(const char *what, const variable *var, double (*loss
     oracle_rng r = {31};
     double *before = array(var->n), *along = normals(&r, var->n, 1);
     memcpy(before, var->x, (size_t)var->n * sizeof *before);
-    double side[2], size = 0;
-    for (int k = 0; k < 2; k++) {
+    double side[4], size = 0;
+    for (int k = 0; k < 4; k++) {
         for (int64_t i = 0; i < var->n; i++)
-            var->x[i] = before[i] + (k ? -step : step) * along[i];
+            var->x[i] = before[i] + stencil[k] * step * along[i];
         side[k] = loss(context);
     }
     memcpy(var->x, before, (size_t)var->n * sizeof *before);
     for (int64_t i = 0; i < var->n; i++)
         size += var->gradient[i] * var->gradient[i];
-    const double want = (side[0] - side[1]) / (2 * step);
+    const double want = difference(side);
     const double got = oracle_dot(var->n, var->gradient, along);
     free(before), free(along);
-    if (!(fabs(got - want) <= allowed * sqrt(size) + 1e-9))
+    if (!(fabs(got - want) <= allowed * sqrt(size) + 1e-14 / step))
         fail_msg("%s: derivative by %s along a random direction is %.10g, want %.10g", what,
                  var->name, got, want);
 }
@@ -107,7 +117,7 @@ typedef struct head {
     const attn_row *kernels;
     const feature_info *info;
     attn_plan plan;
-    double *w, *wt, *w2, *logw;
+    double *w, *wt, *w2, *second, *second_t, *count_sums, *linear;
     int64_t n, m, ldx, ldv; /* queries, keys, strides */
     double *q, *k, *v, *go, *gq, *gk, *gv;
     uint8_t *mask;
@@ -126,7 +136,24 @@ static const feature_info *find_feature(const char *name)
     return f;
 }
 
-static void make_plan(head *h, oracle_rng *r, int64_t D, int64_t DV, int64_t M, bool weighted)
+/* wt, w2 and the sums of counts from w. */
+static void derive(head *h)
+{
+    const attn_plan *p = &h->plan;
+    for (int64_t i = 0; i < p->M; i++) {
+        h->w2[i] = h->count_sums[i] = h->count_sums[p->MP + i] = 0;
+        for (int64_t d = 0; d < p->D; d++) {
+            const double x = h->w[i * p->DP + d];
+            h->wt[d * p->MP + i] = x;
+            h->second_t[d * p->MP + i] = h->second[i * p->DP + d];
+            h->w2[i] += x * x;
+            h->count_sums[i] += x;
+            h->count_sums[p->MP + i] += lgamma(fabs(x) + 1);
+        }
+    }
+}
+
+static void make_plan(head *h, oracle_rng *r, int64_t D, int64_t DV, int64_t M)
 {
     attn_plan *p = &h->plan;
     *p = (attn_plan){.D = D,
@@ -139,24 +166,38 @@ static void make_plan(head *h, oracle_rng *r, int64_t D, int64_t DV, int64_t M, 
     h->w = array(p->MP * p->DP);
     h->wt = array(D * p->MP);
     h->w2 = array(p->MP);
-    h->logw = array(p->MP);
-    for (int64_t i = 0; i < M; i++) {
+    h->second = array(p->MP * p->DP);
+    h->second_t = array(D * p->MP);
+    h->count_sums = array(2 * p->MP);
+    h->linear = array(4 * p->DP * p->DP);
+    for (int64_t i = 0; i < M; i++)
         for (int64_t d = 0; d < D; d++) {
             const double x = oracle_normal(r);
-            h->w[i * p->DP + d] = h->wt[d * p->MP + i] = x;
-            h->w2[i] += x * x;
+            h->w[i * p->DP + d] = h->info->counts ? (x > 1.9) + (x > 2.5) : x;
+            h->second[i * p->DP + d] = oracle_normal(r);
         }
-        h->logw[i] = 0.3 * oracle_normal(r);
-    }
-    p->w = h->w, p->wt = h->wt, p->w2 = h->w2, p->logw = weighted ? h->logw : NULL;
+    for (int side = 0; side < 2; side++)
+        for (int64_t i = 0; i < D; i++)
+            for (int64_t j = 0; j < D; j++) {
+                const double x = (i == j) + 0.05 * oracle_normal(r);
+                double *at = h->linear + 2 * side * p->DP * p->DP;
+                at[j * p->DP + i] = at[p->DP * p->DP + i * p->DP + j] = x;
+            }
+    derive(h);
+    const bool own = h->info->second_own;
+    p->w = h->w, p->wt = h->wt, p->w2 = h->w2, p->count_sums = h->count_sums;
+    p->w_second = own ? h->second : h->w, p->wt_second = own ? h->second_t : h->wt;
+    p->learn = true;
 }
 
-/* Scalars of one token or head: A < 1/8, gaussian (the last) as given, others near their default.
+/* Scalars of one token or head: near their default, where A < 1/8; gaussian (the last) as given.
  */
 static void make_scalars(const feature_info *f, oracle_rng *r, double gaussian, double *s)
 {
-    for (int i = 0; i < f->scalars - 1; i++)
-        s[i] = f->scalar_default[i] - 0.05 - 0.2 * oracle_uniform(r);
+    for (int i = 0; i < f->scalars - 1; i++) {
+        const bool exact = strcmp(f->scalar_names[i], "s") == 0; /* 1 or -1 */
+        s[i] = f->scalar_default[i] - (exact ? 0 : 0.01 + 0.03 * oracle_uniform(r));
+    }
     s[f->scalars - 1] = gaussian;
 }
 
@@ -168,10 +209,13 @@ static head head_new(const attn_row *kernels, const sizes *z, double gaussian, b
 {
     oracle_rng r = {12};
     head h = {.kernels = kernels, .info = find_feature(kernels->feat), .n = z->n, .m = z->m};
-    make_plan(&h, &r, z->D, z->DV, z->M, gaussian > 0 && !token);
+    make_plan(&h, &r, z->D, z->DV, z->M);
     h.ldx = z->D + 3, h.ldv = z->DV + 1;
-    h.q = normals(&r, h.n * h.ldx, 0.7);
-    h.k = normals(&r, h.m * h.ldx, 0.7);
+    /* small numbers keep the normaliser of signed features away from 0, where no difference is
+     * exact */
+    const double deviation = h.info->is_signed && !token ? 0.3 : 0.7;
+    h.q = normals(&r, h.n * h.ldx, deviation);
+    h.k = normals(&r, h.m * h.ldx, deviation);
     h.v = normals(&r, h.m * h.ldv, 1);
     h.go = normals(&r, h.n * h.ldv, 1);
     h.gq = array(h.n * h.ldx);
@@ -183,13 +227,21 @@ static head head_new(const attn_row *kernels, const sizes *z, double gaussian, b
         h.mask[j] = token || j == 0 || oracle_uniform(&r) < 0.7;
     const int64_t rows = token ? h.n + h.m : 1, S = h.info->scalars, V = h.info->vectors;
     h.s = array(rows * S);
-    h.ds = array(rows * S + V * h.plan.DP);
+    h.ds = array(rows * S + V * h.plan.DP + h.plan.MP * h.plan.DP);
     for (int64_t i = 0; i < rows; i++)
         make_scalars(h.info, &r, gaussian, h.s + i * S);
     h.dvec = h.ds + rows * S;
     h.vec = array(V * h.plan.DP + 1);
-    for (int64_t i = 0; i < V * h.plan.DP; i++)
-        h.vec[i] = exp(0.2 * oracle_normal(&r));
+    /* shifts below all coordinates, negative weights of norms, positive factors */
+    for (int64_t i = 0; i < V * h.plan.DP; i++) {
+        const double size = exp(0.2 * oracle_normal(&r));
+        const bool weight = h.info->linear == LINEAR_EIGEN_SUM && i < h.plan.DP;
+        const bool imaginary = h.info->linear != LINEAR_NONE && i >= 2 * h.plan.DP;
+        h.vec[i] = h.info->counts ? -4 - size
+                   : weight       ? -0.03 * size
+                   : imaginary    ? 0.1 * size
+                                  : size;
+    }
     h.o = array(h.n * h.ldv);
     h.den = array(h.n);
     h.state = array(attn_state_reals(&h.plan, h.info->lanes));
@@ -203,9 +255,10 @@ static head head_new(const attn_row *kernels, const sizes *z, double gaussian, b
 
 static void head_free(head *h)
 {
-    double *all[] = {h->w,     h->wt,     h->w2, h->logw, h->q,      h->k,  h->v,
-                     h->go,    h->gq,     h->gk, h->gv,   h->s,      h->ds, h->vec,
-                     h->state, h->dstate, h->o,  h->den,  h->scratch};
+    double *all[] = {h->w,      h->wt, h->w2,  h->second, h->second_t, h->count_sums,
+                     h->linear, h->q,  h->k,   h->v,      h->go,       h->gq,
+                     h->gk,     h->gv, h->s,   h->ds,     h->vec,      h->state,
+                     h->dstate, h->o,  h->den, h->scratch};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         free(all[i]);
     free(h->mask);
@@ -223,8 +276,9 @@ static double attention_loss(void *context)
 {
     head *h = context;
     const attn_plan *p = &h->plan;
-    const attn_params a = {h->s, h->vec};
+    const attn_params a = {h->s, h->vec, h->linear};
     const int64_t F = h->info->lanes * p->MP;
+    derive(h);
     memset(h->state, 0, (size_t)attn_state_reals(p, h->info->lanes) * sizeof *h->state);
     for (int64_t f = 0; f < F; f++)
         h->state[f] = -INFINITY;
@@ -238,7 +292,7 @@ static double attention_loss(void *context)
 static void attention_gradient(head *h, double *through_log)
 {
     const attn_plan *p = &h->plan;
-    const attn_params a = {h->s, h->vec};
+    const attn_params a = {h->s, h->vec, h->linear};
     const attn_bwd_ops *ops = h->kernels->bwd;
     attention_loss(h);
     ops->queries(p, &a, h->n, h->q, h->ldx, h->state, h->o, h->ldv, h->den, h->go, h->ldv, h->gq,
@@ -266,6 +320,8 @@ static void test_attention(void **state)
             if (row->isa != ISA_PORTABLE || row->D != 0)
                 continue;
             head h = head_new(row, z, cases[i].gaussian, false);
+            /* hrf has steps, which a difference must not cross */
+            step = strcmp(row->feat, "hrf") == 0 ? 1e-7 : 1e-5;
             char what[96];
             snprintf(what, sizeof what, "%s, %s, %d queries, %d keys", row->feat,
                      cases[i].gaussian > 0 ? "gaussian" : "softmax", (int)z->n, (int)z->m);
@@ -280,9 +336,11 @@ static void test_attention(void **state)
                 {"v", h.v, h.gv, h.m * h.ldv},
                 {"scalars", h.s, h.ds, h.info->scalars},
                 {"vectors", h.vec, h.dvec, h.info->vectors * h.plan.DP},
+                {"W", h.w, h.dvec + h.info->vectors * h.plan.DP, z->M * h.plan.DP},
             };
-            check_all(what, vars, 5, cases[i].partials, attention_loss, &h);
+            check_all(what, vars, h.info->counts ? 5 : 6, cases[i].partials, attention_loss, &h);
             head_free(&h);
+            step = 1e-5;
         }
 }
 
@@ -332,50 +390,84 @@ static void test_token(void **state)
 }
 
 /* Data-dependent parameters as functions of the moments; weighted sum as the loss. */
+enum { ADAPT_D = 20, ADAPT_DP = 32 };
 typedef struct adaptation {
     const feature_info *info;
-    double m[4][32], ds[MAX_SCALARS], dv[MAX_VECTORS * 32]; /* m1x, m1y, m2x, m2y */
+    double m[MOMENTS * ADAPT_DP], s[MAX_SCALARS], ds[MAX_SCALARS], dv[MAX_VECTORS * ADAPT_DP];
 } adaptation;
-
-enum { ADAPT_D = 20, ADAPT_DP = 32 };
 
 static double adapt_loss(void *context)
 {
     const adaptation *a = context;
-    double s[MAX_SCALARS] = {0}, v[MAX_VECTORS * ADAPT_DP] = {0}, sum = 0;
-    a->info->adapt(ADAPT_D, ADAPT_DP, a->m[0], a->m[1], a->m[2], a->m[3], s, v);
+    double s[MAX_SCALARS], v[MAX_VECTORS * ADAPT_DP] = {0}, sum = 0;
+    memcpy(s, a->s, sizeof s);
+    a->info->adapt(ADAPT_D, ADAPT_DP, a->m, s, v);
     sum += oracle_dot(a->info->scalars, a->ds, s);
     for (int i = 0; i < a->info->vectors; i++)
         sum += oracle_dot(ADAPT_D, a->dv + i * ADAPT_DP, v + i * ADAPT_DP);
     return sum;
 }
 
+/* Moments of random tokens: |mean| < square root of the mean square, low < all < high. */
+static void random_moments(oracle_rng *r, double *m)
+{
+    for (int i = 0; i < ADAPT_D; i++) {
+        for (int k = 0; k < 2; k++) {
+            const double mean = 0.3 * oracle_normal(r);
+            m[(M1X + k) * ADAPT_DP + i] = mean;
+            m[(M2X + k) * ADAPT_DP + i] = mean * mean + 0.1 + oracle_uniform(r);
+            m[(A1X + k) * ADAPT_DP + i] = fabs(mean) + 0.1 * oracle_uniform(r);
+        }
+        m[LOW * ADAPT_DP + i] = -2 - oracle_uniform(r);
+        m[HIGH * ADAPT_DP + i] = 2 + oracle_uniform(r);
+    }
+}
+
 static void test_adapt(void **state)
 {
     (void)state;
-    static const char *const names[] = {"m1x", "m1y", "m2x", "m2y"};
+    static const char *const names[MOMENTS_SMOOTH] = {"m1x", "m1y", "m2x", "m2y"};
     oracle_rng r = {6};
     for (const feature_info *f = generated_features; f->name; f++) {
         if (!f->adapt)
             continue;
         assert_non_null(f->adapt_grad);
         adaptation a = {.info = f};
-        double g[4][ADAPT_DP] = {{0}};
-        for (int i = 0; i < ADAPT_D; i++)
-            for (int k = 0; k < 2; k++) {
-                a.m[k][i] = 0.3 * oracle_normal(&r);
-                a.m[2 + k][i] = a.m[k][i] * a.m[k][i] + 0.1 + oracle_uniform(&r);
-                g[k][i] = 0; /* gradients are added to */
-            }
+        double g[MOMENTS_SMOOTH * ADAPT_DP] = {0}; /* gradients are added to */
+        random_moments(&r, a.m);
+        for (int i = 0; i < f->scalars; i++)
+            a.s[i] = f->scalar_default[i];
         oracle_normals(&r, MAX_SCALARS, 1, a.ds);
         oracle_normals(&r, MAX_VECTORS * ADAPT_DP, 1, a.dv);
-        f->adapt_grad(ADAPT_D, ADAPT_DP, a.m[0], a.m[1], a.m[2], a.m[3], a.ds, a.dv, g[0], g[1],
-                      g[2], g[3]);
-        for (int k = 0; k < 4; k++) {
-            const variable var = {names[k], a.m[k], g[k], ADAPT_D};
+        if (f->counts == COUNTS_GEOMETRIC)
+            a.ds[f->counts_scalar] = 0; /* the root of an equation is a constant */
+        f->adapt_grad(ADAPT_D, ADAPT_DP, a.m, a.s, a.ds, a.dv, g);
+        for (int k = 0; k < MOMENTS_SMOOTH; k++) {
+            const variable var = {names[k], a.m + k * ADAPT_DP, g + k * ADAPT_DP, ADAPT_D};
             check_partials(f->name, &var, adapt_loss, &a);
         }
     }
+}
+
+/* Trained scalars as functions of a free number. */
+static void test_learned(void **state)
+{
+    (void)state;
+    int seen = 0;
+    for (const feature_info *f = generated_features; f->name; f++)
+        for (int i = 0; i < f->learned; i++, seen++) {
+            const learned_scalar *l = &f->learn[i];
+            if (!(fabs(l->value(l->start) - f->scalar_default[l->slot]) <= 1e-12))
+                fail_msg("%s: training starts at %g, the default is %g", f->name,
+                         l->value(l->start), f->scalar_default[l->slot]);
+            for (double theta = -6; theta < 8; theta += 0.7) {
+                const double want = (l->value(theta + step) - l->value(theta - step)) / (2 * step);
+                if (!(fabs(l->derivative(theta) - want) <= allowed * (1 + fabs(want))))
+                    fail_msg("%s at %g: derivative %g, want %g", f->name, theta,
+                             l->derivative(theta), want);
+            }
+        }
+    assert_true(seen > 0);
 }
 
 /* A solves 16 A^2 - (2 - 4 phi) A - phi = 0 to rounding, for phi from nothing to much. */
@@ -386,12 +478,12 @@ static void test_optimum(void **state)
     const feature_info *f = find_feature("oprf");
     for (size_t i = 0; i < sizeof phis / sizeof phis[0]; i++) {
         const double phi = phis[i];
-        double zero[ADAPT_DP] = {0}, m2[ADAPT_DP] = {0}, A = NAN;
+        double m[MOMENTS * ADAPT_DP] = {0};
         for (int l = 0; l < ADAPT_D; l++)
-            m2[l] = phi;
+            m[M2X * ADAPT_DP + l] = phi;
         double s[MAX_SCALARS] = {NAN}, v[1] = {0};
-        f->adapt(ADAPT_D, ADAPT_DP, zero, zero, m2, zero, s, v);
-        A = s[0];
+        f->adapt(ADAPT_D, ADAPT_DP, m, s, v);
+        const double A = s[0];
         const double size = 16 * A * A + fabs((2 - 4 * phi) * A) + phi;
         const double rest = 16 * A * A - (2 - 4 * phi) * A - phi;
         if (!(A <= 0) || !(fabs(rest) <= 1e-12 * size))
@@ -483,8 +575,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_attention), cmocka_unit_test(test_token),
-        cmocka_unit_test(test_adapt),     cmocka_unit_test(test_optimum),
-        cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_adapt),     cmocka_unit_test(test_learned),
+        cmocka_unit_test(test_optimum),   cmocka_unit_test(test_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -181,12 +181,13 @@ static void fitted(const char *feat, int64_t n, const float *x, const float *y, 
                    double *A, double *psi)
 {
     spectra_attention *att = open_pair(feat, "gaus", 32);
-    float s[MAX_SCALARS], v[MAX_VECTORS * D];
-    if (attention_adapt(att, 1, 1, n, n, x, y, mask, mask, s, v) != SPECTRA_OK)
+    float block[MAX_VECTORS * D];
+    assert_true(performer_block_floats(att) <= MAX_VECTORS * D);
+    if (attention_adapt(att, 1, 1, n, n, x, y, mask, mask, block) != SPECTRA_OK)
         fail_msg("%s: %s", feat, spectra_message());
-    *A = (double)s[0];
+    *A = (double)block[0];
     for (int i = 0; i < D; i++)
-        psi[i] = att->feature->vectors ? (double)v[i] : 1;
+        psi[i] = att->feature->vectors ? (double)performer_vectors(att, block)[i] : 1;
     spectra_attention_free(att);
 }
 

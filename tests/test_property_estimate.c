@@ -68,7 +68,7 @@ static spectra_attention *open_pair(const feature_case *f, const char *matrix, i
 
 /* Parameters for a few tokens around the pair, from the library, also as the oracle's map. */
 typedef struct parameters {
-    float s[MAX_SCALARS], v[MAX_VECTORS * MAX_D];
+    float block[64];
     double psi[MAX_D];
     oracle_map map;
 } parameters;
@@ -84,15 +84,16 @@ static void adapt(const spectra_attention *att, int64_t d, const double *x, cons
             tokens[0][i * d + l] = (float)(x[l] * uneven + 0.1 * oracle_normal(&r));
             tokens[1][i * d + l] = (float)(y[l] / uneven + 0.1 * oracle_normal(&r));
         }
-    if (attention_adapt(att, 1, 1, TOKENS, TOKENS, tokens[0], tokens[1], NULL, NULL, p->s, p->v) !=
+    assert_true(performer_block_floats(att) <= 64);
+    if (attention_adapt(att, 1, 1, TOKENS, TOKENS, tokens[0], tokens[1], NULL, NULL, p->block) !=
         SPECTRA_OK)
         fail_msg("attention_adapt: %s", spectra_message());
     const feature_info *f = att->feature;
     p->map = (oracle_map){.trig = f->lanes == 2};
     if (f->scalars > 1 && strcmp(f->scalar_names[0], "A") == 0)
-        p->map.A = (double)p->s[0];
+        p->map.A = (double)p->block[0];
     for (int64_t l = 0; l < d && f->vectors == 1; l++)
-        p->psi[l] = (double)p->v[l];
+        p->psi[l] = (double)performer_vectors(att, p->block)[l];
     if (f->vectors == 1)
         p->map.psi = p->psi;
 }
@@ -112,7 +113,7 @@ static void check_features(const spectra_attention *att, const parameters *p, in
     for (int64_t l = 0; l < d; l++)
         narrow[l] = (float)x[l];
     widen(d, narrow, exact);
-    if (attention_features(att, side, 1, 1, 1, narrow, p->s, p->v, log, sign) != SPECTRA_OK)
+    if (attention_features(att, side, 1, 1, 1, narrow, p->block, log, sign) != SPECTRA_OK)
         fail_msg("attention_features: %s", spectra_message());
     oracle_features(&p->map, side, d, m, w, exact, want_log, want_sign);
     for (int64_t r = 0; r < m * oracle_lanes(&p->map); r++) {
@@ -413,11 +414,11 @@ static void test_fitted_parameters_order(void **state)
         {"posrf", NAN, 0, 0}, {"oprf", NAN, 0, 0}, {"saderf", NAN, 0, 0}};
     for (int k = 0; k < 3; k++) {
         spectra_attention *att = open_pair(&order[k], "gaus", D, 32);
-        float s[MAX_SCALARS], v[MAX_VECTORS * MAX_D];
-        assert_int_equal(attention_adapt(att, 1, 1, N, N, x, y, NULL, NULL, s, v), SPECTRA_OK);
+        float block[64];
+        assert_int_equal(attention_adapt(att, 1, 1, N, N, x, y, NULL, NULL, block), SPECTRA_OK);
         double psi[D];
-        widen(D, v, psi);
-        oracle_map map = {.A = k > 0 ? (double)s[0] : 0, .psi = k == 2 ? psi : NULL};
+        widen(D, performer_vectors(att, block), psi);
+        oracle_map map = {.A = k > 0 ? (double)block[0] : 0, .psi = k == 2 ? psi : NULL};
         for (int i = 0; i < N; i++)
             for (int j = 0; j < N; j++) {
                 const double *a = wide[0] + i * D, *b = wide[1] + j * D;

@@ -3,6 +3,7 @@ return {
   name = "oprf",
   doc = "optimal positive features (FAVOR++), A from the data",
   source = "Likhosherstov et al. 2022, arXiv:2205.15317",
+  antithetic = true,
   scalars = { { "A", 0 } },
 
   phi = function(u, x2, w2, p)

@@ -3,6 +3,7 @@ return {
   name = "posrf",
   doc = "positive features (FAVOR+)",
   source = "Choromanski et al. 2021, arXiv:2009.14794",
+  antithetic = true,
 
   phi = function(u, x2)
     return { log = u - x2 / 2 }

@@ -4,6 +4,7 @@ return {
   name = "saderf",
   doc = "simplified asymmetric dense-exponential features: OPRF on rescaled coordinates",
   source = "Likhosherstov et al. 2023, arXiv:2302.00787",
+  antithetic = true,
   scalars = { { "A", 0 } },
   vectors = { "psi" },
 

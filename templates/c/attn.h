@@ -19,7 +19,7 @@
 #define REAL_MAX FLT_MAX
 #endif
 
-enum { BLOCK_MAX = 48, PARAM_V = NV > 0 ? NV : 1, PARAM_S = NS > 0 ? NS : 1 };
+enum { BLOCK_MAX = 48, PARAM_V = NV > 0 ? NV : 1, PARAM_S = NS > 0 ? NS : 1, TOKEN = 3 };
 
 /* Sizes, constants where the generator knew them. */
 typedef struct attn_sizes {
@@ -56,33 +56,74 @@ VEC_FN real *attn_take(attn_arena *arena, int64_t n)
     return p;
 }
 
-/* A block of tokens: x (block, DP) mapped, x2 and r2 (block), tok (block, NTOK). */
+/* A block of tokens: x (block, DP) mapped, second likewise for the second projection; t (block,
+ * TOKEN): |x mapped|^2, |x as it came|^2, the feature's own sum; tok (block, NTOK). Features with a
+ * linear map: raw (block, DP) before it, y (block, DP) after it. */
 typedef struct attn_block {
     int64_t n;
-    real *x, *x2, *r2, *tok;
+    real *x, *second, *t, *tok, *raw, *y;
 } attn_block;
 
-/* A feature's hoisted values: of the head, and (NROW, MP) of the rows of W. */
+/* A feature's hoisted values: of the head, and of the rows of W: row (NROW, MP) and norms beyond
+ * |w|^2 (NW - 1, MP). s: the scalars, with the side in its place. */
 typedef struct attn_hoisted {
-    real uni[NUNI];
-    real *row;
+    real uni[NUNI], s[PARAM_S];
+    real *row, *norm;
 } attn_hoisted;
 
-VEC_FN void hoist(const attn_plan *p, const attn_sizes *z, const real *s, attn_hoisted *h)
+/* |w|^2 and the other norms of VL rows of W from r. */
+VEC_FN void load_norms(const attn_plan *p, const attn_sizes *z, const attn_hoisted *h, int64_t r,
+                       vec *w)
 {
-    phi_uniform(s, h->uni);
+    w[0] = vload(p->w2 + r);
+    for (int i = 1; i < NW; i++)
+        w[i] = vload(h->norm + (i - 1) * z->MP + r);
+}
+
+/* norm (MP) = sum of weight_d w_rd^2. */
+VEC_FN void weighted_norms(const attn_plan *p, const attn_sizes *z, const real *weight, real *norm)
+{
+    for (int64_t r = 0; r < z->MP; r++) {
+        vec sum = vset(0);
+        for (int64_t c = 0; c < z->DP; c += VL) {
+            vec w = vload(p->w + r * z->DP + c);
+            sum += w * w * vload(weight + c);
+        }
+        norm[r] = vsum(sum);
+    }
+}
+
+VEC_FN void hoist(const attn_plan *p, const attn_sizes *z, int side, const attn_params *a,
+                  attn_hoisted *h)
+{
+    for (int i = 0; i < NS; i++)
+        h->s[i] = i == SIDE ? (real)(side == 0 ? 1 : -1) : a->s[i];
+    phi_uniform(h->s, h->uni);
+    if (NORM1 >= 0)
+        weighted_norms(p, z, a->v + (NORM1 > 0 ? NORM1 : 0) * z->DP, h->norm);
+    if (NORM2 >= 0)
+        weighted_norms(p, z, a->v + (NORM2 > 0 ? NORM2 : 0) * z->DP, h->norm + z->MP);
+    if (COUNTS)
+        memcpy(h->norm, p->count_sums, 2 * (size_t)z->MP * sizeof(real));
     for (int64_t r = 0; r < z->MP; r += VL) {
-        vec row[NROW];
-        phi_row(vload(p->w2 + r), h->uni, row);
+        vec row[NROW], w[NW];
+        load_norms(p, z, h, r, w);
+        phi_row(w, h->uni, row);
         for (int i = 0; i < NROW; i++)
             vstore(h->row + i * z->MP + r, row[i]);
     }
 }
 
+VEC_FN void take_hoisted(const attn_sizes *z, attn_hoisted *h, attn_arena *arena)
+{
+    h->row = attn_take(arena, NROW * z->MP);
+    h->norm = attn_take(arena, (NW - 1) * z->MP);
+}
+
 VEC_FN void hoist_tokens(const attn_hoisted *h, const attn_block *b)
 {
     for (int64_t t = 0; t < b->n; t++)
-        phi_token(b->x2[t], b->r2[t], h->uni, b->tok + t * NTOK);
+        phi_token(b->t + t * TOKEN, h->uni, b->tok + t * NTOK);
 }
 
 VEC_FN void load_row(const attn_sizes *z, const attn_hoisted *h, int64_t r, vec *row)
@@ -94,8 +135,10 @@ VEC_FN void load_row(const attn_sizes *z, const attn_hoisted *h, int64_t r, vec 
 VEC_FN void take_block(const attn_sizes *z, attn_block *b, attn_arena *arena)
 {
     b->x = attn_take(arena, z->block * z->DP);
-    b->x2 = attn_take(arena, z->block);
-    b->r2 = attn_take(arena, z->block);
+    b->second = attn_take(arena, NP > 1 ? z->block * z->DP : 0);
+    b->raw = attn_take(arena, LINEAR ? z->block * z->DP : 0);
+    b->y = attn_take(arena, LINEAR ? z->block * z->DP : 0);
+    b->t = attn_take(arena, z->block * TOKEN);
     b->tok = attn_take(arena, z->block * NTOK);
 }
 
@@ -137,54 +180,159 @@ VEC_FN void expect_row(const real *p, int64_t n)
         __builtin_prefetch(p + c, 0, 2);
 }
 
-/* Token t of the block: scaled, mapped (side 0 = query, 1 = key), its norms. */
+/* Sums over a token's coordinates. */
+typedef struct token_sums {
+    vec mapped2, raw2, own;
+} token_sums;
+
+/* Coordinates c.. of token t through the feature's maps. */
+VEC_FN void map_part(const attn_sizes *z, int side, const real *v, int64_t c, vec raw,
+                     attn_block *b, int64_t t, token_sums *sums)
+{
+    int64_t left = z->D - c;
+    vec par[PARAM_V];
+    load_vectors(z, v, c, par);
+    vec mapped = side == 0 ? map_q(raw, par) : map_k(raw, par);
+    if (left < VL)
+        mapped = v_first(mapped, left);
+    vstore(b->x + t * z->DP + c, mapped);
+    sums->mapped2 += mapped * mapped;
+    if (NP > 1) {
+        vec second = map2(raw, par);
+        vstore(b->second + t * z->DP + c, left < VL ? v_first(second, left) : second);
+    }
+    if (SUM) {
+        vec own = token_sum(raw, par);
+        sums->own += left < VL ? v_first(own, left) : own;
+    }
+}
+
+VEC_FN void pad_part(const attn_sizes *z, int64_t c, attn_block *b, int64_t t)
+{
+    vstore(b->x + t * z->DP + c, vset(0));
+    if (NP > 1)
+        vstore(b->second + t * z->DP + c, vset(0));
+}
+
+VEC_FN void store_sums(const token_sums *sums, real *t)
+{
+    t[0] = vsum(sums->mapped2);
+    t[1] = IDENTITY ? t[0] : vsum(sums->raw2);
+    t[2] = SUM ? vsum(sums->own) : 0;
+}
+
+/* Token t of the block: scaled, mapped (side 0 = query, 1 = key), its sums. Where there is a linear
+ * map only scaled; finish_block does the rest. */
 VEC_FN void load_token(const attn_sizes *z, int side, real scale, const real *src, const real *v,
                        attn_block *b, int64_t t)
 {
-    real *x = b->x + t * z->DP;
-    vec mapped2 = vset(0), raw2 = vset(0);
+    token_sums sums = {vset(0), vset(0), vset(0)};
     for (int64_t c = 0; c < z->DP; c += VL) {
         int64_t left = z->D - c;
-        if (left <= 0) {
-            vstore(x + c, vset(0));
-            continue;
-        }
-        vec par[PARAM_V];
-        load_vectors(z, v, c, par);
-        vec raw = load_part(src + c, left) * scale;
-        vec mapped = side == 0 ? map_q(raw, par) : map_k(raw, par);
-        if (left < VL)
-            mapped = v_first(mapped, left);
-        vstore(x + c, mapped);
-        mapped2 += mapped * mapped;
-        raw2 += raw * raw;
+        vec raw = left > 0 ? load_part(src + c, left) * scale : vset(0);
+        if (LINEAR)
+            vstore(b->raw + t * z->DP + c, raw);
+        else if (left > 0)
+            map_part(z, side, v, c, raw, b, t, &sums);
+        else
+            pad_part(z, c, b, t);
+        if (!IDENTITY)
+            sums.raw2 += raw * raw;
     }
-    b->x2[t] = vsum(mapped2);
-    b->r2[t] = NV > 0 ? vsum(raw2) : b->x2[t];
+    store_sums(&sums, b->t + t * TOKEN);
 }
 
-/* From the gradient gx (DP) of mapped token t and those of its norms to the gradient of the source;
- * adds to dv (NV, DP), the vectors' gradients, unless NULL. */
-VEC_FN void store_gradient(const attn_sizes *z, int side, real scale, const real *src,
-                           const real *v, const attn_block *b, int64_t t, const real *gx, real gx2,
-                           real gr2, real *dst, real *dv)
+VEC_FN int64_t pad_block(int64_t n, int64_t ld, real *x);
+
+/* The linear map of all tokens of the block, and the maps after it. */
+VEC_FN void finish_block(const attn_sizes *z, int side, const attn_params *a, attn_block *b)
 {
+    if (!LINEAR)
+        return;
+    int64_t rows = pad_block(b->n, z->DP, b->raw);
+    tile_mul(rows, z->DP, z->D, b->raw, z->DP, a->linear + 2 * side * z->DP * z->DP, z->DP, b->y,
+             z->DP);
+    for (int64_t t = 0; t < b->n; t++) {
+        token_sums sums = {vset(0), vset(0), vset(0)};
+        for (int64_t c = 0; c < z->DP; c += VL) {
+            if (c < z->D)
+                map_part(z, side, a->v, c, vload(b->y + t * z->DP + c), b, t, &sums);
+            else
+                pad_part(z, c, b, t);
+        }
+        real raw2 = b->t[t * TOKEN + 1];
+        store_sums(&sums, b->t + t * TOKEN);
+        b->t[t * TOKEN + 1] = raw2;
+    }
+}
+
+/* Gradients of one token's sums (TOKEN). */
+typedef struct sum_grad {
+    vec t[TOKEN];
+} sum_grad;
+
+/* From the gradients gx, gsecond (DP) of mapped token t and those of its sums to the gradient of
+ * the source; adds to dv (NV, DP), the vectors' gradients, unless NULL. With a linear map: to the
+ * gradient of y, in its place, and the sums' gradients to theirs; finish_gradients does the rest.
+ */
+VEC_FN void store_gradient(const attn_sizes *z, int side, real scale, const real *src,
+                           const real *v, const attn_block *b, int64_t t, const real *gx,
+                           const real *gsecond, const sum_grad *sums, real *dst, real *dv)
+{
+    const real gx2 = vsum(sums->t[0]), gr2 = vsum(sums->t[1]), gown = SUM ? vsum(sums->t[2]) : 0;
     for (int64_t c = 0; c < z->D; c += VL) {
         int64_t left = z->D - c;
         vec par[PARAM_V], gpar[PARAM_V], graw;
         load_vectors(z, v, c, par);
-        vec raw = load_part(src + c, left) * scale;
+        vec raw = LINEAR ? vload(b->y + t * z->DP + c) : load_part(src + c, left) * scale;
         vec g = vload(gx + c) + vload(b->x + t * z->DP + c) * (2 * gx2);
         if (side == 0)
             map_q_grad(raw, par, g, &graw, gpar);
         else
             map_k_grad(raw, par, g, &graw, gpar);
-        store_part(dst + c, (graw + raw * (2 * gr2)) * scale, left);
+        if (NP > 1) {
+            vec more, gmore[PARAM_V];
+            map2_grad(raw, par, vload(gsecond + c), &more, gmore);
+            graw += more;
+            for (int i = 0; i < NV; i++)
+                gpar[i] += gmore[i];
+        }
+        if (SUM) {
+            vec more, gmore[PARAM_V];
+            token_sum_grad(raw, par, gown, &more, gmore);
+            graw += more;
+            for (int i = 0; i < NV; i++)
+                gpar[i] += gmore[i];
+        }
         for (int i = 0; i < NV && dv != NULL; i++) {
             vec part = left < VL ? v_first(gpar[i], left) : gpar[i];
             vstore(dv + i * z->DP + c, vload(dv + i * z->DP + c) + part);
         }
+        if (LINEAR)
+            vstore(b->y + t * z->DP + c, graw);
+        else
+            store_part(dst + c, (graw + raw * (2 * gr2)) * scale, left);
     }
+    if (LINEAR)
+        b->t[t * TOKEN + 1] = gr2;
+}
+
+/* Gradients of the block's tokens back through the linear map; index NULL: tokens are neighbours.
+ */
+VEC_FN void finish_gradients(const attn_sizes *z, int side, real scale, const attn_params *a,
+                             const attn_block *b, const int64_t *index, real *dst, int64_t ld)
+{
+    if (!LINEAR)
+        return;
+    int64_t rows = pad_block(b->n, z->DP, b->y);
+    tile_mul(rows, z->DP, z->D, b->y, z->DP, a->linear + (2 * side + 1) * z->DP * z->DP, z->DP,
+             b->x, z->DP);
+    for (int64_t t = 0; t < b->n; t++)
+        for (int64_t c = 0; c < z->D; c += VL) {
+            vec g = vload(b->x + t * z->DP + c) +
+                    vload(b->raw + t * z->DP + c) * (2 * b->t[t * TOKEN + 1]);
+            store_part(dst + (index != NULL ? index[t] : t) * ld + c, g * scale, z->D - c);
+        }
 }
 
 /* The rows up to a whole register block are 0. */
@@ -195,12 +343,17 @@ VEC_FN int64_t pad_block(int64_t n, int64_t ld, real *x)
     return rows;
 }
 
-/* Projections u = W x into the first MP columns of `u`. */
+/* Projections u = W x into the first MP columns of `u`; those of the second kind into `second`,
+ * stride MP + PAD. */
 VEC_FN void project(const attn_plan *p, const attn_sizes *z, const attn_block *b, real *u,
-                    int64_t ldu)
+                    int64_t ldu, real *second)
 {
     int64_t rows = pad_block(b->n, z->DP, b->x);
     tile_mul(rows, z->MP, z->D, b->x, z->DP, p->wt, z->MP, u, ldu);
+    if (NP > 1) {
+        pad_block(b->n, z->DP, b->second);
+        tile_mul(rows, z->MP, z->D, b->second, z->DP, p->wt_second, z->MP, second, z->MP + PAD);
+    }
 }
 
 /* Tokens first..n-1 that are valid, at most `block` of them: their indices; returns where to go on.
@@ -233,15 +386,6 @@ VEC_FN const real *gather_rows(const int64_t *index, int64_t count, int64_t widt
         copy_padded(width, x + index[t] * ld, tile + t * *stride);
     pad_block(count, *stride, tile);
     return tile;
-}
-
-/* What a query adds to its logs: the keys' maxima and the weights of the rows. */
-VEC_FN void query_shift(const attn_plan *p, const attn_sizes *z, const real *state, real *shift)
-{
-    for (int64_t f = 0; f < z->F; f += VL) {
-        vec max = vload(state + f);
-        vstore(shift + f, p->logw != NULL ? max + vload(p->logw + f % z->MP) : max);
-    }
 }
 
 /* What is subtracted from a key's logs: the maxima, and +inf where W has no row. */

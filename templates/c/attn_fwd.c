@@ -12,21 +12,21 @@ enum { FWD_TILES = 1 + SIGNED };
 typedef struct fwd_scratch {
     attn_hoisted h;
     attn_block b;
-    real *phi;   /* (block, ldf)  projections, then logs, then features */
-    real *sign;  /* (block, ldf)  only if SIGNED */
-    real *v;     /* (block, DVP)  values of keys, numerators of queries */
-    real *shift; /* (F) */
+    real *phi;  /* (block, ldf)  projections, then logs, then features */
+    real *sign; /* (block, ldf)  only if SIGNED */
+    real *u2;   /* (block, MP + PAD)  second projections */
+    real *v;    /* (block, DVP)  values of keys, numerators of queries */
 } fwd_scratch;
 
 VEC_FN int64_t fwd_take(const attn_sizes *z, real *scratch, fwd_scratch *w)
 {
     attn_arena arena = {scratch, 0};
-    w->h.row = attn_take(&arena, NROW * z->MP);
+    take_hoisted(z, &w->h, &arena);
     take_block(z, &w->b, &arena);
     w->phi = attn_take(&arena, z->block * z->ldf);
     w->sign = attn_take(&arena, SIGNED ? z->block * z->ldf : 0);
+    w->u2 = attn_take(&arena, NP > 1 ? z->block * (z->MP + PAD) : 0);
     w->v = attn_take(&arena, z->block * z->DVP);
-    w->shift = attn_take(&arena, z->F);
     return arena.used;
 }
 
@@ -54,12 +54,24 @@ VEC_FN vec growth(vec old, vec new)
 }
 
 /* With one lane and no sign a log is a few operations: made a second time, not kept in between. */
-enum { AGAIN = LANES == 1 && !SIGNED };
+enum { AGAIN = LANES == 1 && !SIGNED && NP == 1 };
+
+/* phi of VL rows of W from r for token t, whose first projections are still in the place of phi. */
+VEC_FN void row_features(const attn_sizes *z, const fwd_scratch *w, int64_t t, int64_t r,
+                         const vec *row, vec *log, vec *sign)
+{
+    vec u[NP];
+    u[0] = vload(w->phi + t * z->ldf + r);
+    if (NP > 1)
+        u[NP - 1] = vload(w->u2 + t * (z->MP + PAD) + r);
+    phi(u, row, w->h.uni, w->b.tok + t * NTOK, log, sign);
+}
 
 VEC_FN vec log_again(const fwd_scratch *w, int64_t t, const vec *row, const real *u)
 {
-    vec log[LANES], sign[LANES];
-    phi(vload(u), row, w->h.uni, w->b.tok + t * NTOK, log, sign);
+    vec log[LANES], sign[LANES], projection[NP];
+    projection[0] = vload(u);
+    phi(projection, row, w->h.uni, w->b.tok + t * NTOK, log, sign);
     return log[0];
 }
 
@@ -71,7 +83,7 @@ VEC_FN void block_logs(const attn_sizes *z, const fwd_scratch *w, int64_t r, con
         max[l] = vset(-(real)INFINITY);
     for (int64_t t = 0; t < w->b.n; t++) {
         vec log[LANES], sign[LANES];
-        phi(vload(w->phi + t * z->ldf + r), row, w->h.uni, w->b.tok + t * NTOK, log, sign);
+        row_features(z, w, t, r, row, log, sign);
         for (int l = 0; l < LANES; l++) {
             if (keep)
                 vstore(w->phi + t * z->ldf + l * z->MP + r, log[l]);
@@ -129,7 +141,7 @@ static void fwd_keys(const attn_plan *p, const attn_params *a, int64_t n, const 
     attn_sizes z = attn_sizes_of(p, FWD_TILES);
     fwd_scratch w;
     fwd_take(&z, scratch, &w);
-    hoist(p, &z, a->s, &w.h);
+    hoist(p, &z, 1, a, &w.h);
     int64_t index[BLOCK_MAX + 1];
     for (int64_t first = 0; first < n;) {
         first = choose_tokens(first, n, mask, z.block, index, &w.b.n);
@@ -139,8 +151,9 @@ static void fwd_keys(const attn_plan *p, const attn_params *a, int64_t n, const 
             continue;
         int64_t ld;
         const real *values = gather_rows(index, w.b.n, z.DV, v, ldv, w.v, &ld);
+        finish_block(&z, 1, a, &w.b);
         hoist_tokens(&w.h, &w.b);
-        project(p, &z, &w.b, w.phi, z.ldf);
+        project(p, &z, &w.b, w.phi, z.ldf, w.u2);
         for (int64_t r = 0, t = 0; r < z.MP; r += VL) {
             key_features(&z, &w, r, state);
             for (; t < w.b.n * (r + VL) / z.MP && index[t] + z.block < n; t++) {
@@ -170,16 +183,16 @@ static void fwd_merge(const attn_plan *p, real *dst, const real *src)
 
 /* Logs of token t with the keys' maxima, and signs, in place of the projections; returns the
  * largest. */
-VEC_FN real query_logs(const attn_sizes *z, const fwd_scratch *w, int64_t t)
+VEC_FN real query_logs(const attn_sizes *z, const fwd_scratch *w, int64_t t, const real *shift)
 {
     real *phi_t = w->phi + t * z->ldf, *sign_t = w->sign + t * z->ldf;
     vec max = vset(-REAL_MAX); /* finite, so that an empty state gives exp(-inf) = 0 */
     for (int64_t r = 0; r < z->MP; r += VL) {
         vec row[NROW], log[LANES], sign[LANES];
         load_row(z, &w->h, r, row);
-        phi(vload(phi_t + r), row, w->h.uni, w->b.tok + t * NTOK, log, sign);
+        row_features(z, w, t, r, row, log, sign);
         for (int l = 0; l < LANES; l++) {
-            vec shifted = log[l] + vload(w->shift + l * z->MP + r);
+            vec shifted = log[l] + vload(shift + l * z->MP + r);
             if (!AGAIN)
                 vstore(phi_t + l * z->MP + r, shifted);
             if (SIGNED)
@@ -192,7 +205,7 @@ VEC_FN real query_logs(const attn_sizes *z, const fwd_scratch *w, int64_t t)
 
 /* Features of token t relative to its largest; returns den. */
 VEC_FN real query_features(const attn_sizes *z, const fwd_scratch *w, int64_t t, real max,
-                           const real *zsum)
+                           const real *shift, const real *zsum)
 {
     real *phi_t = w->phi + t * z->ldf, *sign_t = w->sign + t * z->ldf;
     vec den = vset(0);
@@ -200,7 +213,7 @@ VEC_FN real query_features(const attn_sizes *z, const fwd_scratch *w, int64_t t,
         vec log, row[NROW];
         if (AGAIN) {
             load_row(z, &w->h, f, row);
-            log = log_again(w, t, row, phi_t + f) + vload(w->shift + f);
+            log = log_again(w, t, row, phi_t + f) + vload(shift + f);
         } else {
             log = vload(phi_t + f);
         }
@@ -220,19 +233,19 @@ static void fwd_queries(const attn_plan *p, const attn_params *a, int64_t n, con
     attn_sizes z = attn_sizes_of(p, FWD_TILES);
     fwd_scratch w;
     fwd_take(&z, scratch, &w);
-    hoist(p, &z, a->s, &w.h);
-    query_shift(p, &z, state, w.shift);
+    hoist(p, &z, 0, a, &w.h);
     for (int64_t first = 0; first < n; first += w.b.n) {
         w.b.n = n - first < z.block ? n - first : z.block;
         for (int64_t t = 0; t < w.b.n; t++)
             load_token(&z, 0, p->scale, q + (first + t) * ldq, a->v, &w.b, t);
+        finish_block(&z, 0, a, &w.b);
         hoist_tokens(&w.h, &w.b);
-        project(p, &z, &w.b, w.phi, z.ldf);
+        project(p, &z, &w.b, w.phi, z.ldf, w.u2);
         real max[BLOCK_MAX]; /* apart from what follows, or every token would wait for its own */
         for (int64_t t = 0; t < w.b.n; t++)
-            max[t] = query_logs(&z, &w, t);
+            max[t] = query_logs(&z, &w, t, state);
         for (int64_t t = 0; t < w.b.n; t++) {
-            den[first + t] = query_features(&z, &w, t, max[t], state + z.F);
+            den[first + t] = query_features(&z, &w, t, max[t], state, state + z.F);
             expect_row(o + (first + t) * ldo, z.DV);
             if (first + t + z.block < n)
                 expect_row(q + (first + t + z.block) * ldq, z.D);
@@ -269,13 +282,14 @@ static void fwd_features(const attn_plan *p, const attn_params *a, int side, int
     attn_sizes z = attn_sizes_of(p, FWD_TILES);
     fwd_scratch w;
     fwd_take(&z, scratch, &w);
-    hoist(p, &z, a->s, &w.h);
+    hoist(p, &z, side, a, &w.h);
     for (int64_t first = 0; first < n; first += w.b.n) {
         w.b.n = n - first < z.block ? n - first : z.block;
         for (int64_t t = 0; t < w.b.n; t++)
             load_token(&z, side, p->scale, x + (first + t) * ldx, a->v, &w.b, t);
+        finish_block(&z, side, a, &w.b);
         hoist_tokens(&w.h, &w.b);
-        project(p, &z, &w.b, w.phi, z.ldf);
+        project(p, &z, &w.b, w.phi, z.ldf, w.u2);
         write_features(&z, &w, log + first * LANES * z.M, sign + first * LANES * z.M);
     }
 }

@@ -56,7 +56,7 @@ VEC_FN void token_load(const attn_plan *p, const attn_sizes *z, const token_scra
     attn_block b = w->b;
     for (int64_t t = 0; t < b.n; t++)
         load_token(z, side, p->scale, x + t * ldx, vectors, &b, t);
-    project(p, z, &b, w->u, w->ldu);
+    project(p, z, &b, w->u, w->ldu, NULL);
 }
 
 /* 1 in the lanes that hold rows of W, 0 in the padding. */
@@ -72,7 +72,8 @@ VEC_FN real token_logs(const attn_plan *p, const attn_sizes *z, const token_scra
     vec max = vset(-(real)INFINITY);
     for (int64_t r = 0; r < z->MP; r += VL) {
         vec log[LANES], sign[LANES], valid = token_valid(z, r);
-        tphi(vload(w->u + t * w->ldu + r), vload(p->w2 + r), w->b.x2[t], w->b.r2[t], s, log, sign);
+        tphi(vload(w->u + t * w->ldu + r), vload(p->w2 + r), w->b.t[t * TOKEN],
+             w->b.t[t * TOKEN + 1], s, log, sign);
         for (int l = 0; l < LANES; l++) {
             int64_t at = t * z->ldf + l * z->MP + r;
             if (!SIGNED)
@@ -155,7 +156,7 @@ static void token_queries(const attn_plan *p, const real *vectors, int64_t n, co
  * of the norms, and of the token's scalars. dphi becomes the gradient of signs, factor of logs. */
 VEC_FN void token_gradient(const attn_plan *p, const attn_sizes *z, const token_scratch *w,
                            int64_t t, int64_t top, const real *s, real last, const real *zsum,
-                           real *ds, vec *x2, vec *r2)
+                           real *ds, sum_grad *sums)
 {
     real *gsigns = w->dphi + t * z->ldf, *glogs = w->factor + t * z->ldf;
     vec through = vset(0), sum[PARAM_S];
@@ -167,7 +168,8 @@ VEC_FN void token_gradient(const attn_plan *p, const attn_sizes *z, const token_
         through += glog;
     }
     (TOKEN_NORM == 0 ? glogs : gsigns)[top] -= vsum(through);
-    *x2 = *r2 = vset(0);
+    for (int i = 0; i < TOKEN; i++)
+        sums->t[i] = vset(0);
     for (int i = 0; i < NS; i++)
         sum[i] = vset(0);
     for (int64_t r = 0; r < z->MP; r += VL) {
@@ -177,11 +179,11 @@ VEC_FN void token_gradient(const attn_plan *p, const attn_sizes *z, const token_
             glog[l] = vload(glogs + l * z->MP + r);
             gsign[l] = vload(gsigns + l * z->MP + r);
         }
-        tphi_grad(vload(u), vload(p->w2 + r), w->b.x2[t], w->b.r2[t], s, glog, gsign, &gu, &gx2,
-                  &gr2, gs);
+        tphi_grad(vload(u), vload(p->w2 + r), w->b.t[t * TOKEN], w->b.t[t * TOKEN + 1], s, glog,
+                  gsign, &gu, &gx2, &gr2, gs);
         vstore(u, gu);
-        *x2 += gx2;
-        *r2 += gr2;
+        sums->t[0] += gx2;
+        sums->t[1] += gr2;
         for (int i = 0; i < NS; i++)
             sum[i] += gs[i];
     }
@@ -195,15 +197,14 @@ VEC_FN void token_inputs(const attn_plan *p, const attn_sizes *z, const token_sc
                          const real *vectors, const int64_t *top, const real *s, const real *zsum,
                          const real *x, int64_t ldx, real *gx, int64_t ldgx, real *ds, real *dvec)
 {
-    vec x2[BLOCK_MAX], r2[BLOCK_MAX];
+    sum_grad sums[BLOCK_MAX];
     for (int64_t t = 0; t < w->b.n; t++)
-        token_gradient(p, z, w, t, top[t], s + t * NS, w->gden[t], zsum, ds + t * NS, x2 + t,
-                       r2 + t);
+        token_gradient(p, z, w, t, top[t], s + t * NS, w->gden[t], zsum, ds + t * NS, sums + t);
     int64_t rows = pad_block(w->b.n, w->ldu, w->u);
     tile_mul(rows, z->DP, z->M, w->u, w->ldu, p->w, z->DP, w->gx, z->DP);
     for (int64_t t = 0; t < w->b.n; t++)
-        store_gradient(z, side, p->scale, x + t * ldx, vectors, &w->b, t, w->gx + t * z->DP,
-                       vsum(x2[t]), vsum(r2[t]), gx + t * ldgx, dvec);
+        store_gradient(z, side, p->scale, x + t * ldx, vectors, &w->b, t, w->gx + t * z->DP, NULL,
+                       sums + t, gx + t * ldgx, dvec);
 }
 
 static void token_queries_bwd(const attn_plan *p, const real *vectors, int64_t n, const real *s,

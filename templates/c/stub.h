@@ -7,49 +7,53 @@
 
 #include "vec.h"
 
-enum { CD = 0, CDV = 0, CM = 0, NUNI = 1, NROW = 1, NTOK = 1 };
+enum { CD = 0, CDV = 0, CM = 0, NUNI = 1, NROW = 1, NTOK = 1, NP = 1, NW = 1, SUM = 0, LINEAR = 0 };
+enum { SIDE = -1, NORM1 = -1, NORM2 = -1, COUNTS = 0 };
 
 #ifndef STUB_SIGNED
 
 #define FEATURE_ID stub
-enum { LANES = 1, SIGNED = 0, NS = 1, NV = 0, TOKEN_NORM = 0 };
+enum { LANES = 1, SIGNED = 0, NS = 1, NV = 0, TOKEN_NORM = 0, IDENTITY = 1 };
 
 VEC_FN void phi_uniform(const real *s, real *uni)
 {
     uni[0] = s[0] / 2;
 }
 
-VEC_FN void phi_row(vec w2, const real *uni, vec *row)
+VEC_FN void phi_row(const vec *w, const real *uni, vec *row)
 {
-    (void)w2, (void)uni;
+    (void)w, (void)uni;
     row[0] = vset(0);
 }
 
-VEC_FN void phi_token(real x2, real r2, const real *uni, real *tok)
+VEC_FN void phi_token(const real *t, const real *uni, real *tok)
 {
-    tok[0] = -x2 / 2 - uni[0] * r2;
+    tok[0] = -t[0] / 2 - uni[0] * t[1];
 }
 
-VEC_FN void phi(vec u, const vec *row, const real *uni, const real *tok, vec *log, vec *sign)
+VEC_FN void phi(const vec *u, const vec *row, const real *uni, const real *tok, vec *log, vec *sign)
 {
     (void)row, (void)uni, (void)sign;
-    log[0] = u + tok[0];
+    log[0] = u[0] + tok[0];
 }
 
-VEC_FN void phi_grad(vec u, vec w2, const vec *row, const real *uni, const real *tok,
-                     const vec *glog, const vec *gsign, vec *gu, vec *gx2, vec *gr2)
+VEC_FN void phi_grad(const vec *u, const vec *w, const vec *row, const real *uni, const real *tok,
+                     const vec *glog, const vec *gsign, vec *gu, vec *gt)
 {
-    (void)u, (void)w2, (void)row, (void)tok, (void)gsign;
-    *gu = glog[0];
-    *gx2 = glog[0] * (real)-0.5;
-    *gr2 = -glog[0] * uni[0];
+    (void)u, (void)w, (void)row, (void)tok, (void)gsign;
+    gu[0] = glog[0];
+    gt[0] = glog[0] * (real)-0.5;
+    gt[1] = -glog[0] * uni[0];
+    gt[2] = vset(0);
 }
 
-VEC_FN void phi_pgrad(vec u, vec w2, const real *s, const vec *row, const real *uni,
-                      const real *tok, real x2, real r2, const vec *glog, const vec *gsign, vec *gs)
+VEC_FN void phi_pgrad(const vec *u, const vec *w, const real *s, const vec *row, const real *uni,
+                      const real *tok, const real *t, const vec *glog, const vec *gsign, vec *gs,
+                      vec *gw)
 {
-    (void)u, (void)w2, (void)s, (void)row, (void)uni, (void)tok, (void)x2, (void)gsign;
-    gs[0] = glog[0] * (r2 * (real)-0.5);
+    (void)u, (void)w, (void)s, (void)row, (void)uni, (void)tok, (void)gsign;
+    gs[0] = glog[0] * (t[1] * (real)-0.5);
+    gw[0] = vset(0);
 }
 
 VEC_FN vec map_q(vec x, const vec *v)
@@ -94,47 +98,50 @@ VEC_FN void tphi_grad(vec u, vec w2, real x2, real r2, const real *s, const vec 
 #else /* STUB_SIGNED: exp(a |w|^2 + |x'|^2/2 - |x|^2/4) (cos u, sin u), x' = x v or x / v */
 
 #define FEATURE_ID stub_signed
-enum { LANES = 2, SIGNED = 1, NS = 2, NV = 1, TOKEN_NORM = 1 };
+enum { LANES = 2, SIGNED = 1, NS = 2, NV = 1, TOKEN_NORM = 1, IDENTITY = 0 };
 
 VEC_FN void phi_uniform(const real *s, real *uni)
 {
     uni[0] = s[0];
 }
 
-VEC_FN void phi_row(vec w2, const real *uni, vec *row)
+VEC_FN void phi_row(const vec *w, const real *uni, vec *row)
 {
-    row[0] = w2 * uni[0];
+    row[0] = w[0] * uni[0];
 }
 
-VEC_FN void phi_token(real x2, real r2, const real *uni, real *tok)
+VEC_FN void phi_token(const real *t, const real *uni, real *tok)
 {
     (void)uni;
-    tok[0] = x2 / 2 - r2 / 4;
+    tok[0] = t[0] / 2 - t[1] / 4;
 }
 
-VEC_FN void phi(vec u, const vec *row, const real *uni, const real *tok, vec *log, vec *sign)
+VEC_FN void phi(const vec *u, const vec *row, const real *uni, const real *tok, vec *log, vec *sign)
 {
     (void)uni;
     log[0] = log[1] = row[0] + tok[0];
-    sign[0] = v_cos(u);
-    sign[1] = v_sin(u);
+    sign[0] = v_cos(u[0]);
+    sign[1] = v_sin(u[0]);
 }
 
-VEC_FN void phi_grad(vec u, vec w2, const vec *row, const real *uni, const real *tok,
-                     const vec *glog, const vec *gsign, vec *gu, vec *gx2, vec *gr2)
+VEC_FN void phi_grad(const vec *u, const vec *w, const vec *row, const real *uni, const real *tok,
+                     const vec *glog, const vec *gsign, vec *gu, vec *gt)
 {
-    (void)w2, (void)row, (void)uni, (void)tok;
-    *gu = gsign[1] * v_cos(u) - gsign[0] * v_sin(u);
-    *gx2 = (glog[0] + glog[1]) * (real)0.5;
-    *gr2 = (glog[0] + glog[1]) * (real)-0.25;
+    (void)w, (void)row, (void)uni, (void)tok;
+    gu[0] = gsign[1] * v_cos(u[0]) - gsign[0] * v_sin(u[0]);
+    gt[0] = (glog[0] + glog[1]) * (real)0.5;
+    gt[1] = (glog[0] + glog[1]) * (real)-0.25;
+    gt[2] = vset(0);
 }
 
-VEC_FN void phi_pgrad(vec u, vec w2, const real *s, const vec *row, const real *uni,
-                      const real *tok, real x2, real r2, const vec *glog, const vec *gsign, vec *gs)
+VEC_FN void phi_pgrad(const vec *u, const vec *w, const real *s, const vec *row, const real *uni,
+                      const real *tok, const real *t, const vec *glog, const vec *gsign, vec *gs,
+                      vec *gw)
 {
-    (void)u, (void)s, (void)row, (void)uni, (void)tok, (void)x2, (void)r2, (void)gsign;
-    gs[0] = (glog[0] + glog[1]) * w2;
+    (void)u, (void)row, (void)uni, (void)tok, (void)t, (void)gsign;
+    gs[0] = (glog[0] + glog[1]) * w[0];
     gs[1] = vset(0);
+    gw[0] = (glog[0] + glog[1]) * s[0];
 }
 
 VEC_FN vec map_q(vec x, const vec *v)
@@ -179,5 +186,31 @@ VEC_FN void tphi_grad(vec u, vec w2, real x2, real r2, const real *s, const vec 
 }
 
 #endif
+
+/* What these features do not have: a second projection, a sum of their own. */
+
+VEC_FN vec map2(vec x, const vec *v)
+{
+    (void)v;
+    return x;
+}
+
+VEC_FN void map2_grad(vec x, const vec *v, vec g, vec *gx, vec *gv)
+{
+    (void)x, (void)v, (void)gv;
+    *gx = g;
+}
+
+VEC_FN vec token_sum(vec x, const vec *v)
+{
+    (void)v;
+    return x;
+}
+
+VEC_FN void token_sum_grad(vec x, const vec *v, real gsum, vec *gx, vec *gv)
+{
+    (void)x, (void)v, (void)gv;
+    *gx = vset(gsum);
+}
 
 #endif

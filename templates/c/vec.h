@@ -420,6 +420,22 @@ VEC_FN real s_cos(real x)
     return VEC_LIBM(cos)(x);
 }
 
+VEC_FN real s_atan(real x)
+{
+    return VEC_LIBM(atan)(x);
+}
+
+/* I1(x) / I0(x), x >= 0: Gauss's continued fraction, beyond 50 the asymptotic series. */
+VEC_FN real s_bessel_ratio(real x)
+{
+    if (x > 50)
+        return 1 - (real)0.5 / x - (real)0.125 / (x * x) - (real)0.125 / (x * x * x);
+    real ratio = 0;
+    for (int n = 12 + (int)(x + x / 2); n > 0; n--)
+        ratio = x / ((real)(2 * n) + x * ratio);
+    return ratio;
+}
+
 VEC_FN real s_erf(real x)
 {
     return VEC_LIBM(erf)(x);

@@ -18,34 +18,60 @@ DEVICE real block_sum(real x, real *part)
     return total;
 }
 
+/* Coordinate i of token t after the scale and the linear map; r2 gets the square before the map. */
+DEVICE real coordinate(const features_args *a, int D, int64_t t, int i, real *r2)
+{
+    const real raw = a->scale * a->x[t * a->ldx + i];
+    *r2 = raw * raw;
+    if (!LINEAR)
+        return raw;
+    real y = 0;
+    for (int j = 0; j < D; j++)
+        y += a->linear[i * D + j] * (a->scale * a->x[t * a->ldx + j]);
+    return y;
+}
+
 KERNEL features(features_args a)
 {
     SHARED real x[MAX_D];
+    SHARED real second[NP > 1 ? MAX_D : 1];
     SHARED real part[32];
     const int D = CD ? CD : a.D, M = CM ? CM : a.M;
-    real uni[NUNI], row[NROW], tok[NTOK], logs[LANES], signs[LANES];
+    real s[NS], uni[NUNI], row[NROW], tok[NTOK], logs[LANES], signs[LANES];
 
-    phi_uniform(a.s, uni);
+    for (int i = 0; i < NS; i++)
+        s[i] = i == SIDE ? (real)(a.side ? -1 : 1) : a.s[i];
+    phi_uniform(s, uni);
     for (int64_t t = BLOCK; t < a.n; t += BLOCKS) {
-        real r2 = 0, x2 = 0;
+        real sums[3] = {0, 0, 0};
         for (int i = THREAD; i < D; i += THREADS) {
-            real v[NV > 0 ? NV : 1];
-            const real raw = a.scale * a.x[t * a.ldx + i];
+            real v[NV > 0 ? NV : 1], raw2;
+            const real y = coordinate(&a, D, t, i, &raw2);
             for (int k = 0; k < NV; k++)
                 v[k] = a.v[k * D + i];
-            const real mapped = a.side ? map_k(raw, v) : map_q(raw, v);
-            r2 += raw * raw;
-            x2 += mapped * mapped;
-            x[i] = mapped;
+            x[i] = a.side ? map_k(y, v) : map_q(y, v);
+            if (NP > 1)
+                second[i] = map2(y, v);
+            sums[0] += x[i] * x[i];
+            sums[1] += raw2;
+            if (SUM)
+                sums[2] += token_sum(y, v);
         }
-        r2 = block_sum(r2, part);
-        x2 = block_sum(x2, part);
-        phi_token(x2, r2, uni, tok);
+        for (int i = 0; i < 3; i++)
+            sums[i] = block_sum(sums[i], part);
+        phi_token(sums, uni, tok);
         for (int r = THREAD; r < M; r += THREADS) {
-            real u = 0;
-            for (int i = 0; i < D; i++)
-                u += x[i] * a.w[(int64_t)r * D + i];
-            phi_row(a.w2[r], uni, row);
+            real u[NP], norms[NW];
+            for (int k = 0; k < NP; k++) {
+                const real *w = k == 0 ? a.w : a.w_second;
+                u[k] = 0;
+                for (int i = 0; i < D; i++)
+                    u[k] += (k == 0 ? x[i] : second[i]) * w[(int64_t)r * D + i];
+            }
+            norms[0] = a.w2[r];
+            for (int k = 1; k < NW; k++)
+                norms[k] = a.norm[(int64_t)(k - 1) * M + r];
+            phi_row(norms, uni, row);
             phi(u, row, uni, tok, logs, signs);
             for (int lane = 0; lane < LANES; lane++) {
                 const int64_t at = (t * LANES + lane) * M + r;

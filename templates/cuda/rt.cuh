@@ -70,11 +70,14 @@ static_assert(sizeof(row_args) == 16 + 64 * 8 + ROW_MAX * sizeof(real) + 8, "row
 struct features_args {
     const real *x;     /* (n, D), rows ldx apart */
     const real *w;     /* (M, D) */
+    const real *w_second; /* (M, D), of features with two projections */
     const real *w2;    /* (M) */
+    const real *norm;  /* (NW - 1, M), norms of the rows beyond |w|^2 */
+    const real *linear; /* (D, D), of features with a linear map */
     const real *s, *v; /* scalars; vectors (NV, D) */
     real *log, *sign;
     int64_t n, ldx;
     real scale;
     int D, M, side; /* side 0 = query, 1 = key */
 };
-static_assert(sizeof(features_args) == 88 + (sizeof(real) == 8 ? 8 : 0), "features_args");
+static_assert(sizeof(features_args) == 112 + (sizeof(real) == 8 ? 8 : 0), "features_args");

@@ -39,7 +39,9 @@ describe("hoisting", function()
     for _, name in ipairs(emit.names("feature")) do
       local spec = emit.load("feature", name)
       local plan = feature.plan(spec)
-      local env = { u = 0.7, w2 = 5, x2 = 1.5, r2 = 2.5, A = -0.2, gaussian = 1 }
+      local env = { u = 0.7, u2 = 0.4, w2 = 5, x2 = 1.5, r2 = 2.5, sum = 0.8 }
+      for i, scalar in ipairs(spec.scalars) do env[scalar] = spec.defaults[i] - 0.03 end
+      for i, norm in ipairs(spec.norms) do env["w_" .. norm] = 2 + i end
       for i = 1, spec.lanes do
         assert.near(E.evaluate(spec.phi.log[i], env), E.evaluate(plan.value[i], env), 1e-14)
       end
@@ -154,12 +156,14 @@ describe("the command line", function()
     local folder = os.tmpname()
     os.remove(folder)
     emit.write {
-      { folder .. "/base/registry.inc", "// c\n// dtype f32\nATTN(posrf, NULL, 0, 0, 0, posrf)\nROW(adamw, 0)\n" },
-      { folder .. "/p/registry.inc", "// c\n// dtype f32\nATTN(posrf, orf, 8, 8, 8, posrf_orf_8_8_8)\n" },
-      { folder .. "/q/registry.inc", "// c\n// dtype f64\nATTN(posrf, orf, 8, 8, 8, posrf_orf_8_8_8)\n" } }
+      { folder .. "/base/registry.inc", "// c\n// dtype f32\nATTN(posrf, NULL, 0, 0, 0, posrf, 1)\nROW(adamw, 0)\n" },
+      { folder .. "/p/registry.inc", "// c\n// dtype f32\nATTN(posrf, orf, 8, 8, 8, posrf_orf_8_8_8, 0)\n" },
+      { folder .. "/q/registry.inc", "// c\n// dtype f64\nATTN(posrf, orf, 8, 8, 8, posrf_orf_8_8_8, 0)\n" } }
     local text = emit.registry("r.c", { folder .. "/base", folder .. "/p" })[1][2]
     assert.is_true(text:find('{"posrf", "orf", 8, 8, 8, ISA_PORTABLE', 1, true)
       < text:find('{"posrf", NULL, 0, 0, 0, ISA_PORTABLE', 1, true))
+    assert.matches("attn_token_posrf_portable", text)
+    assert.not_matches("attn_token_posrf_orf", text)
     assert.matches('{"adamw", ISA_AVX512, row_fwd_adamw_avx512, NULL},', text)
     assert.error_matches(function() emit.registry("r.c", { folder .. "/base", folder .. "/q" }) end,
       "kernels of f64 and, in .*, of f32 cannot be in one registry")

@@ -126,15 +126,49 @@ describe("generated C computes what the evaluator does:", function()
     end)
   end
 
+  -- Every feature, and its antithetic form.
+  local features = {}
   for _, name in ipairs(emit.names("feature")) do
+    features[#features + 1] = name
+    if emit.load("feature", name).may_antithetic then features[#features + 1] = name .. "+" end
+  end
+
+  -- A point where nothing is singular; seeds differ from lane to lane.
+  local function point(spec)
+    local env = { u = 0.7, u2 = 0.4, w2 = 5.5, x2 = 1.5, r2 = 2.5, sum = 0.8, x = -0.6, g = 0.9, gsum = 1.3 }
+    for i, name in ipairs(spec.scalars) do env[name] = spec.defaults[i] - 0.03 end
+    env.gaussian = 1
+    for i, name in ipairs(spec.vectors) do env[name] = 1.7 - 0.2 * i end
+    for i, name in ipairs(spec.norms) do env["w_" .. name] = 2.5 + i end
+    for i = 1, spec.lanes do env["glog" .. i - 1], env["gsign" .. i - 1] = 0.3 - 0.2 * i, 1.1 - 0.3 * i end
+    return env
+  end
+
+  -- Values of variables, by name, as a C array of vectors.
+  local function vectors(env, names)
+    local texts = {}
+    for i, name in ipairs(names) do texts[i] = ("vset(%s)"):format(E.number(env[name])) end
+    return ("{%s}"):format(#texts > 0 and table.concat(texts, ", ") or "vset(0)")
+  end
+
+  local function numbered(prefix, count)
+    local names = {}
+    for i = 1, count do names[i] = prefix .. i - 1 end
+    return names
+  end
+
+  for _, name in ipairs(features) do
     it("feature " .. name, function()
       local spec = emit.load("feature", name)
-      local plan, lanes = feature.plan(spec), spec.lanes
-      local env = { u = 0.7, w2 = 5.5, x2 = 1.5, r2 = 2.5, x = -0.6, g = 0.9, glog0 = 0.3, glog1 = -0.8, gsign0 = 1.1,
-        gsign1 = 0.4, A = -0.15, psi = 1.7, gaussian = 1 }
-      local s = {}
+      local plan, env, s, norms = feature.plan(spec), point(spec), {}, { "w2" }
       for i, parameter in ipairs(spec.scalars) do s[i] = env[parameter] end
-      local program = target_c.prologue(spec, name, ANY) .. ([[
+      for i, norm in ipairs(spec.norms) do norms[i + 1] = "w_" .. norm end
+      local token = spec.official and [[
+    tphi(u[0], w[0], t[0], t[1], s, out, out + LANES);
+    show(out, SIGNED ? 2 * LANES : LANES);
+    tphi_grad(u[0], w[0], t[0], t[1], s, gl, gs, out, out + 1, out + 2, out + 3);
+    show(out, 3 + NS);]] or ""
+      local program = target_c.prologue(spec, spec.id, ANY) .. ([[
 static void show(const vec *x, int n)
 {
     for (int i = 0; i < n; i++)
@@ -142,55 +176,78 @@ static void show(const vec *x, int n)
 }
 int main(void)
 {
-    real s[] = %s, uni[NUNI], tok[NTOK];
-    vec row[NROW], out[16], x = vset(-0.6), g = vset(0.9), v[] = {vset(1.7)}, gl[] = {vset(0.3), vset(-0.8)};
-    vec gs[] = {vset(1.1), vset(0.4)};
+    real s[] = %s, t[] = {1.5, 2.5, 0.8}, uni[NUNI], tok[NTOK];
+    vec row[NROW], out[64], x = vset(-0.6), g = vset(0.9), u[] = {vset(0.7), vset(0.4)};
+    vec v[] = %s, w[] = %s, gl[] = %s, gs[] = %s;
     phi_uniform(s, uni);
-    phi_row(vset(5.5), uni, row);
-    phi_token(1.5, 2.5, uni, tok);
-    phi(vset(0.7), row, uni, tok, out, out + LANES);
+    phi_row(w, uni, row);
+    phi_token(t, uni, tok);
+    phi(u, row, uni, tok, out, out + LANES);
     show(out, SIGNED ? 2 * LANES : LANES);
-    phi_grad(vset(0.7), vset(5.5), row, uni, tok, gl, gs, out, out + 1, out + 2);
-    phi_pgrad(vset(0.7), vset(5.5), s, row, uni, tok, 1.5, 2.5, gl, gs, out + 3);
-    show(out, 3 + NS);
+    phi_grad(u, w, row, uni, tok, gl, gs, out, out + NP);
+    phi_pgrad(u, w, s, row, uni, tok, t, gl, gs, out + NP + 3, out + NP + 3 + NS);
+    show(out, NP + 3 + NS + NW);
     out[0] = map_q(x, v);
     map_q_grad(x, v, g, out + 1, out + 2);
     show(out, 2 + NV);
     out[0] = map_k(x, v);
     map_k_grad(x, v, g, out + 1, out + 2);
     show(out, 2 + NV);
-    tphi(vset(0.7), vset(5.5), 1.5, 2.5, s, out, out + LANES);
-    show(out, SIGNED ? 2 * LANES : LANES);
-    tphi_grad(vset(0.7), vset(5.5), 1.5, 2.5, s, gl, gs, out, out + 1, out + 2, out + 3);
-    show(out, 3 + NS);
+    out[0] = map2(x, v);
+    map2_grad(x, v, g, out + 1, out + 2);
+    show(out, 2 + NV);
+    out[0] = token_sum(x, v);
+    token_sum_grad(x, v, 1.3, out + 1, out + 2);
+    show(out, 2 + NV);
+%s
 }
-]]):format(list(s))
+]]):format(list(s), vectors(env, spec.vectors), vectors(env, norms), vectors(env, numbered("glog", spec.lanes)),
+        vectors(env, numbered("gsign", spec.lanes)), token)
       local expected = {}
       for _, roots in ipairs { plan.value, plan.grad, plan.pgrad, { spec.map_q }, plan.map_q_grad, { spec.map_k },
-        plan.map_k_grad, plan.token, plan.token_grad } do
+        plan.map_k_grad, { spec.map2 }, plan.map2_grad, { spec.sum }, plan.sum_grad,
+        spec.official and plan.token or {}, plan.token_grad or {} } do
         for _, root in ipairs(roots) do expected[#expected + 1] = E.evaluate(root, env) end
       end
-      assert.equal((spec.signed and 4 or 2) * lanes + 2 * (3 + #spec.scalars) + 2 * (2 + #spec.vectors), #expected)
       same(expected, run(program))
     end)
   end
 
   it("parameters from moments, and their gradients", function()
-    for _, name in ipairs { "oprf", "saderf" } do
+    for _, name in ipairs(features) do
       local spec = emit.load("feature", name)
-      local d, env, setup, expected = 5, {}, {}, {}
-      for _, moment in ipairs { "m1x", "m1y", "m2x", "m2y" } do
-        env[moment] = vector(d, moment:find("2") and 0.3 or -0.5, 1)
-        setup[#setup + 1] = ("    real %s[] = %s, d%s[%d] = {0};"):format(moment, list(env[moment]), moment, d)
+      local d, env, moments, expected, s = 5, {}, {}, {}, {}
+      local low = { m1x = -0.5, m1y = -0.5, m2x = 0.3, m2y = 0.3, a1x = 0.2, a1y = 0.2, low = -2, high = 1 }
+      for _, var in ipairs(spec.vars.m) do
+        env[var.name] = vector(d, low[var.name], low[var.name] + 0.7)
+        append(moments, env[var.name], d)
+        append(moments, 0, 3)
       end
-      local grads, seeds = feature.adapt_gradients(spec)
-      for i, output in ipairs(spec.adapt) do
-        env[seeds[i].name] = output.vector and { 1, 2, 3, 4, 5 } or 0.7
-        append(expected, E.evaluate(output.node, env, d), output.vector and d or 1)
+      for i, parameter in ipairs(spec.scalars) do
+        s[i] = spec.defaults[i]
+        env[parameter] = s[i]
       end
-      if name == "saderf" then append(expected, 1, 3) end -- padding
-      for _, g in ipairs(grads) do append(expected, E.evaluate(g, env, d), d) end
-      local got = run(target_c.features { spec } .. ([[
+      if spec.adapt then
+        local grads, seeds = feature.adapt_gradients(spec)
+        local ds, dv, v = { 0, 0, 0, 0, 0, 0, 0, 0 }, {}, {}
+        append(dv, 0, 32)
+        append(v, 0, 8 * #spec.vectors)
+        for i, output in ipairs(spec.adapt) do
+          local value = E.evaluate(output.node, env, d)
+          env[seeds[i].name] = output.vector and { 1, 2, 3, 4, 5 } or 0.7
+          if output.vector then
+            for k = 1, 8 do v[8 * output.slot + k] = k > d and 1 or type(value) == "table" and value[k] or value end
+            table.move(env[seeds[i].name], 1, d, 8 * output.slot + 1, dv)
+          else
+            s[output.slot + 1], ds[output.slot + 1] = value, 0.7
+          end
+        end
+        append(expected, s, #s)
+        append(expected, v, #v)
+        for _, g in ipairs(grads) do append(expected, E.evaluate(g, env, d), d) end
+        local start = {}
+        for i, value in ipairs(spec.defaults) do start[i] = value end
+        local got = run(target_c.features { spec } .. ([[
 static void show(const real *x, int n)
 {
     for (int i = 0; i < n; i++)
@@ -198,16 +255,17 @@ static void show(const real *x, int n)
 }
 int main(void)
 {
-%s
     const feature_info *f = generated_features;
-    real s[4] = {0}, v[8] = {0}, ds[] = {0.7}, dv[] = {1, 2, 3, 4, 5, 0, 0, 0};
-    f->adapt(5, 8, m1x, m1y, m2x, m2y, s, v);
-    show(s, 1), show(v, 8 * f->vectors);
-    f->adapt_grad(5, 8, m1x, m1y, m2x, m2y, ds, dv, dm1x, dm1y, dm2x, dm2y);
-    show(dm1x, 5), show(dm1y, 5), show(dm2x, 5), show(dm2y, 5);
+    real m[] = %s, s[] = %s, given[] = %s, ds[] = %s, dv[] = %s, v[32] = {0}, dm[32] = {0};
+    f->adapt(5, 8, m, s, v);
+    show(s, f->scalars), show(v, 8 * f->vectors);
+    f->adapt_grad(5, 8, m, given, ds, dv, dm);
+    for (int i = 0; i < MOMENTS_SMOOTH; i++)
+        show(dm + 8 * i, 5);
 }
-]]):format(table.concat(setup, "\n")))
-      same(expected, got)
+]]):format(list(moments), list(start), list(start), list(ds), list(dv)))
+        same(expected, got)
+      end
     end
   end)
 end)

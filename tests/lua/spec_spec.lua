@@ -1,3 +1,4 @@
+local emit = require "gen.emit"
 local spec = require "gen.spec"
 
 local FEATURE = [[
@@ -54,7 +55,21 @@ describe("a spec is refused with file and line when", function()
     feature('name = "f"', 'name = "g"', "specs/feature/f.lua:2: 'name' must be 'f' like the file, got 'g'")
     feature("scalars = { { \"A\", 0 } },", "scalars = { 'A' },",
       "specs/feature/f.lua:3: 'scalars' must hold { name, default }, entry 1 is a string")
-    feature("scalars", "lanes = 9, scalars", "specs/feature/f.lua:3: 'lanes' must be a whole number from 1 to 4")
+    feature("scalars", "lanes = 13, scalars", "specs/feature/f.lua:3: 'lanes' must be a whole number from 1 to 12")
+  end)
+  it("a linear map, norm, law or second matrix does not exist", function()
+    feature("scalars", 'linear = "qr", scalars',
+      "specs/feature/f.lua:3: 'linear' must be one of eigen_sum, geometric_mean, got 'qr'")
+    feature("scalars", 'norms = { "a" }, scalars', "specs/feature/f.lua:3: 'a' in 'norms' is no vector of f")
+    feature("scalars", 'counts = { law = "poisson", parameter = "B" }, scalars',
+      "specs/feature/f.lua:3: 'parameter' of 'counts' must be a scalar of f, got 'B'")
+    feature("scalars", 'second = { matrix = "any" }, scalars',
+      "specs/feature/f.lua:3: 'matrix' must be one of own, same, got 'any'")
+  end)
+  it("an antithetic form is asked for that does not exist", function()
+    local ok, message = pcall(emit.load, "feature", "trigrf+")
+    assert.is_false(ok)
+    assert.equal("specs/feature/trigrf.lua:3: trigrf has no antithetic form", message)
   end)
   it("it does not parse", function()
     local ok, message = pcall(load, "feature", "return {\n  name = = 1\n}")
