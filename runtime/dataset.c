@@ -220,7 +220,7 @@ void stream_batch(stream *s, int64_t index, int64_t *out)
         int64_t pass = at / s->data->count;
         if (pass != s->pass) {
             rng_stream random = rng_open(s->seed, RNG_SHUFFLE, (uint32_t)s->use, (uint32_t)pass);
-            rng_permutation(&random, s->data->count, s->order);
+            rng_permutation(&random, 0, s->data->count, s->order);
             s->pass = pass;
         }
         out[i] = s->order[at % s->data->count];
