@@ -35,7 +35,7 @@ ISA_avx512 := -mavx2 -mfma -mavx512f -mavx512dq -mavx512bw -mavx512vl -mprefer-v
 MACHINE := $(shell uname -m)
 ISAS := portable $(if $(filter x86_64,$(MACHINE)),avx2 avx512)
 
-GEN_SRC := $(wildcard gen/*.lua specs/*/*.lua templates/c/* templates/cuda/*)
+GEN_SRC := $(wildcard gen/*.lua specs/*/*.lua templates/c/* templates/cuda/*) runtime/sample_primitives.h
 HEADERS := $(wildcard runtime/*.h templates/c/*.h)
 # pairs made earlier stay part of the build until `make clean`
 ALL_PAIRS := $(sort $(PAIRS) $(patsubst build/%/registry.inc,%,$(wildcard build/*-*/registry.inc)))

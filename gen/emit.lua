@@ -2,6 +2,7 @@
 -- first, written to temporary files, then renamed.
 local E = require "gen.expr"
 local component = require "gen.feature"
+local linop = require "gen.linop"
 local plan = require "gen.plan"
 local spec = require "gen.spec"
 local splice = require "gen.splice"
@@ -64,7 +65,9 @@ function M.load(kind, name)
   end
   local relative = ("specs/%s/%s.lua"):format(kind, name)
   local text = M.read(relative)
-  local loaded = spec.load_text(kind, name, relative, text, antithetic)
+  local how = { antithetic = antithetic }
+  if kind == "matrix" then how.primitives = linop.declared(M.read(linop.HEADER)) end
+  local loaded = spec.load_text(kind, name, relative, text, how)
   loaded.hash = M.hash(text)
   return loaded
 end
@@ -224,7 +227,7 @@ function M.pair(out, feat, kernel, sizes, dtype)
     ("// %s\n// dtype %s\n"):format(command, dtype) .. registry_line(feature, matrix, sizes, id) }
   files[#files + 1] = { out .. "/manifest.json", text }
   files[#files + 1] = { out .. "/deps.d",
-    dependencies(targets, { feature.path, matrix.path, table.unpack(templates()) }) }
+    dependencies(targets, { feature.path, matrix.path, linop.HEADER, table.unpack(templates()) }) }
   return files
 end
 
@@ -252,6 +255,7 @@ function M.base(out)
     sources[#sources + 1] = row.path
   end
   for _, matrix in ipairs(matrices) do sources[#sources + 1] = matrix.path end
+  sources[#sources + 1] = linop.HEADER
   files[#files + 1] = { out .. "/features.c", top .. target_c.features(features) }
   files[#files + 1] = { out .. "/matrices.c", top .. target_c.matrices(matrices) }
   local targets = {}

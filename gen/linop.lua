@@ -1,19 +1,27 @@
 -- Matrices as recipes: a spec builds a symbolic chain of primitives, s.chi_rows(s.haar()), and the
--- chain becomes the recipe_op table that runtime/sample.c executes.
+-- chain becomes the recipe_op table that runtime/sample.c executes. Which primitives there are says
+-- the sampler's header.
 local E = require "gen.expr"
 
 local M = {}
 
--- source: makes a matrix; otherwise it transforms the one given. args: numbers it takes.
-M.primitives = {
-  { name = "normal", source = true, args = 0 },
-  { name = "haar", source = true, args = 0 },
-  { name = "sobol_owen", source = true, args = 0 },
-  { name = "chi_rows", args = 0 },
-  { name = "normal_icdf", args = 0 },
-  { name = "center_columns", args = 0 },
-  { name = "whiten", args = 0 },
-}
+-- Where the sampler declares its primitives.
+M.HEADER = "runtime/sample_primitives.h"
+
+-- Primitives declared in the text of that header, `PRIMITIVE(name, source or transform, numbers)`:
+-- list of { name, source, args }. A source makes a matrix, a transform changes the one given; args is
+-- how many numbers it takes besides.
+function M.declared(text)
+  local list = {}
+  for name, kind, args in text:gmatch("PRIMITIVE%(([%l%d_]+), (%l+), (%d)%)") do
+    if kind ~= "source" and kind ~= "transform" then
+      error(("%s: '%s' is a '%s', neither source nor transform"):format(M.HEADER, name, kind), 0)
+    end
+    list[#list + 1] = { name = name, source = kind == "source", args = tonumber(args) }
+  end
+  if not list[1] then error(M.HEADER .. ": no PRIMITIVE(name, kind, numbers) found", 0) end
+  return list
+end
 
 local meta = { __name = "matrix" }
 
@@ -47,10 +55,10 @@ local function primitive(row)
   end
 end
 
--- What a spec's `sample` gets: one function per primitive.
-function M.toolbox()
+-- What a spec's `sample` gets: one function per primitive of M.declared.
+function M.toolbox(primitives)
   local box, names = {}, {}
-  for _, row in ipairs(M.primitives) do
+  for _, row in ipairs(primitives) do
     box[row.name] = primitive(row)
     names[#names + 1] = row.name
   end

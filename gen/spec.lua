@@ -411,13 +411,19 @@ local MATRIX = {
   { "sample", "function" },
 }
 
+-- Every row exactly N(0, I); unbiased with the row weights; rows of one length, biased; anything else.
+local LAWS = { "exact", "weighted", "fixed-norm", "approximate" }
+
 local function matrix(spec, t)
   check_fields(spec, t, MATRIX)
-  if t.law ~= "exact" and t.law ~= "approximate" then
-    refuse(spec, "law", 1, "'law' must be 'exact' or 'approximate', got '%s'", t.law)
+  for _, law in ipairs(LAWS) do
+    if t.law == law then spec.law = law end
   end
-  spec.law = t.law
-  local result = run(spec, t.sample, linop.toolbox())
+  if not spec.law then
+    refuse(spec, "law", 1, "'law' must be '%s' or '%s', got '%s'", table.concat(LAWS, "', '", 1, #LAWS - 1),
+      LAWS[#LAWS], t.law)
+  end
+  local result = run(spec, t.sample, linop.toolbox(spec.primitives))
   if not linop.is_matrix(result) then
     refuse(spec, "sample", 1, "'sample' must return a matrix, got %s", describe(result))
   end
@@ -487,10 +493,11 @@ end
 
 local KINDS = { feature = feature, matrix = matrix, row = row_operator }
 
--- Loads specs/<kind>/<name>.lua from its text; of a feature the antithetic form if wanted.
-function M.load_text(kind, name, path, text, antithetic)
+-- Loads specs/<kind>/<name>.lua from its text. how: primitives (linop.declared) for a matrix,
+-- antithetic = true for a feature's antithetic form.
+function M.load_text(kind, name, path, text, how)
   local spec = { kind = kind, file = name, path = path, text = text, graph = E.new_graph(),
-    antithetic = antithetic }
+    primitives = how and how.primitives, antithetic = how and how.antithetic }
   E.use(spec.graph)
   local t = load_table(spec)
   spec.name, spec.doc, spec.source = t.name, t.doc, t.source

@@ -86,12 +86,10 @@ static spectra_status performer_redraw(spectra_attention *att, uint64_t seed)
     int64_t M = att->plan.M, D = att->plan.D;
     att->desc.seed = seed;
     att->counts_given = false;
-    TRY(sample_matrix(att->matrix, M, D, seed, att->desc.layer, att->w));
-    for (int64_t r = 0; r < M; r++)
-        att->row_weight[r] = 1;
+    TRY(sample_matrix(att->matrix, M, D, seed, att->desc.layer, att->w, att->row_weight));
     if (att->second) {
         TRY(registry_matrix("orf", &directions));
-        TRY(sample_matrix(directions, M, D, seed + other, att->desc.layer, att->second));
+        TRY(sample_matrix(directions, M, D, seed + other, att->desc.layer, att->second, NULL));
     }
     performer_pack(att);
     return SPECTRA_OK;

@@ -324,9 +324,7 @@ static spectra_status matrix_all(const cli_args *a, held_memory *m)
     TRY(take_floats(m, shape[0] * shape[1], &w));
     TRY(take_floats(m, shape[0], &weight));
     TRY(sample_matrix(info, shape[0], shape[1], (uint64_t)a->value[OPT_SEED].integer,
-                      a->value[OPT_LAYER].integer, w));
-    for (int64_t r = 0; r < shape[0]; r++)
-        weight[r] = 1; /* no recipe weights its rows */
+                      a->value[OPT_LAYER].integer, w, weight));
     TRY(npy_write(out, NPY_F32, 2, shape, w));
     return a->value[OPT_ROW_WEIGHTS].given
                ? npy_write(a->value[OPT_ROW_WEIGHTS].text, NPY_F32, 1, shape, weight)

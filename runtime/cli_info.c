@@ -64,6 +64,21 @@ static spectra_status list_json(void)
     return print_json(all);
 }
 
+/* What a matrix's law means for who chooses it. */
+static const char *law_text(const char *law)
+{
+    static const char *const texts[][2] = {
+        {"exact", "exact"},
+        {"weighted", "unbiased with row weights"},
+        {"fixed-norm", "rows of one length, biased"},
+        {"approximate", "nearly normal rows"},
+    };
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        if (strcmp(law, texts[i][0]) == 0)
+            return texts[i][1];
+    return law;
+}
+
 spectra_status cli_list(const cli_args *a)
 {
     if (a->value[OPT_JSON].given)
@@ -76,8 +91,7 @@ spectra_status cli_list(const cli_args *a)
         printf("  %-18s %s\n", f->name, f->doc);
     puts("weight matrices (--kernel)");
     for (const matrix_info *m = generated_matrices; m->name; m++)
-        printf("  %-18s %s%s\n", m->name, m->doc,
-               strcmp(m->law, "exact") == 0 ? "" : " (approximately Gaussian)");
+        printf("  %-18s %s (%s)\n", m->name, m->doc, law_text(m->law));
     puts("tasks (--task)");
     for (int i = 0; task_spec_name[i]; i++) {
         task t;

@@ -175,7 +175,7 @@ typedef struct feature_info {
     const char *hash; /* of the spec's text, 16 hexadecimal digits (FNV-1a) */
 } feature_info;
 
-/* A weight matrix: its sampling recipe, primitives of sample.c in order of execution. */
+/* A weight matrix: its sampling recipe, primitives of sample_primitives.h in order of execution. */
 typedef struct recipe_op {
     const char *op;
     double arg[2];
@@ -183,7 +183,9 @@ typedef struct recipe_op {
 
 typedef struct matrix_info {
     const char *name, *doc, *source;
-    const char *law; /* "exact": every row is N(0, I); "approximate" */
+    /* "exact": every row is N(0, I); "weighted": unbiased with row weights; "fixed-norm": rows of
+     * one length, biased; "approximate" */
+    const char *law;
     int ops;
     const recipe_op *recipe;
     const char *hash; /* of the spec's text */

@@ -1,16 +1,17 @@
 /* Weight matrices: executes the sampling recipes of specs/matrix. A recipe is a short list of
- * primitives, each a row of the table in sample.c, that fill or transform an m x d matrix in
- * double precision. Adding a primitive touches sample.c and this comment only. */
+ * primitives (sample_primitives.h) that fill or transform a matrix in double precision. */
 #ifndef SPECTRA_SAMPLE_H
 #define SPECTRA_SAMPLE_H
 
 #include "kernel.h"
 #include "spectraformer.h"
 
-/* w (m, d) row-major. Same (recipe, m, d, seed, layer) gives the same bits.
+/* w (m, d) row-major; row_weight (m) or NULL: K(x, y) is estimated by the mean over rows of
+ * row_weight * f(x) f(y). Weights are 1 but where the law is "weighted"; some of those are
+ * negative. Same (recipe, m, d, seed, layer) gives the same bits.
  * SPECTRA_ESHAPE where the construction does not exist (mm needs m > d; sobol d <= 256). */
 spectra_status sample_matrix(const matrix_info *info, int64_t m, int64_t d, uint64_t seed,
-                             int64_t layer, float *w);
+                             int64_t layer, float *w, float *row_weight);
 /* Inverse of the normal distribution function, |relative error| < 1e-12 for 0 < u < 1. */
 double normal_quantile(double u);
 

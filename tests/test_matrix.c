@@ -26,7 +26,7 @@ static spectra_status sample(const char *name, const recipe_op *recipe, int ops,
                              int64_t d, uint64_t seed, float *w)
 {
     const matrix_info info = {name, "", "", "exact", ops, recipe, ""};
-    return sample_matrix(&info, m, d, seed, 0, w);
+    return sample_matrix(&info, m, d, seed, 0, w, NULL);
 }
 
 static void draw(const recipe_op *recipe, int ops, int64_t m, int64_t d, uint64_t seed, float *w)
@@ -348,8 +348,8 @@ static void test_refusals(void **state)
             assert_string_equal(spectra_message(), cases[i].message);
     }
     const matrix_info info = {"test", "", "", "exact", 1, gaus, ""};
-    assert_int_equal(sample_matrix(&info, 2, 2, 1, 1 << 24, w), SPECTRA_EINVAL);
-    assert_int_equal(sample_matrix(&info, 2, 2, 1, -1, w), SPECTRA_EINVAL);
+    assert_int_equal(sample_matrix(&info, 2, 2, 1, 1 << 24, w, NULL), SPECTRA_EINVAL);
+    assert_int_equal(sample_matrix(&info, 2, 2, 1, -1, w, NULL), SPECTRA_EINVAL);
     for (int i = 0; i < 4; i++)
         assert_true(w[i] == 42);
 }

@@ -33,7 +33,7 @@ static const matrix_info *find(const char *name)
 
 static void draw(const char *name, int64_t m, int64_t d, uint64_t seed, int64_t layer, float *w)
 {
-    if (sample_matrix(find(name), m, d, seed, layer, w) != SPECTRA_OK)
+    if (sample_matrix(find(name), m, d, seed, layer, w, NULL) != SPECTRA_OK)
         fail_msg("%s (%d, %d): %s", name, (int)m, (int)d, spectra_message());
 }
 
@@ -180,7 +180,7 @@ static void test_moment_matching_refuses(void **state)
     float w[16 * 16];
     for (int i = 0; i < 16 * 16; i++)
         w[i] = 42;
-    assert_int_equal(sample_matrix(find("mm"), 16, 16, 1, 0, w), SPECTRA_ESHAPE);
+    assert_int_equal(sample_matrix(find("mm"), 16, 16, 1, 0, w, NULL), SPECTRA_ESHAPE);
     assert_true(strlen(spectra_message()) > 0);
     for (int i = 0; i < 16 * 16; i++)
         assert_true(w[i] == 42);

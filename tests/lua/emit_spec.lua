@@ -78,6 +78,8 @@ describe("generated text", function()
     local text = target_c.matrices { emit.load("matrix", "mm") }
     assert.matches('{"normal", {0.0, 0.0}},\n    {"center_columns", {0.0, 0.0}},\n    {"whiten", {0.0, 0.0}},', text)
     assert.matches('"approximate", 3, mm_recipe', text)
+    text = target_c.matrices { emit.load("matrix", "sgq") }
+    assert.matches('{"gauss_hermite", {12.0, 0.0}},', text)
   end)
 
   it("keeps the line numbers of the skeleton", function()

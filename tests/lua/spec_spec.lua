@@ -1,4 +1,5 @@
 local emit = require "gen.emit"
+local linop = require "gen.linop"
 local spec = require "gen.spec"
 
 local FEATURE = [[
@@ -11,8 +12,17 @@ return {
 }
 ]]
 
+local HEADER = [[
+/* PRIMITIVE(name, kind, numbers): what it is. */
+#define SAMPLE_PRIMITIVES(PRIMITIVE)                 \
+    PRIMITIVE(haar, source, 0)       /* a comment */ \
+    PRIMITIVE(nodes_2, source, 1) /* (0, 1) */       \
+    PRIMITIVE(chi_rows, transform, 0)
+#define ROW(name, kind, numbers) {#name, kind, primitive_##name},
+]]
+
 local function load(kind, text)
-  return spec.load_text(kind, "f", "specs/" .. kind .. "/f.lua", text)
+  return spec.load_text(kind, "f", "specs/" .. kind .. "/f.lua", text, { primitives = linop.declared(HEADER) })
 end
 
 local function refused(kind, text, message)
@@ -95,6 +105,23 @@ return {
 ]]
   it("becomes its primitives in order", function()
     assert.same({ { op = "haar", args = {} }, { op = "chi_rows", args = {} } }, load("matrix", text).recipe)
+    assert.same({ { op = "nodes_2", args = { 12 } }, { op = "chi_rows", args = {} } },
+      load("matrix", (text:gsub("haar%(%)", "nodes_2(12)"))).recipe)
+  end)
+  it("has the primitives that the sampler's header declares", function()
+    assert.same({ { name = "haar", source = true, args = 0 }, { name = "nodes_2", source = true, args = 1 },
+      { name = "chi_rows", source = false, args = 0 } }, linop.declared(HEADER))
+    local ok, message = pcall(linop.declared, "PRIMITIVE(haar, sauce, 0)")
+    assert.is_false(ok)
+    assert.equal("runtime/sample_primitives.h: 'haar' is a 'sauce', neither source nor transform", message)
+    ok, message = pcall(linop.declared, "")
+    assert.is_false(ok)
+    assert.equal("runtime/sample_primitives.h: no PRIMITIVE(name, kind, numbers) found", message)
+  end)
+  it("has one of four laws", function()
+    for _, law in ipairs { "exact", "weighted", "fixed-norm", "approximate" } do
+      assert.equal(law, load("matrix", (text:gsub("exact", law))).law)
+    end
   end)
   it("is refused with file and line", function()
     refused("matrix", text:gsub("s.haar%(%)", ""),
@@ -102,9 +129,12 @@ return {
     refused("matrix", text:gsub("s.haar%(%)", "3"),
       "specs/matrix/f.lua:3: argument 1 of chi_rows must be a matrix, got a number")
     refused("matrix", text:gsub("haar", "hair"), "specs/matrix/f.lua:4: unknown primitive 'hair', known are "
-      .. "normal haar sobol_owen chi_rows normal_icdf center_columns whiten")
+      .. "haar nodes_2 chi_rows")
+    refused("matrix", text:gsub("haar%(", "nodes_2("), "specs/matrix/f.lua:4: nodes_2 takes 1 argument, got 0")
+    refused("matrix", text:gsub("haar%(", "nodes_2({}"),
+      "specs/matrix/f.lua:4: argument 1 of nodes_2 must be a number, got a table")
     refused("matrix", text:gsub('"exact"', '"good"'),
-      "specs/matrix/f.lua:2: 'law' must be 'exact' or 'approximate', got 'good'")
+      "specs/matrix/f.lua:2: 'law' must be 'exact', 'weighted', 'fixed-norm' or 'approximate', got 'good'")
   end)
 end)
 
