@@ -284,6 +284,130 @@ static void test_haar_blocks(void **state)
     }
 }
 
+/* ---- Hadamard transforms, Toeplitz matrices ------------------------------- */
+
+enum { ORDER = 16 };
+
+/* Sylvester's matrix, normalised: the sign says whether i and j share an odd number of ones. */
+static double hadamard_element(int i, int j)
+{
+    return (__builtin_popcount((unsigned)(i & j)) % 2 ? -1 : 1) / sqrt(ORDER);
+}
+
+static void times_hadamard(double *w)
+{
+    double product[ORDER * ORDER] = {0};
+    for (int i = 0; i < ORDER; i++)
+        for (int j = 0; j < ORDER; j++)
+            for (int k = 0; k < ORDER; k++)
+                product[i * ORDER + j] += w[i * ORDER + k] * hadamard_element(k, j);
+    memcpy(w, product, sizeof product);
+}
+
+/* Largest difference of elements; of two unlike matrices it is far above rounding. */
+static double difference(const double *want, const float *got)
+{
+    double worst = 0;
+    for (int i = 0; i < ORDER * ORDER; i++)
+        worst = fmax(worst, fabs((double)got[i] - want[i]));
+    return worst;
+}
+
+static void test_fast_transform(void **state)
+{
+    (void)state;
+    static const recipe_op once[] = {{"normal", {0}}, {"hadamard", {0}}};
+    static const recipe_op twice[] = {{"normal", {0}}, {"hadamard", {0}}, {"hadamard", {0}}};
+    float w[ORDER * ORDER], back[ORDER * ORDER];
+    double want[ORDER * ORDER];
+    draw(gaus, 1, ORDER, ORDER, 4, w);
+    draw(twice, 3, ORDER, ORDER, 4, back);
+    for (int i = 0; i < ORDER * ORDER; i++)
+        want[i] = (double)w[i];
+    assert_true(difference(want, back) < 1e-6);
+    draw(once, 2, ORDER, ORDER, 4, w);
+    assert_true(difference(want, w) > 0.1);
+    times_hadamard(want);
+    assert_true(difference(want, w) < 1e-6);
+}
+
+/* sqrt(n) H D1 H D2 H D3 as a product of explicit matrices; a diagonal shows itself on identities
+ * in the place of the steps before it. */
+static void test_sorf_is_its_product(void **state)
+{
+    (void)state;
+    static const recipe_op sorf[] = {{"basis", {0}},    {"hadamard", {0}},   {"signs", {0}},
+                                     {"hadamard", {0}}, {"signs", {0}},      {"hadamard", {0}},
+                                     {"signs", {0}},    {"fixed_rows", {0}}, {"cut", {0}}};
+    float w[ORDER * ORDER], all[ORDER * ORDER];
+    double want[ORDER * ORDER] = {0};
+    draw(sorf, 9, ORDER, ORDER, 4, all);
+    for (int i = 0; i < ORDER; i++)
+        want[i * ORDER + i] = sqrt(ORDER);
+    for (int step = 2; step <= 6; step += 2) {
+        recipe_op alone[7];
+        for (int i = 0; i < step; i++)
+            alone[i] = sorf[0];
+        alone[step] = sorf[2];
+        draw(alone, step + 1, ORDER, ORDER, 4, w);
+        assert_true(difference(want, all) > 0.1);
+        times_hadamard(want);
+        int negative = 0;
+        for (int j = 0; j < ORDER; j++) {
+            assert_true(fabsf(w[j * ORDER + j]) == 1);
+            negative += w[j * ORDER + j] < 0;
+            for (int i = 0; i < ORDER; i++)
+                want[i * ORDER + j] *= (double)w[j * ORDER + j];
+        }
+        assert_in_range(negative, 2, ORDER - 2);
+    }
+    assert_true(difference(want, all) < 1e-6);
+}
+
+/* Element (i, j) depends on i - j, and neighbouring diagonals differ. */
+static void test_toeplitz(void **state)
+{
+    (void)state;
+    static const recipe_op toeplitz[] = {{"toeplitz", {0}}};
+    enum { M = 40, D = 32 };
+    float w[M * D];
+    draw(toeplitz, 1, M, D, 2, w);
+    for (int i = 1; i < M; i++)
+        for (int j = 1; j < D; j++) {
+            assert_true(w[i * D + j] == w[(i - 1) * D + j - 1]);
+            assert_true(w[i * D + j] != w[(i - 1) * D + j]);
+        }
+}
+
+/* Each block has its own permutation and its own normal diagonal. */
+static void test_permutation_of_columns(void **state)
+{
+    (void)state;
+    static const recipe_op permuted[] = {
+        {"basis", {0}}, {"normal_columns", {0}}, {"permute_columns", {0}}};
+    enum { D = 16, M = 3 * D };
+    float w[M * D], v[M * D];
+    int place[M], moved = 0;
+    draw(permuted, 3, M, D, 2, w);
+    draw(permuted, 2, M, D, 2, v);
+    for (int r = 0; r < M; r++) {
+        place[r] = -1;
+        for (int j = 0; j < D; j++) {
+            if (w[r * D + j] == 0)
+                continue;
+            assert_true(place[r] < 0 && w[r * D + j] == v[r * D + r % D]);
+            place[r] = j;
+        }
+        assert_true(place[r] >= 0);
+        moved += place[r] != r % D;
+        for (int s = r / D * D; s < r; s++)
+            assert_true(place[s] != place[r]);
+    }
+    assert_true(moved > M / 2);
+    assert_memory_not_equal(place, place + D, D * sizeof *place);
+    assert_true(v[0] != v[D * D]);
+}
+
 /* ---- the interpreter ------------------------------------------------------ */
 
 /* A primitive's numbers depend on its place in the recipe. */
@@ -319,6 +443,10 @@ static void test_refusals(void **state)
 {
     (void)state;
     static const recipe_op unknown[] = {{"sobol_ovan", {0}}}, strange[] = {{"xyzzy", {0}}};
+    static const recipe_op odd[] = {{"normal", {0}}, {"hadamard", {0}}};
+    static const recipe_op uncut[] = {{"basis", {0}}}, nothing[] = {{"signs", {0}}};
+    static const recipe_op no_nodes[] = {{"gauss_hermite", {0}}};
+    static const recipe_op part_nodes[] = {{"gauss_hermite", {2.5}}};
     static const struct {
         const recipe_op *recipe;
         int ops;
@@ -338,6 +466,18 @@ static void test_refusals(void **state)
         {unknown, 1, 4, 4, SPECTRA_ENOTFOUND,
          "matrix test: unknown primitive 'sobol_ovan', did you mean 'sobol_owen'?"},
         {strange, 1, 4, 4, SPECTRA_ENOTFOUND, "matrix test: unknown primitive 'xyzzy'"},
+        {odd, 2, 4, 3, SPECTRA_ESHAPE,
+         "matrix test: 'hadamard' needs a power of two of columns, got 3"},
+        {uncut, 1, 3, 3, SPECTRA_EINVAL,
+         "matrix test: the recipe makes 4 x 4 numbers, wanted are 3 x 3; 'cut' is missing"},
+        {uncut, 0, 4, 4, SPECTRA_EINVAL,
+         "matrix test: the recipe makes 0 x 0 numbers, wanted are 4 x 4; 'cut' is missing"},
+        {nothing, 1, 4, 4, SPECTRA_EINVAL, "matrix test: 'signs' comes before any matrix is made"},
+        {no_nodes, 1, 4, 4, SPECTRA_EINVAL,
+         "matrix test: 'gauss_hermite' takes 1 to 64 nodes, got 0"},
+        {part_nodes, 1, 4, 4, SPECTRA_EINVAL,
+         "matrix test: 'gauss_hermite' takes 1 to 64 nodes, got 2.5"},
+        {uncut, 1, 1, 1 << 28, SPECTRA_ESHAPE, NULL},
     };
     float w[4] = {42, 42, 42, 42};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -373,6 +513,10 @@ int main(void)
         cmocka_unit_test(test_haar_diagonal),
         cmocka_unit_test(test_haar_reflections),
         cmocka_unit_test(test_haar_blocks),
+        cmocka_unit_test(test_fast_transform),
+        cmocka_unit_test(test_sorf_is_its_product),
+        cmocka_unit_test(test_toeplitz),
+        cmocka_unit_test(test_permutation_of_columns),
         cmocka_unit_test(test_primitives_have_own_streams),
         cmocka_unit_test(test_whitening_of_one_more_row),
         cmocka_unit_test(test_refusals),
