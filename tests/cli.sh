@@ -51,6 +51,11 @@ npy() { # npy "2, 2, 5, 8" COUNT FILE [SKIP]
 }
 is "matrix writes a file" "$bin" matrix --kernel gaus --m 256 --d 64 --out w.npy
 tail -c $((4 * 256 * 64)) w.npy >floats
+is "matrix with row weights" "$bin" matrix --kernel ssr --m 9 --d 4 --out w9.npy --row-weights r9.npy
+is "they add up to m" sh -c "tail -c 36 r9.npy | lua5.4 -e '
+    local sum, text = 0, io.read(\"a\")
+    for i = 1, 36, 4 do sum = sum + string.unpack(\"<f\", text, i) end
+    os.exit(math.abs(sum - 9) < 1e-4 and string.unpack(\"<f\", text) ~= 1)'"
 npy "2, 2, 70, 8" 2240 q.npy
 npy "2, 2, 70, 8" 2240 k.npy 2240
 npy "2, 2, 70, 8" 2240 v.npy 4480
@@ -286,6 +291,7 @@ for c in train eval attend features matrix data list info; do
 done
 is "--help" sh -c "'$bin' --help | grep -q kernel_type"
 is "--version" "$bin" --version
+is "list says what a matrix is" sh -c "'$bin' list | grep 'sorf  .*(rows of one length, biased)'"
 is "list --json" sh -c "'$bin' list --json | grep -q '\"saderf\"'"
 is "info" sh -c "'$bin' info --json | grep -q instructions"
 

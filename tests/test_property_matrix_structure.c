@@ -263,9 +263,8 @@ static void test_hermite_nodes(void **state)
     }
 }
 
-/* The turned lattice: every cosine is one of a lattice's, (1/h) sum over frequencies of cos or sin
- * of multiples of 2 pi / N, N = 37 for (67, 20). With N prime, sums over a whole period vanish:
- * each row has the same mean square with the others, up to the rows that were not picked. */
+/* Unit vectors, all different, their angles kept by the turn. All 2 N of them, N = 37 for d = 20,
+ * are a tight frame of mean 0, and each has another at a right angle: multiplication by i. */
 static void test_sphere_lattice(void **state)
 {
     (void)state;
@@ -288,7 +287,13 @@ static void test_sphere_lattice(void **state)
                 assert_true(fabs(dot(&y, r, s) - cosine(&z, r, s)) < 1e-5);
             }
         }
-        for (int i = 0; m == 74 && i < d; i++) /* all 2 * 37 points: a tight frame of mean 0 */
+        for (int r = 0; m == 74 && r < m; r++) {
+            double smallest = 1;
+            for (int s = 0; s < m; s++)
+                smallest = fmin(smallest, fabs(dot(&x, r, s)));
+            assert_true(smallest < 1e-6);
+        }
+        for (int i = 0; m == 74 && i < d; i++)
             for (int j = 0; j < d; j++) {
                 double sum = 0, product = 0;
                 for (int r = 0; r < m; r++) {
@@ -298,6 +303,21 @@ static void test_sphere_lattice(void **state)
                 assert_true(fabs(sum) < 1e-5 && fabs(product - (i == j) * (double)m / d) < 1e-5);
             }
     }
+}
+
+/* Frequencies are drawn: with fixed ones, all 2 N points would have the same cosines in every draw.
+ */
+static void test_lattices_differ(void **state)
+{
+    (void)state;
+    double sum[2] = {0};
+    for (int t = 0; t < 2; t++) {
+        const drawn x = draw("ssf", 74, 20, 5 + (uint64_t)t);
+        for (int r = 0; r < x.m; r++)
+            for (int s = 0; s < r; s++)
+                sum[t] += pow(cosine(&x, r, s), 4);
+    }
+    assert_true(fabs(sum[0] / sum[1] - 1) > 1e-3);
 }
 
 static int open_blas(void **state)
@@ -318,6 +338,7 @@ int main(void)
         cmocka_unit_test(test_weight_of_row_0),
         cmocka_unit_test(test_hermite_nodes),
         cmocka_unit_test(test_sphere_lattice),
+        cmocka_unit_test(test_lattices_differ),
     };
     return cmocka_run_group_tests(tests, open_blas, NULL);
 }
