@@ -9,7 +9,8 @@
 /* w (m, d) row-major; row_weight (m) or NULL: K(x, y) is estimated by the mean over rows of
  * row_weight * f(x) f(y). Weights are 1 but where the law is "weighted"; some of those are
  * negative. Same (recipe, m, d, seed, layer) gives the same bits.
- * SPECTRA_ESHAPE where the construction does not exist (mm needs m > d; sobol d <= 256). */
+ * SPECTRA_ESHAPE where the construction does not exist (mm needs m > d, ssr m >= 2 and d >= 3,
+ * sobol d <= 256). */
 spectra_status sample_matrix(const matrix_info *info, int64_t m, int64_t d, uint64_t seed,
                              int64_t layer, float *w, float *row_weight);
 /* Inverse of the normal distribution function, |relative error| < 1e-12 for 0 < u < 1. */
