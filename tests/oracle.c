@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -376,4 +377,32 @@ double oracle_distance(int64_t n, const double *a, const double *b)
         size += b[i] * b[i];
     }
     return sqrt(off / size);
+}
+
+void oracle_pair(uint64_t seed, int64_t d, double radius, double cosine, double *x, double *y)
+{
+    oracle_rng r = {seed};
+    oracle_normals(&r, d, 1, x);
+    oracle_normals(&r, d, 1, y);
+    const double x2 = oracle_dot(d, x, x);
+    for (int64_t i = 0; i < d; i++)
+        x[i] *= radius / sqrt(x2);
+    const double along = oracle_dot(d, x, y) / (radius * radius);
+    for (int64_t i = 0; i < d; i++)
+        y[i] -= along * x[i];
+    const double y2 = oracle_dot(d, y, y);
+    for (int64_t i = 0; i < d; i++)
+        y[i] = cosine * x[i] + sqrt(1 - cosine * cosine) * radius / sqrt(y2) * y[i];
+}
+
+const char *oracle_z_test(const oracle_sample *s, double K, double power, char *buf, size_t size)
+{
+    const double error = oracle_standard_error(s), z = (s->mean - K) / error;
+    buf[0] = 0;
+    if (!(fabs(z) <= 5))
+        snprintf(buf, size, "mean is off by %+.2f %%, z = %.1f", 100 * (s->mean / K - 1), z);
+    else if (!(error <= power * K))
+        snprintf(buf, size, "standard error %.2f %% of K, at most %.2f %% proves something",
+                 100 * error / K, 100 * power);
+    return buf;
 }

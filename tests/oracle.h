@@ -9,6 +9,7 @@
 #define TESTS_ORACLE_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 enum { ORACLE_MAX_D = 64, ORACLE_MAX_M = 1024 };
@@ -51,6 +52,11 @@ typedef struct oracle_sample {
 void oracle_add(oracle_sample *s, double x);
 double oracle_deviation(const oracle_sample *s);
 double oracle_standard_error(const oracle_sample *s);
+/* "" if the mean is within 5 standard errors of K and these are at most `power` of K, else why not.
+ */
+const char *oracle_z_test(const oracle_sample *s, double K, double power, char *buf, size_t size);
+/* Two vectors (d) of norm `radius` with the given cosine. */
+void oracle_pair(uint64_t seed, int64_t d, double radius, double cosine, double *x, double *y);
 
 /* Component functions. */
 

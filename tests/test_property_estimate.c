@@ -22,23 +22,6 @@
 
 enum { MAX_D = 32, MAX_ROWS = 256, MAX_F = 2 * MAX_ROWS, TOKENS = 12 };
 
-/* Two vectors of norm `radius` with the given cosine. */
-static void make_pair(uint64_t seed, int64_t d, double radius, double cosine, double *x, double *y)
-{
-    oracle_rng r = {seed};
-    oracle_normals(&r, d, 1, x);
-    oracle_normals(&r, d, 1, y);
-    const double x2 = oracle_dot(d, x, x);
-    for (int64_t i = 0; i < d; i++)
-        x[i] *= radius / sqrt(x2);
-    const double along = oracle_dot(d, x, y) / (radius * radius);
-    for (int64_t i = 0; i < d; i++)
-        y[i] -= along * x[i];
-    const double y2 = oracle_dot(d, y, y);
-    for (int64_t i = 0; i < d; i++)
-        y[i] = cosine * x[i] + sqrt(1 - cosine * cosine) * radius / sqrt(y2) * y[i];
-}
-
 /* A component function under test. */
 typedef struct feature_case {
     const char *feat;
@@ -139,24 +122,11 @@ static double library_estimate(const spectra_attention *att, const parameters *p
     return sum / (double)m;
 }
 
-/* "" if the sample passes the z-test for K, else why not. */
-static const char *z_test(const oracle_sample *s, double K, double power, char *buf, size_t size)
-{
-    const double error = oracle_standard_error(s), z = (s->mean - K) / error;
-    buf[0] = 0;
-    if (!(fabs(z) <= 5))
-        snprintf(buf, size, "mean is off by %+.2f %%, z = %.1f", 100 * (s->mean / K - 1), z);
-    else if (!(error <= power * K))
-        snprintf(buf, size, "standard error %.2f %% of K, at most %.2f %% proves something",
-                 100 * error / K, 100 * power);
-    return buf;
-}
-
 static void check_unbiased(const feature_case *f, const char *matrix)
 {
     enum { D = 16, M = 32 };
     double x[D], y[D], w[M * D];
-    make_pair(1, D, 0.9, 0.27, x, y);
+    oracle_pair(1, D, 0.9, 0.27, x, y);
     spectra_attention *att = open_pair(f, matrix, D, M);
     parameters p;
     adapt(att, D, x, y, &p);
@@ -171,9 +141,9 @@ static void check_unbiased(const feature_case *f, const char *matrix)
     spectra_attention_free(att);
     const double K = oracle_kernel(&p.map, D, x, y);
     char why[128];
-    if (*z_test(&oracle, K, f->power, why, sizeof why))
+    if (*oracle_z_test(&oracle, K, f->power, why, sizeof why))
         fail_msg("%s-%s: %s", f->feat, matrix, why);
-    if (*z_test(&library, K, f->power, why, sizeof why))
+    if (*oracle_z_test(&library, K, f->power, why, sizeof why))
         fail_msg("%s-%s, features of the library: %s", f->feat, matrix, why);
 }
 
@@ -210,7 +180,7 @@ static void must_fail(const char *what, const oracle_sample *s, double K, double
 {
     char why[128];
     const double off = s->mean / K - 1;
-    if (!*z_test(s, K, 1, why, sizeof why))
+    if (!*oracle_z_test(s, K, 1, why, sizeof why))
         fail_msg("%s passes the z-test (off by %+.2f %%): the test proves nothing", what,
                  100 * off);
     if (!(off >= low && off <= high))
@@ -224,7 +194,7 @@ static void test_control_fixed_length(void **state)
     (void)state;
     enum { D = 16, M = 16, DRAWS = 20000 };
     double x[D], y[D], w[M * D];
-    make_pair(1, D, 0.9, 0.27, x, y);
+    oracle_pair(1, D, 0.9, 0.27, x, y);
     spectra_attention *att = open_pair(&features[0], "orf", D, M);
     const oracle_map trig = {.trig = true};
     oracle_sample s = {0};
@@ -260,7 +230,7 @@ static void test_control_unfixed_signs(void **state)
         oracle_add(&without, oracle_estimate(&pos, D, M, w, x, x));
     }
     char why[128];
-    if (*z_test(&with, K, 0.015, why, sizeof why))
+    if (*oracle_z_test(&with, K, 0.015, why, sizeof why))
         fail_msg("with signs fixed: %s", why);
     must_fail("QR without sign fix", &without, K, -0.24, -0.1);
 }
@@ -271,7 +241,7 @@ static void test_control_key_maximum(void **state)
     (void)state;
     enum { D = 16, M = 32, DRAWS = 4000 };
     double x[D], y[D], w[M * D], lx[M], sx[M], ly[M], sy[M];
-    make_pair(1, D, 0.9, 0.27, x, y);
+    oracle_pair(1, D, 0.9, 0.27, x, y);
     spectra_attention *att = open_pair(&features[1], "gaus", D, M);
     const oracle_map pos = {0};
     oracle_sample s = {0};
@@ -308,7 +278,7 @@ static void test_moment_matching_bias(void **state)
     (void)state;
     double x[MAX_D], y[MAX_D], bias[2];
     const oracle_map trig = {.trig = true}, pos = {0};
-    make_pair(1, 16, 0.9, 0.27, x, y);
+    oracle_pair(1, 16, 0.9, 0.27, x, y);
     for (int i = 0; i < 2; i++) {
         spectra_attention *att = open_pair(&features[0], "mm", 16, 32 << i);
         const oracle_sample s = estimates(att, &trig, 4000, 16, 32 << i, x, y);
@@ -320,7 +290,7 @@ static void test_moment_matching_bias(void **state)
         fail_msg(
             "mm: trigrf is off by %.2f %% at m = 32 and %.2f %% at 64, expected -1.12 and -.54",
             100 * bias[0], 100 * bias[1]);
-    make_pair(2, 32, 0.9, 0.27, x, y);
+    oracle_pair(2, 32, 0.9, 0.27, x, y);
     const struct {
         const oracle_map *map;
         double largest;
@@ -341,7 +311,7 @@ static void test_mean_squared_error(void **state)
     (void)state;
     enum { D = 32, M = 132, DRAWS = 2500 };
     double x[D], y[D], z2 = 0;
-    make_pair(3, D, 0.6, 0.403, x, y);
+    oracle_pair(3, D, 0.6, 0.403, x, y);
     for (int l = 0; l < D; l++)
         z2 += (x[l] + y[l]) * (x[l] + y[l]);
     const oracle_map maps[] = {{.trig = true}, {.trig = false}, {.A = oracle_optimum(z2 / D)}};
@@ -385,7 +355,7 @@ static void test_optimum_lowers_variance(void **state)
     enum { D = 16 };
     for (int i = 0; i < 200; i++) {
         double x[D], y[D], z2 = 0;
-        make_pair(100 + (uint64_t)i, D, 0.05 + 0.02 * i, -0.95 + 0.0095 * i, x, y);
+        oracle_pair(100 + (uint64_t)i, D, 0.05 + 0.02 * i, -0.95 + 0.0095 * i, x, y);
         for (int l = 0; l < D; l++)
             z2 += (x[l] + y[l]) * (x[l] + y[l]);
         const oracle_map pos = {0}, opt = {.A = oracle_optimum(z2 / D)};

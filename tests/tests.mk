@@ -4,6 +4,7 @@ TEST_NAMES := $(filter-out test_gradient,$(patsubst tests/%.c,%,$(wildcard tests
 TEST_WITH_test_model := model_oracle
 TEST_WITH_test_property_attention := oracle attend
 TEST_WITH_test_property_estimate := oracle attend
+TEST_WITH_test_property_features := oracle attend
 TEST_WITH_test_property_matrix := oracle
 TEST_WITH_test_property_matrix_law := oracle estimate
 TEST_WITH_test_property_matrix_error := oracle estimate
