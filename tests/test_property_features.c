@@ -147,10 +147,11 @@ static void check_unbiased(const estimator *e, const char *matrix)
         fail_msg("%s-%s: %s", e->c->feat, matrix, why);
 }
 
-/* All exponential features on the same draws of one matrix. */
+/* All exponential features on the same draws of one matrix, those with an A far from the best one
+ * on more of them. */
 static void unbiased(const char *matrix, int draws)
 {
-    enum { D = 16, M = 32 };
+    enum { D = 16, M = 32, FEWER = 8000 };
     double x[D], y[D];
     oracle_pair(1, D, 0.9, 0.27, x, y);
     estimator all[EXPONENTIAL];
@@ -162,6 +163,8 @@ static void unbiased(const char *matrix, int draws)
             fail_msg("%s: %s", matrix, spectra_message());
         for (int i = 0; i < EXPONENTIAL; i++) {
             spectra_attention *att = all[i].att;
+            if (t >= FEWER && strncmp(exponential[i].feat, "gerf", 4) != 0)
+                continue;
             if (att->second) {
                 assert_int_equal(spectra_attention_redraw(att, 1000 + (uint64_t)t), SPECTRA_OK);
             } else {
@@ -182,13 +185,17 @@ static void unbiased(const char *matrix, int draws)
 static void test_unbiased(void **state)
 {
     (void)state;
-    static const char *const matrices[] = {"gaus", "orf", "simrf", "scrf_chi", "qmc", "ssf", "ssr"};
-    /* rows depend on each other: more draws for the same standard error */
-    static const char *const coupled[] = {"scrf", "pmodel", "fastfood_fixed"};
-    for (size_t i = 0; i < sizeof matrices / sizeof matrices[0]; i++)
-        unbiased(matrices[i], 4000);
-    for (size_t i = 0; i < sizeof coupled / sizeof coupled[0]; i++)
-        unbiased(coupled[i], 8000);
+    /* the more rows depend on each other, the more draws for the same standard error */
+    static const struct {
+        const char *matrix;
+        int draws;
+    } all[] = {{"gaus", 4000},    {"orf", 4000},
+               {"simrf", 4000},   {"qmc", 4000},
+               {"ssf", 4000},     {"ssr", 60000},
+               {"scrf", 16000},   {"scrf_chi", 12000},
+               {"pmodel", 16000}, {"fastfood_fixed", 16000}};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        unbiased(all[i].matrix, all[i].draws);
 }
 
 static void test_unbiased_counts(void **state)
