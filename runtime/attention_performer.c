@@ -100,13 +100,15 @@ static spectra_status performer_init(spectra_attention *att)
     if (d->M < 1 || d->M > 1024)
         return fail(SPECTRA_ESHAPE, "performer: %lld features; allowed are 1 to 1024",
                     (long long)d->M);
-    TRY(registry_feature(d->feat, &att->feature));
     TRY(registry_matrix(d->kernel, &att->matrix));
-    TRY(registry_attn(att->feature->name, att->matrix->name, d->D, d->DV, d->M, &att->kernels));
+    TRY(registry_attn(d->feat, att->matrix->name, d->D, d->DV, d->M, &att->kernels));
+    TRY(registry_feature(d->feat, &att->feature));
     d->feat = att->feature->name;
     d->kernel = att->matrix->name;
     if (d->official && d->target != SPECTRA_SOFTMAX)
         return fail(SPECTRA_EINVAL, "the official behaviour has no choice of target kernel");
+    if (d->official && !att->kernels->token)
+        return fail(SPECTRA_EINVAL, "%s does not say what the official behaviour is", d->feat);
     attn_plan *p = &att->plan;
     *p = (attn_plan){.D = d->D, .DV = d->DV, .M = d->M};
     p->MP = pad16(d->M), p->DP = pad16(d->D), p->DVP = pad16(d->DV);

@@ -17,7 +17,8 @@ enum {
     CLI_MATRIX = 16,
     CLI_DATA = 32,
     CLI_LIST = 64,
-    CLI_INFO = 128
+    CLI_INFO = 128,
+    CLI_JIT = 256
 };
 
 typedef enum option_id {
@@ -69,6 +70,10 @@ typedef enum option_id {
     OPT_OVERWRITE,
     OPT_JSON,
     OPT_THREADS,
+    OPT_LIST,
+    OPT_CLEAR,
+    OPT_WARM,
+    OPT_VALUE_SIZE,
     OPT_HELP,
     OPT_COUNT
 } option_id;
@@ -103,7 +108,8 @@ spectra_status cli_apply_settings(const cli_args *a, void *config);
 spectra_status cli_need(const cli_args *a, option_id id, const char **text);
 
 /* Component function and matrix of --feat and --kernel: whichever table a value is in decides,
- * because the reference system's options are the other way round. Defaults: posrf, orf. */
+ * because the reference system's options are the other way round. The path of a spec is opened and
+ * gives its name. Defaults: posrf, orf. */
 spectra_status cli_pair(const cli_args *a, const char **feat, const char **kernel);
 
 spectra_status cli_train(const cli_args *a);
@@ -114,6 +120,10 @@ spectra_status cli_matrix(const cli_args *a);
 spectra_status cli_data(const cli_args *a);
 spectra_status cli_list(const cli_args *a);
 spectra_status cli_info(const cli_args *a);
+spectra_status cli_jit(const cli_args *a);
+
+/* What the environment says of compiling at run time, to jit.h. SPECTRA_EINVAL. */
+spectra_status cli_jit_settings(void);
 
 /* Set by SIGINT and SIGTERM once cli_catch_signals was called; a second signal kills. */
 extern volatile sig_atomic_t cli_stop;
