@@ -107,6 +107,9 @@ spectra_status cli_apply_settings(const cli_args *a, void *config);
 /* The text of an option that must be there: "attend needs --q FILE". */
 spectra_status cli_need(const cli_args *a, option_id id, const char **text);
 
+/* An object, which is taken over, to stdout. SPECTRA_ENOMEM, also for NULL. */
+spectra_status cli_print_json(json_t *object);
+
 /* Component function and matrix of --feat and --kernel: whichever table a value is in decides,
  * because the reference system's options are the other way round. The path of a spec is opened and
  * gives its name. Defaults: posrf, orf. */

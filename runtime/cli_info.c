@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static spectra_status print_json(json_t *object)
+spectra_status cli_print_json(json_t *object)
 {
     char *text = object ? json_dumps(object, JSON_INDENT(2) | JSON_PRESERVE_ORDER) : NULL;
     json_decref(object);
@@ -61,7 +61,7 @@ static spectra_status list_json(void)
         json_array_append_new(list, row);
     }
     json_object_set_new(all, "tasks", list);
-    return print_json(all);
+    return cli_print_json(all);
 }
 
 spectra_status cli_list(const cli_args *a)
@@ -131,10 +131,10 @@ spectra_status cli_info(const cli_args *a)
         json_t *kernels = json_array();
         for (const attn_row *row = generated_attn; row->feat; row++)
             json_array_append_new(kernels, json_string(row_text(row, text, sizeof text)));
-        return print_json(json_pack("{s:s, s:s, s:s, s:i, s:i, s:b, s:s, s:o}", "version",
-                                    spectra_version(), "cpu", cpu, "instructions", isa_text,
-                                    "processors", (int)processors, "threads", omp_get_max_threads(),
-                                    "blas_found", blas, "blas", blas_text, "kernels", kernels));
+        return cli_print_json(json_pack(
+            "{s:s, s:s, s:s, s:i, s:i, s:b, s:s, s:o}", "version", spectra_version(), "cpu", cpu,
+            "instructions", isa_text, "processors", (int)processors, "threads",
+            omp_get_max_threads(), "blas_found", blas, "blas", blas_text, "kernels", kernels));
     }
     printf("version       %s\n", spectra_version());
     printf("processor     %s, %ld\n", cpu, processors);

@@ -80,13 +80,7 @@ static spectra_status list_json(const jit_entry *list, int count)
                                              e->compiler, "bytes", (json_int_t)e->bytes,
                                              "age_seconds", (json_int_t)e->seconds));
     }
-    char *text = json_dumps(all, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
-    json_decref(all);
-    if (!text)
-        return fail(SPECTRA_ENOMEM, "list: out of memory");
-    puts(text);
-    free(text);
-    return SPECTRA_OK;
+    return cli_print_json(all);
 }
 
 static const char *age_text(int64_t seconds, char *buf, size_t size)
