@@ -27,6 +27,7 @@ local function own_feature(path, text)
   if not name:find("^%a[%w_]*$") or #name > 60 then
     error(("%s: a name is of at most 60 letters, digits and _, a letter first"):format(path), 0)
   end
+  if text:sub(1, 1) == "\27" then error(path .. ": a compiled chunk, not a text", 0) end
   for _, known in ipairs(emit.names("feature")) do
     if known == name then
       error(("%s: '%s' is the name of a built-in component function; give it another"):format(path, name), 0)

@@ -1,6 +1,7 @@
 #!/bin/sh
 # The README's worked example, done as it says: the code block that begins `-- specs/feature/NAME.lua`
 # becomes that file in a copy of the tree; one `make` later the feature is listed, checked, attends.
+# Before that the command as it is takes the same file by its path.
 
 root=$(pwd)
 tree=build/newcomer
@@ -30,17 +31,23 @@ awk -v file="-- $file" '$0 == file { on = 1 } /^```/ { on = 0 } on' README.md >"
 check "README has an example ($file)" test -s "$tree/$file"
 
 cd "$tree" || exit 1
-check "its derivatives pass gen --check" lua5.4 gen/main.lua --check "$name"
-check "one make builds it" make --no-print-directory -j2 build/spectraformer
-check "list knows it" sh -c "build/spectraformer list | grep -q '$name'"
-check "attend runs it" sh -c "
-    build/spectraformer matrix --kernel gaus --m 256 --d 16 --seed 1 --out x.npy &&
+export SPECTRA_CACHE_DIR="$PWD/cache"
+check "arrays to attend to" sh -c "
+    $root/build/spectraformer matrix --kernel gaus --m 256 --d 16 --seed 1 --out x.npy &&
     lua5.4 -e '
       local f = assert(io.open(\"x.npy\", \"rb\")); local s = f:read(\"a\"); f:close()
       local h = s:sub(11, 10 + s:byte(9) + 256 * s:byte(10))
       local n = h:gsub(\"%(256, 16%)\", \"(1, 2, 128, 16)\")
       n = n:gsub(\"%s+\$\", \"\"); n = n .. (\" \"):rep(#h - #n - 1) .. \"\\n\"
-      local g = assert(io.open(\"q.npy\", \"wb\")); g:write(s:sub(1, 10), n, s:sub(11 + #h)); g:close()' &&
+      local g = assert(io.open(\"q.npy\", \"wb\")); g:write(s:sub(1, 10), n, s:sub(11 + #h)); g:close()'"
+mkdir installed && cp "$root/build/spectraformer" "$file" installed
+check "the command runs the file, without make and tree" sh -c "
+    cd installed && ./spectraformer attend --attn performer --feat ./$name.lua --kernel orf --m 64 \
+        --q ../q.npy --k ../q.npy --v ../q.npy --out ../jit.npy && test -s ../jit.npy"
+check "its derivatives pass gen --check" lua5.4 gen/main.lua --check "$name"
+check "one make builds it" make --no-print-directory -j2 build/spectraformer
+check "list knows it" sh -c "build/spectraformer list | grep -q '$name'"
+check "attend runs it" sh -c "
     build/spectraformer attend --attn performer --feat $name --kernel orf --m 64 \
         --q q.npy --k q.npy --v q.npy --out o.npy && test -s o.npy"
 check "gradients pass in double" sh -c "

@@ -58,8 +58,8 @@ test-programs: $(B)/spectraformer $(B)/libspectraformer.so $(TEST_BIN) $(B)/test
 	$(B)/tests/test_gradient $(B)/tests/nvrtc
 
 # The same sources under AddressSanitizer and UndefinedBehaviorSanitizer.
-ASAN_NAMES := test_support test_files test_matrix test_data test_softmax test_row test_property_attention \
-	test_property_state
+ASAN_NAMES := test_support test_files test_matrix test_data test_softmax test_row test_jit \
+	test_property_attention test_property_state
 ASAN_MAKE := B=build/asan OPT=-O1 SAN='-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer'
 sanitized:
 	@$(MAKE) --no-print-directory $(ASAN_MAKE) $(ASAN_NAMES:%=build/asan/tests/%) build/asan/tests/golden \
@@ -75,6 +75,7 @@ run-tests: test-programs
 	    $(foreach t,$(notdir $(ALONE_BIN)),'$(t)=$(B)/tests/$(t)') \
 	    'golden=sh tests/golden.sh $(B)/tests/golden' \
 	    'cli=sh tests/cli.sh' \
+	    'jit=sh tests/jit.sh' \
 	    $(foreach t,$(ASAN_NAMES) test_gradient,'asan-$(t)=build/asan/tests/$(t)') \
 	    'asan-golden=sh tests/golden.sh build/asan/tests/golden' \
 	    'asan-cli=SPECTRAFORMER=build/asan/spectraformer sh tests/cli.sh' \
