@@ -23,11 +23,13 @@ O := $(B)/obj
 WARN := -Wall -Wextra -Wshadow -Wundef -Wvla -Wdouble-promotion -Wstrict-prototypes \
 	-Wmissing-prototypes -Wwrite-strings -Wpointer-arith
 WERROR :=
-CFLAGS := -std=gnu11 $(OPT) -g -fPIC -fopenmp -fvisibility=hidden -ffp-contract=fast -fno-math-errno \
-	-fno-trapping-math $(WARN) $(WERROR)
+# for kernels built ahead and, through jit_compile.c, for those compiled at run time
+KERNEL_FLAGS := -std=gnu11 $(OPT) -fPIC -fopenmp -fvisibility=hidden -ffp-contract=fast -fno-math-errno \
+	-fno-trapping-math
+CFLAGS := $(KERNEL_FLAGS) -g $(WARN) $(WERROR)
 LUA_CFLAGS = $(shell pkg-config --cflags lua5.4 2>/dev/null || echo -I/usr/include/lua5.4)
 CPPFLAGS := -Iruntime -Itemplates/c -DSPECTRA_VERSION='"$(VERSION)"'
-LDLIBS := -llua5.4 -ljansson -ldl -lm
+LDLIBS := -llua5.4 -ljansson -lmd -ldl -lm
 SAN :=
 ISA_portable :=
 ISA_avx2 := -mavx2 -mfma
@@ -37,6 +39,7 @@ ISAS := portable $(if $(filter x86_64,$(MACHINE)),avx2 avx512)
 
 GEN_SRC := $(wildcard gen/*.lua specs/*/*.lua templates/c/* templates/cuda/*) runtime/sample_primitives.h
 HEADERS := $(wildcard runtime/*.h templates/c/*.h)
+KERNEL_HEADERS := runtime/kernel.h $(wildcard templates/c/*.h)
 # pairs made earlier stay part of the build until `make clean`
 ALL_PAIRS := $(sort $(PAIRS) $(patsubst build/%/registry.inc,%,$(wildcard build/*-*/registry.inc)))
 
@@ -62,7 +65,7 @@ bench: deps
 	@$(MAKE) --no-print-directory -j$(JOBS) $(B)/bench/attn_bench
 	@$(MAKE) --no-print-directory run-bench
 
-BUILD_PACKAGES := gcc libc6-dev pkg-config lua5.4 liblua5.4-dev libjansson-dev libopenblas0-pthread
+BUILD_PACKAGES := gcc libc6-dev pkg-config lua5.4 liblua5.4-dev libjansson-dev libmd-dev libopenblas0-pthread
 TEST_PACKAGES := libcmocka-dev lua-busted lua-check clang-format xz-utils
 PACKAGES := $(BUILD_PACKAGES) $(TEST_PACKAGES)
 
@@ -140,7 +143,7 @@ diff-gen:
 # ---- compilation ----------------------------------------------------------------------------------
 
 CLI_C := $(wildcard runtime/cli*.c) runtime/main.c
-LIB_C := $(filter-out $(CLI_C),$(wildcard runtime/*.c)) build/task_specs.c
+LIB_C := $(filter-out $(CLI_C),$(wildcard runtime/*.c)) build/task_specs.c build/jit_sources.c
 TABLE_C := build/base/features.c build/base/matrices.c build/registry.c
 KERNEL_O := $(foreach i,$(ISAS),$(KERNEL_C:%.c=$(O)/%.$(i).o))
 LIB_O := $(LIB_C:%.c=$(O)/%.o) $(TABLE_C:%.c=$(O)/%.o) $(KERNEL_O)
@@ -151,11 +154,20 @@ build/task_specs.c: gen/embed.lua $(wildcard specs/task/*.lua)
 	@mkdir -p build
 	$(LUA) gen/embed.lua $@ task_spec $(wildcard specs/task/*.lua)
 
-$(O)/%.portable.o: %.c $(HEADERS)
+# what a kernel is generated from at run time
+JIT_SOURCES := $(sort $(filter-out gen/main.lua gen/check.lua gen/embed.lua gen/files.lua,$(wildcard gen/*.lua)) \
+	$(wildcard specs/feature/*.lua templates/c/*) runtime/kernel.h)
+build/jit_sources.c: gen/embed.lua $(JIT_SOURCES)
+	@mkdir -p build
+	@$(LUA) gen/embed.lua --paths $@ jit_source $(JIT_SOURCES)
+$(O)/runtime/jit_compile.o: CPPFLAGS += -DKERNEL_FLAGS='"$(KERNEL_FLAGS)"' \
+	-DKERNEL_FLAGS_ISA='{"$(ISA_portable)", "$(ISA_avx2)", "$(ISA_avx512)"}'
+
+$(O)/%.portable.o: %.c $(KERNEL_HEADERS)
 	$(COMPILE) $(ISA_portable) -DISA_NAME=portable -c $< -o $@
-$(O)/%.avx2.o: %.c $(HEADERS)
+$(O)/%.avx2.o: %.c $(KERNEL_HEADERS)
 	$(COMPILE) $(ISA_avx2) -DISA_NAME=avx2 -c $< -o $@
-$(O)/%.avx512.o: %.c $(HEADERS)
+$(O)/%.avx512.o: %.c $(KERNEL_HEADERS)
 	$(COMPILE) $(ISA_avx512) -DISA_NAME=avx512 -c $< -o $@
 $(O)/%.o: %.c $(HEADERS)
 	$(COMPILE) -c $< -o $@

@@ -1,7 +1,10 @@
--- lua5.4 gen/embed.lua OUT.c PREFIX file... : files as C strings, for what the command carries with
--- it. Writes `const char *const PREFIX_name[]` (file name without folder and extension) and
--- `PREFIX_text[]`, both ending in NULL.
+-- lua5.4 gen/embed.lua [--paths] OUT.c PREFIX file... : files as C strings, for what the command
+-- carries with it. Writes `const char *const PREFIX_name[]` (file name without folder and extension,
+-- or the path as given) and `PREFIX_text[]`, both ending in NULL.
 
+local command = "lua5.4 gen/embed.lua " .. table.concat(arg, " ")
+local paths = arg[1] == "--paths"
+if paths then table.remove(arg, 1) end
 local out_path, prefix = arg[1], arg[2]
 local names, texts = {}, {}
 
@@ -18,11 +21,10 @@ end
 for i = 3, #arg do
   local file = assert(io.open(arg[i], "rb"))
   texts[#texts + 1] = quote(file:read("a"))
-  names[#names + 1] = '"' .. arg[i]:match("([^/]+)%.%w+$") .. '"'
+  names[#names + 1] = '"' .. (paths and arg[i] or arg[i]:match("([^/]+)%.%w+$")) .. '"'
   file:close()
 end
 
-local command = "lua5.4 gen/embed.lua " .. table.concat(arg, " ")
 local out = assert(io.open(out_path, "wb"))
 out:write("/* ", command, " */\n#include <stddef.h>\n\n")
 for _, symbol in ipairs { "name", "text" } do

@@ -1,6 +1,7 @@
--- Writes what was generated: build/<pair>/, build/base/, the registry. Everything is made in memory
--- first, written to temporary files, then renamed.
+-- The files of build/<pair>/, of build/base/, the registry: all made in memory, as lists of
+-- { path, text } for `write`.
 local E = require "gen.expr"
+local disk = require "gen.files"
 local component = require "gen.feature"
 local linop = require "gen.linop"
 local plan = require "gen.plan"
@@ -11,45 +12,18 @@ local target_cuda = require "gen.target_cuda"
 
 local M = {}
 
-M.root = "."
-
-local MODULES = { "emit", "expr", "feature", "grad", "linop", "main", "ops", "pass", "plan", "render", "rows", "spec",
-  "splice", "target_c", "target_cuda" }
+local MODULES = { "emit", "expr", "feature", "files", "grad", "linop", "main", "ops", "pass", "plan",
+  "render", "rows", "spec", "splice", "target_c", "target_cuda" }
 
 local MARK = '#include "stub.h"'
 
-local function path(relative)
-  return M.root == "." and relative or M.root .. "/" .. relative
-end
-
-function M.read(relative)
-  local file, message = io.open(path(relative), "rb")
-  if not file then error(message, 0) end
-  local text = file:read("a")
-  file:close()
-  return text
-end
+M.read, M.names, M.write = disk.read, disk.names, disk.write
 
 -- FNV-1a, 64 bits, as 16 hexadecimal digits: tells texts apart, not a signature.
 function M.hash(text)
   local h = 0xcbf29ce484222325
   for i = 1, #text do h = (h ~ text:byte(i)) * 0x100000001b3 end
   return ("%016x"):format(h)
-end
-
-local function shell_quoted(text)
-  return "'" .. text:gsub("'", "'\\''") .. "'"
-end
-
--- Names of the specs of a kind, sorted.
-function M.names(kind)
-  local list = {}
-  local pipe = assert(io.popen("LC_ALL=C ls " .. shell_quoted(path("specs/" .. kind))))
-  for file in pipe:lines() do
-    list[#list + 1] = file:match("^([%w_]+)%.lua$")
-  end
-  pipe:close()
-  return list
 end
 
 -- Loads a spec by name; an unknown name gets the nearest known one. "posrf+" is the antithetic form
@@ -80,46 +54,6 @@ function M.load_all(kind)
     if list[#list].may_antithetic then list[#list + 1] = M.load(kind, name .. "+") end
   end
   return list
-end
-
-local function holds(name, text)
-  local file = io.open(name, "rb")
-  if not file then return false end
-  local same = file:read("a") == text
-  file:close()
-  return same
-end
-
--- files: list of { path, text }. All or none: temporaries first, renamed when all are written. A file
--- that is right already is left alone, so that nothing is compiled again for its new time.
-function M.write(list)
-  local made, files = {}, {}
-  for _, file in ipairs(list) do
-    if not holds(file[1], file[2]) then files[#files + 1] = file end
-  end
-  for _, file in ipairs(files) do
-    local folder = file[1]:match("^(.*)/[^/]*$")
-    if folder and not made[folder] then
-      local pipe = assert(io.popen(("mkdir -p %s 2>&1"):format(shell_quoted(folder))))
-      local message = pipe:read("l")
-      if not pipe:close() then error(message, 0) end
-      made[folder] = true
-    end
-  end
-  local function give_up(count, message)
-    for i = 1, count do os.remove(files[i][1] .. ".tmp") end
-    error(message, 0)
-  end
-  for i, file in ipairs(files) do
-    local out, message = io.open(file[1] .. ".tmp", "wb")
-    if not out then give_up(i - 1, message) end
-    local ok, why = out:write(file[2])
-    if not out:close() or not ok then give_up(i, ("%s: %s"):format(file[1], why or "cannot write")) end
-  end
-  for i, file in ipairs(files) do
-    local ok, message = os.rename(file[1] .. ".tmp", file[1])
-    if not ok then give_up(#files, ("%s (after %d files)"):format(message, i - 1)) end
-  end
 end
 
 -- Objects are lists of { key, value }, marked with M.object; arrays are plain lists.
@@ -156,19 +90,27 @@ local function real_define(dtype)
   return dtype == "f64" and "#define REAL double\n" or ""
 end
 
+-- The C text of each kind a feature has, in the order of plan.kinds.
+function M.kernels(command, feature, id, sizes, dtype)
+  local top = header(command, feature) .. real_define(dtype)
+  local prologue = ('#line 1 "%s"\n'):format(feature.path) .. target_c.prologue(feature, id, sizes)
+  local texts = {}
+  for i, kind in ipairs(plan.kinds_of(feature)) do
+    texts[i] = splice.splice(top, prologue, M.read(kind.template), kind.template, MARK)
+  end
+  return texts
+end
+
 -- The three C files and phi.cu of one feature: list of { path, text }.
 local function attention_files(out, command, feature, id, sizes, dtype)
-  local top = header(command, feature)
-  local prologue = ('#line 1 "%s"\n'):format(feature.path) .. target_c.prologue(feature, id, sizes)
-  local files = {}
-  for _, kind in ipairs(plan.kinds_of(feature)) do
-    files[#files + 1] = { ("%s/%s.c"):format(out, kind.name),
-      splice.splice(top .. real_define(dtype), prologue, M.read(kind.template), kind.template, MARK) }
+  local files, texts = {}, M.kernels(command, feature, id, sizes, dtype)
+  for i, kind in ipairs(plan.kinds_of(feature)) do
+    files[i] = { ("%s/%s.c"):format(out, kind.name), texts[i] }
   end
   local device = ('#line 1 "%s"\n'):format(target_cuda.RUNTIME)
     .. target_cuda.prologue(feature, sizes, dtype, M.read)
-  files[#files + 1] = { out .. "/phi.cu",
-    splice.splice(top, device, M.read(target_cuda.SKELETON), target_cuda.SKELETON, target_cuda.MARK) }
+  files[#files + 1] = { out .. "/phi.cu", splice.splice(header(command, feature), device,
+    M.read(target_cuda.SKELETON), target_cuda.SKELETON, target_cuda.MARK) }
   return files
 end
 
@@ -179,8 +121,8 @@ end
 
 local function dependencies(targets, sources)
   local list = {}
-  for i, name in ipairs(MODULES) do list[i] = path("gen/" .. name .. ".lua") end
-  for _, source in ipairs(sources) do list[#list + 1] = path(source) end
+  for i, name in ipairs(MODULES) do list[i] = disk.path("gen/" .. name .. ".lua") end
+  for _, source in ipairs(sources) do list[#list + 1] = disk.path(source) end
   return ("%s: \\\n  %s\n"):format(table.concat(targets, " "), table.concat(list, " \\\n  "))
 end
 
@@ -269,9 +211,7 @@ end
 local function kernel_hash(folder)
   local texts = {}
   for i, kind in ipairs(plan.kinds) do
-    local file = io.open(("%s/%s.c"):format(folder, kind.name), "rb")
-    texts[i] = file and file:read("a") or ""
-    if file then file:close() end
+    texts[i] = disk.text(("%s/%s.c"):format(folder, kind.name)) or ""
   end
   return M.hash(table.concat(texts))
 end
@@ -282,10 +222,8 @@ local function read_registry(folders)
   local dtype, dtype_of
   for _, folder in ipairs(folders) do
     local name = folder .. "/registry.inc"
-    local file, message = io.open(name, "rb")
-    if not file then error(message, 0) end
-    local text = file:read("a")
-    file:close()
+    local text, message = disk.text(name)
+    if not text then error(message, 0) end
     local this = text:match("// dtype (%w+)")
     if not this then error(("%s:2: expected '// dtype f32' or f64"):format(name), 0) end
     if dtype and this ~= dtype then

@@ -4,22 +4,26 @@ if not arg[0]:find("gen/[^/]*$") then root = ".." end
 package.path = root .. "/?.lua;" .. package.path
 
 local emit = require "gen.emit"
+local disk = require "gen.files"
+local jit = require "gen.jit"
 local plan = require "gen.plan"
 local spec = require "gen.spec"
 
-emit.root = root
+disk.root = root
 
 local HELP = [[
 lua5.4 gen/main.lua FEAT=saderf KERNEL=qmc [D=32 DV=32 M=128 DTYPE=f32] OUT=build/saderf-qmc
 lua5.4 gen/main.lua --base OUT=build/base
+lua5.4 gen/main.lua --jit FEAT=saderf|./mine.lua [D=32 DV=32 M=128] OUT=file.c   what is compiled at run time
 lua5.4 gen/main.lua --registry OUT=build/registry.c build/base build/saderf-qmc ...
 lua5.4 gen/main.lua --list                 features, matrices, row operators
+lua5.4 gen/main.lua --catalogue            the README's tables of both, as Markdown
 lua5.4 gen/main.lua --check [name ...]     derived gradients against finite differences
 lua5.4 gen/main.lua --deps (as the first two)   make rules of what would be written, to stdout
 ]]
 
 local COMMANDS = { ["--base"] = true, ["--registry"] = true, ["--list"] = true, ["--check"] = true,
-  ["--deps"] = true, ["--help"] = true }
+  ["--deps"] = true, ["--jit"] = true, ["--catalogue"] = true, ["--help"] = true }
 local SETTINGS = { "FEAT", "KERNEL", "D", "DV", "M", "DTYPE", "OUT" }
 
 local function usage(message, ...)
@@ -60,6 +64,15 @@ local function sizes_of(settings)
   return sizes
 end
 
+local function jit_files(settings)
+  if not settings.FEAT or not settings.OUT then usage("--jit needs FEAT= and OUT=") end
+  local own = settings.FEAT:find("/", 1, true)
+  local text, message
+  if own then text, message = disk.text(settings.FEAT) end
+  if message then error(message, 0) end
+  return { { settings.OUT, (jit.text(jit.feature(settings.FEAT, text), sizes_of(settings))) } }
+end
+
 local function files_of(commands, settings)
   if not settings.OUT then usage("OUT= is missing") end
   if commands["--base"] then return emit.base(settings.OUT) end
@@ -86,12 +99,16 @@ local function main()
     return commands["--help"] and 0 or 2
   elseif commands["--list"] then
     list()
+  elseif commands["--catalogue"] then
+    io.write(require "gen.catalogue".markdown())
   elseif commands["--check"] then
     return require "gen.check".run(rest) and 0 or 1
   elseif commands["--registry"] then
     if not settings.OUT then usage("OUT= is missing") end
     if #rest == 0 then usage("--registry needs the generated directories") end
     emit.write(emit.registry(settings.OUT, rest))
+  elseif commands["--jit"] then
+    emit.write(jit_files(settings))
   else
     if rest[1] then usage("unexpected argument '%s'", rest[1]) end
     local files = files_of(commands, settings)

@@ -408,11 +408,13 @@ end
 
 local MATRIX = {
   { "name", "string" }, { "doc", "string" }, { "source", "string" }, { "law", "string" },
-  { "sample", "function" },
+  { "sample", "function" }, { "learner", "string", true },
 }
 
--- Every row exactly N(0, I); unbiased with the row weights; rows of one length, biased; anything else.
-local LAWS = { "exact", "weighted", "fixed-norm", "approximate" }
+-- Every row exactly N(0, I); unbiased with the row weights; rows of one length, biased; anything else;
+-- trained, from the sample on.
+local LAWS = { "exact", "weighted", "fixed-norm", "approximate", "learned" }
+M.LEARNERS = { "fastfood", "gmm", "bbq", "dgm", "inn" }
 
 local function matrix(spec, t)
   check_fields(spec, t, MATRIX)
@@ -428,6 +430,10 @@ local function matrix(spec, t)
     refuse(spec, "sample", 1, "'sample' must return a matrix, got %s", describe(result))
   end
   spec.recipe = linop.recipe(result)
+  if (spec.law == "learned") ~= (t.learner ~= nil) then
+    refuse(spec, "law", 1, "'law' is 'learned' where there is a 'learner', and only there")
+  end
+  spec.learner = t.learner and one_of(spec, "learner", t.learner, M.LEARNERS)
 end
 
 local ROW = {

@@ -17,4 +17,28 @@ function M.splice(header, prologue, template, template_path, mark)
   }
 end
 
+-- Puts the texts of the headers in the place of `#include "name"`, each once, as they guard
+-- themselves; read(name) -> path, text. #line directives keep a compiler's messages at the sources.
+function M.inline(text, path, read, seen)
+  local out, line = {}, 0
+  seen = seen or {}
+  for whole in text:gmatch("[^\n]*\n?") do
+    line = line + 1
+    local number, file = whole:match('^#line (%d+) "(.-)"')
+    local header = whole:match('^%s*#include "([^"]+)"')
+    if number then line, path = tonumber(number) - 1, file end
+    if not header then
+      out[#out + 1] = whole
+    elseif not seen[header] then
+      seen[header] = true
+      local header_path, header_text = read(header)
+      out[#out + 1] = ('#line 1 "%s"\n%s#line %d "%s"\n'):format(header_path,
+        M.inline(header_text, header_path, read, seen), line + 1, path)
+    else
+      out[#out + 1] = "\n"
+    end
+  end
+  return table.concat(out)
+end
+
 return M

@@ -224,9 +224,9 @@ function M.matrices(specs)
     end
     out[#out + 1] = ("static const recipe_op %s_recipe[] = {\n%s\n};\n"):format(spec.name,
       table.concat(steps, "\n"))
-    rows[#rows + 1] = ("    {%s,\n     %s,\n     %s,\n     %s, %d, %s_recipe, %s},"):format(
+    rows[#rows + 1] = ("    {%s,\n     %s,\n     %s,\n     %s, %d, %s_recipe, %s, %s},"):format(
       quoted(spec.name), quoted(spec.doc), quoted(spec.source), quoted(spec.law), #spec.recipe, spec.name,
-      quoted(spec.hash))
+      quoted(spec.hash), spec.learner and quoted(spec.learner) or "NULL")
   end
   out[#out + 1] = "const matrix_info generated_matrices[] = {"
   out[#out + 1] = table.concat(rows, "\n")

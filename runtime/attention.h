@@ -34,6 +34,7 @@ struct spectra_attention {
     double *uniform;   /* (M, D) from which count matrices are made, else NULL */
     bool counts_given; /* W holds the counts themselves */
     float *packed;     /* what the plan points to */
+    struct attention_training *training; /* parameters that are trained, NULL: none */
     attention_input scalar[MAX_SCALARS], vector[MAX_VECTORS], a_pos;
 };
 
@@ -147,6 +148,33 @@ float *performer_vectors(const spectra_attention *att, float *block);
 /* Row r of a matrix to its places: wt (D, MP), w (MP, DP), w2 (MP), sums (2, MP) or NULL. */
 void performer_pack_row(int64_t D, int64_t MP, int64_t DP, int64_t r, const float *row, float *wt,
                         float *w, float *w2, float *sums);
+
+/* ---- attention_training.c: parameters that are trained -----------------------------------------
+ */
+
+/* Prepares what desc.learn and a learned matrix ask for; att->w and att->row_weight get their first
+ * values. SPECTRA_EUNSUPPORTED where the feature has nothing to train. */
+spectra_status training_init(spectra_attention *att);
+void training_release(spectra_attention *att);
+/* Draws the fixed sample for a seed. */
+spectra_status training_redraw(spectra_attention *att, uint64_t seed);
+/* What together with the trained parameters makes the matrices: to be saved, and restored in place.
+ */
+typedef struct attention_constant {
+    const char *name;
+    int ndim;
+    int64_t shape[2];
+    float *data;
+} attention_constant;
+enum { ATTENTION_CONSTANTS = 4 };
+int attention_constants(spectra_attention *att, attention_constant out[ATTENTION_CONSTANTS]);
+/* After constants were overwritten. */
+void attention_constants_changed(spectra_attention *att);
+/* Of the performer's backward: the sums over (batch) of the parameters' gradients of every head,
+ * (heads, stride), laid out as attn_bwd_ops writes them, and those of the row weights (heads, M).
+ */
+void performer_gradients(const spectra_attention *att, const spectra_problem *p, const void *work,
+                         const float **params, int64_t *stride, const float **weights);
 
 /* ---- attention_official.c: the reference system's behaviour ------------------------------------
  */

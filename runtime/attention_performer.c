@@ -4,6 +4,7 @@
 #include "attention.h"
 
 #include "blas.h"
+#include "jit.h"
 #include "registry.h"
 #include "sample.h"
 #include "status.h"
@@ -24,7 +25,7 @@ typedef struct layout {
     int64_t heads, splits_q, splits_k;
     int64_t state, dstate, block, params, moments; /* size of each, one head */
     int64_t saved_state, saved_block, saved_moments, saved_den, saved_total;
-    int64_t work_state, work_dstate, work_dparams, work_scratch, work_total;
+    int64_t work_state, work_dstate, work_dparams, work_gweight, work_scratch, work_total;
     int64_t scratch; /* one thread */
     int64_t den_rows;
 } layout;
@@ -55,7 +56,8 @@ static layout layout_of(const spectra_attention *att, const spectra_problem *p)
     l.state = performer_align(attn_state_reals(plan, f->lanes));
     l.dstate = performer_align(attn_dstate_reals(plan, f->lanes));
     l.block = performer_block_floats(att);
-    l.params = performer_align(f->scalars + f->vectors * plan->DP);
+    l.params = performer_align(f->scalars + f->vectors * plan->DP +
+                               (plan->learn ? plan->MP * plan->DP : 0));
     l.moments = MOMENTS * plan->DP;
     l.den_rows = rows_total(p->q_begin, p->q_len, p->B, p->T);
     int64_t at = 0;
@@ -72,6 +74,7 @@ static layout layout_of(const spectra_attention *att, const spectra_problem *p)
     l.work_state = at, at += l.splits_k > 1 ? l.heads * l.splits_k * l.state : 0;
     l.work_dstate = at, at += l.heads * l.splits_q * l.dstate;
     l.work_dparams = at, at += l.heads * (l.splits_q + l.splits_k) * l.params;
+    l.work_gweight = at, at += att->training ? performer_align(l.heads * plan->M) : 0;
     l.work_scratch = at, at += omp_get_max_threads() * l.scratch;
     l.work_total = at;
     return l;
@@ -87,6 +90,7 @@ static spectra_status performer_redraw(spectra_attention *att, uint64_t seed)
     att->desc.seed = seed;
     att->counts_given = false;
     TRY(sample_matrix(att->matrix, M, D, seed, att->desc.layer, att->w, att->row_weight));
+    TRY(training_redraw(att, seed));
     if (att->second) {
         TRY(registry_matrix("orf", &directions));
         TRY(sample_matrix(directions, M, D, seed + other, att->desc.layer, att->second, NULL));
@@ -105,6 +109,9 @@ static spectra_status check_pair(const spectra_attention_desc *d, const feature_
     if (d->official && !f->has_official)
         return fail(SPECTRA_EUNSUPPORTED, "%s has no official behaviour: the reference lacks it",
                     f->name);
+    if (d->official && (d->learn || m->learner))
+        return fail(SPECTRA_EUNSUPPORTED, "the official behaviour trains no parameter of %s",
+                    d->learn ? f->name : m->name);
     if (d->official && d->target != SPECTRA_SOFTMAX)
         return fail(SPECTRA_EINVAL, "the official behaviour has no choice of target kernel");
     if (d->through && (f->linear != LINEAR_NONE || f->counts != COUNTS_NONE))
@@ -125,6 +132,12 @@ static spectra_status find_feature(const spectra_attention_desc *d, const featur
         *out = plain;
         return SPECTRA_OK;
     }
+    if (jit_spec_find(d->feat))
+        return fail(
+            SPECTRA_EUNSUPPORTED,
+            "%s: the antithetic form of a spec of one's own has to be built: put the file into "
+            "specs/feature",
+            d->feat);
     if (!plain->may_antithetic)
         return fail(SPECTRA_EUNSUPPORTED,
                     "%s has no antithetic form: it is no exponential of w.x, or even in w",
@@ -141,8 +154,10 @@ static spectra_status performer_init(spectra_attention *att)
     if (d->M < 1 || d->M > 1024)
         return fail(SPECTRA_ESHAPE, "performer: %lld features; allowed are 1 to 1024",
                     (long long)d->M);
-    TRY(find_feature(d, &att->feature));
     TRY(registry_matrix(d->kernel, &att->matrix));
+    if (jit_spec_find(d->feat)) /* known only once it is compiled */
+        TRY(registry_attn(d->feat, d->kernel, d->D, d->DV, d->M, &att->kernels));
+    TRY(find_feature(d, &att->feature));
     const feature_info *f = att->feature;
     TRY(check_pair(d, f, att->matrix));
     TRY(registry_attn(f->name, att->matrix->name, d->D, d->DV, d->M, &att->kernels));
@@ -165,11 +180,13 @@ static spectra_status performer_init(spectra_attention *att)
                     (long long)d->M, (long long)d->D);
     if (f->linear != LINEAR_NONE)
         TRY(blas_open());
+    TRY(training_init(att));
     return performer_redraw(att, d->seed);
 }
 
 static void performer_release(spectra_attention *att)
 {
+    training_release(att);
     free(att->w);
     free(att->second);
     free(att->uniform);
@@ -220,6 +237,24 @@ static void weight_rows(const spectra_attention *att, float *at)
         at[f] *= weight;
         for (int64_t c = 0; c < p->DVP; c++)
             at[F + f * p->DVP + c] *= weight;
+    }
+}
+
+/* Gradients of the row weights, from a state and its gradient, both weighted. */
+static void weight_gradient(const spectra_attention *att, const float *state, const float *dstate,
+                            float *gweight)
+{
+    const attn_plan *p = &att->plan;
+    int64_t F = att->feature->lanes * p->MP;
+    for (int64_t r = 0; r < p->M; r++)
+        gweight[r] = 0;
+    for (int64_t f = 0; f < F; f++) {
+        int64_t r = f % p->MP;
+        double sum = (double)state[F + f] * (double)dstate[f];
+        for (int64_t c = 0; c < p->DVP && r < p->M; c++)
+            sum += (double)state[2 * F + f * p->DVP + c] * (double)dstate[F + f * p->DVP + c];
+        if (r < p->M)
+            gweight[r] += (float)(sum / (double)att->row_weight[r]);
     }
 }
 
@@ -376,8 +411,9 @@ static spectra_status performer_backward(const spectra_attention *att, const spe
     float *saved = saved_, *work = work_;
     const layout l = layout_of(att, p);
     bool through = att->desc.through && att->feature->adapt;
+    bool wanted = through || att->training;
     float *dparams = work + l.work_dparams; /* splits of queries, then splits of keys */
-    if (through)
+    if (wanted)
         memset(dparams, 0,
                (size_t)(l.heads * (l.splits_q + l.splits_k) * l.params) * sizeof *dparams);
     float *dparams_k = dparams + l.heads * l.splits_q * l.params;
@@ -387,13 +423,16 @@ static spectra_status performer_backward(const spectra_attention *att, const spe
 #pragma omp for schedule(dynamic)
         for (int64_t task = 0; task < l.heads * l.splits_q; task++)
             split_queries_bwd(att, p, x, &l, task, saved, work + l.work_dstate + task * l.dstate,
-                              through ? dparams + task * l.params : NULL, scratch);
-        if (l.splits_q > 1 || att->weighted) {
+                              wanted ? dparams + task * l.params : NULL, scratch);
+        if (l.splits_q > 1 || att->weighted || att->training) {
 #pragma omp for schedule(dynamic)
             for (int64_t n = 0; n < l.heads; n++) {
                 float *sum = work + l.work_dstate + n * l.splits_q * l.dstate;
                 for (int64_t i = 1; i < l.splits_q; i++)
                     add(sum, sum + i * l.dstate, l.dstate);
+                if (att->training)
+                    weight_gradient(att, saved + l.saved_state + n * l.state, sum,
+                                    work + l.work_gweight + n * att->plan.M);
                 weight_rows(att, sum);
             }
         }
@@ -401,8 +440,8 @@ static spectra_status performer_backward(const spectra_attention *att, const spe
         for (int64_t task = 0; task < l.heads * l.splits_k; task++)
             split_keys_bwd(att, p, x, &l, task, saved,
                            work + l.work_dstate + task / l.splits_k * l.splits_q * l.dstate,
-                           through ? dparams_k + task * l.params : NULL, scratch);
-        if (through) {
+                           wanted ? dparams_k + task * l.params : NULL, scratch);
+        if (wanted) {
 #pragma omp for schedule(dynamic)
             for (int64_t n = 0; n < l.heads; n++) {
                 float *sum = dparams + n * l.splits_q * l.params;
@@ -410,12 +449,22 @@ static spectra_status performer_backward(const spectra_attention *att, const spe
                     add(sum, sum + i * l.params, l.params);
                 for (int64_t i = 0; i < l.splits_k; i++)
                     add(sum, dparams_k + (n * l.splits_k + i) * l.params, l.params);
-                through_params(att, p, x, saved + l.saved_moments + n * l.moments,
-                               saved + l.saved_block + n * l.block, sum, n);
+                if (through)
+                    through_params(att, p, x, saved + l.saved_moments + n * l.moments,
+                                   saved + l.saved_block + n * l.block, sum, n);
             }
         }
     }
     return SPECTRA_OK;
+}
+
+void performer_gradients(const spectra_attention *att, const spectra_problem *p, const void *work,
+                         const float **params, int64_t *stride, const float **weights)
+{
+    const layout l = layout_of(att, p);
+    *params = (const float *)work + l.work_dparams;
+    *stride = l.splits_q * l.params;
+    *weights = (const float *)work + l.work_gweight;
 }
 
 static int64_t performer_saved_bytes(const spectra_attention *att, const spectra_problem *p)

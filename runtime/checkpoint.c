@@ -14,23 +14,18 @@ static const char *const moment_names[ADAM_MOMENTS] = {"adamw.m", "adamw.v"};
 static const char *const keys[] = {"step", "evaluated", "best", "best_step"};
 enum { KEYS = sizeof keys / sizeof keys[0] };
 
-static void projection_name(int64_t layer, char name[NAME_SIZE])
+/* What, with the parameters, makes the matrices of a layer's attention; none where it shares those
+ * of another. */
+static int layer_constants(model *m, int64_t layer, attention_constant out[ATTENTION_CONSTANTS])
 {
-    snprintf(name, NAME_SIZE, "model.transformer_%lld.mha.attn.attn_fn.projection_matrix",
-             (long long)layer);
+    bool shared = model_config_of(m)->tied && layer > 0;
+    return shared ? 0 : attention_constants(model_attention(m, layer), out);
 }
 
-/* Weight matrix of a layer, NULL when it has none of its own. */
-static const float *projection(model *m, int64_t layer, int64_t shape[2])
+static void constant_name(int64_t layer, const attention_constant *c, char name[NAME_SIZE])
 {
-    if (model_config_of(m)->tied && layer > 0)
-        return NULL;
-    spectra_attention *att = model_attention(m, layer);
-    if (!att->w)
-        return NULL;
-    shape[0] = att->desc.M;
-    shape[1] = att->desc.D;
-    return att->w;
+    snprintf(name, NAME_SIZE, "model.transformer_%lld.mha.attn.attn_fn.%s", (long long)layer,
+             c->name);
 }
 
 spectra_status checkpoint_save(const char *path, model *m, const float *const moments[2],
@@ -38,9 +33,9 @@ spectra_status checkpoint_save(const char *path, model *m, const float *const mo
 {
     int64_t layers = model_config_of(m)->layers;
     int parameters = model_tensor_count(m), count = 0;
-    size_t capacity = (size_t)parameters + (size_t)layers + ADAM_MOMENTS;
-    st_tensor *tensor = calloc(capacity, sizeof *tensor);
-    char(*names)[NAME_SIZE] = calloc((size_t)layers, NAME_SIZE);
+    size_t constants = (size_t)layers * ATTENTION_CONSTANTS;
+    st_tensor *tensor = calloc((size_t)parameters + constants + ADAM_MOMENTS, sizeof *tensor);
+    char(*names)[NAME_SIZE] = calloc(constants, NAME_SIZE);
     if (!tensor || !names) {
         free(tensor);
         free(names);
@@ -52,11 +47,14 @@ spectra_status checkpoint_save(const char *path, model *m, const float *const mo
             t->name, NPY_F32, t->ndim, {t->shape[0], t->shape[1]}, model_params(m) + t->offset};
     }
     for (int64_t l = 0; l < layers; l++) {
-        int64_t shape[2];
-        const float *w = projection(m, l, shape);
-        projection_name(l, names[l]);
-        if (w)
-            tensor[count++] = (st_tensor){names[l], NPY_F32, 2, {shape[0], shape[1]}, w};
+        attention_constant held[ATTENTION_CONSTANTS];
+        int n = layer_constants(m, l, held);
+        for (int i = 0; i < n; i++) {
+            char *name = names[l * ATTENTION_CONSTANTS + i];
+            constant_name(l, &held[i], name);
+            tensor[count++] = (st_tensor){
+                name, NPY_F32, held[i].ndim, {held[i].shape[0], held[i].shape[1]}, held[i].data};
+        }
     }
     for (int i = 0; i < ADAM_MOMENTS && moments; i++)
         tensor[count++] =
@@ -124,14 +122,18 @@ static spectra_status read_tensors(const st_file *f, const char *path, model *m,
             memcpy(model_params(m) + t->offset, data, (size_t)n * sizeof *data);
     }
     for (int64_t l = 0; l < model_config_of(m)->layers; l++) {
+        attention_constant held[ATTENTION_CONSTANTS];
         char name[NAME_SIZE];
-        int64_t shape[2];
-        if (!projection(m, l, shape))
-            continue;
-        projection_name(l, name);
-        TRY(find(f, path, name, 2, shape, &data));
-        if (store)
-            TRY(spectra_attention_set(model_attention(m, l), "W", data, 2, shape));
+        int n = layer_constants(m, l, held);
+        for (int i = 0; i < n; i++) {
+            int64_t size = held[i].shape[0] * held[i].shape[1];
+            constant_name(l, &held[i], name);
+            TRY(find(f, path, name, held[i].ndim, held[i].shape, &data));
+            if (store)
+                memcpy(held[i].data, data, (size_t)size * sizeof *data);
+        }
+        if (store && n > 0)
+            attention_constants_changed(model_attention(m, l));
     }
     for (int i = 0; i < ADAM_MOMENTS && moments; i++) {
         int64_t n = model_param_count(m);

@@ -17,7 +17,8 @@ enum {
     CLI_MATRIX = 16,
     CLI_DATA = 32,
     CLI_LIST = 64,
-    CLI_INFO = 128
+    CLI_INFO = 128,
+    CLI_JIT = 256
 };
 
 typedef enum option_id {
@@ -31,6 +32,7 @@ typedef enum option_id {
     OPT_OFFICIAL,
     OPT_THROUGH,
     OPT_ANTITHETIC,
+    OPT_LEARN,
     OPT_STEPS,
     OPT_BATCH,
     OPT_ACCUMULATE,
@@ -70,6 +72,10 @@ typedef enum option_id {
     OPT_OVERWRITE,
     OPT_JSON,
     OPT_THREADS,
+    OPT_LIST,
+    OPT_CLEAR,
+    OPT_WARM,
+    OPT_VALUE_SIZE,
     OPT_HELP,
     OPT_COUNT
 } option_id;
@@ -103,8 +109,12 @@ spectra_status cli_apply_settings(const cli_args *a, void *config);
 /* The text of an option that must be there: "attend needs --q FILE". */
 spectra_status cli_need(const cli_args *a, option_id id, const char **text);
 
+/* An object, which is taken over, to stdout. SPECTRA_ENOMEM, also for NULL. */
+spectra_status cli_print_json(json_t *object);
+
 /* Component function and matrix of --feat and --kernel: whichever table a value is in decides,
- * because the reference system's options are the other way round. Defaults: posrf, orf. */
+ * because the reference system's options are the other way round. The path of a spec is opened and
+ * gives its name. Defaults: posrf, orf. */
 spectra_status cli_pair(const cli_args *a, const char **feat, const char **kernel);
 
 spectra_status cli_train(const cli_args *a);
@@ -115,6 +125,10 @@ spectra_status cli_matrix(const cli_args *a);
 spectra_status cli_data(const cli_args *a);
 spectra_status cli_list(const cli_args *a);
 spectra_status cli_info(const cli_args *a);
+spectra_status cli_jit(const cli_args *a);
+
+/* What the environment says of compiling at run time, to jit.h. SPECTRA_EINVAL. */
+spectra_status cli_jit_settings(void);
 
 /* Set by SIGINT and SIGTERM once cli_catch_signals was called; a second signal kills. */
 extern volatile sig_atomic_t cli_stop;

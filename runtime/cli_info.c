@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static spectra_status print_json(json_t *object)
+spectra_status cli_print_json(json_t *object)
 {
     char *text = object ? json_dumps(object, JSON_INDENT(2) | JSON_PRESERVE_ORDER) : NULL;
     json_decref(object);
@@ -33,6 +33,16 @@ static json_t *name_list(const char *const *names, int count)
     return list;
 }
 
+/* Names of the matrices a feature may go with. */
+static json_t *legal_matrices(const feature_info *f)
+{
+    json_t *list = json_array();
+    for (const matrix_info *m = generated_matrices; m->name; m++)
+        if (attention_legal(f, m, NULL))
+            json_array_append_new(list, json_string(m->name));
+    return list;
+}
+
 static spectra_status list_json(void)
 {
     json_t *all = json_object(), *list = json_array();
@@ -41,11 +51,14 @@ static spectra_status list_json(void)
     json_object_set_new(all, "attentions", list);
     list = json_array();
     for (const feature_info *f = generated_features; f->name; f++)
-        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:i, s:b, s:o, s:o}", "name",
-                                              f->name, "doc", f->doc, "source", f->source, "lanes",
-                                              f->lanes, "signed", f->is_signed, "scalars",
-                                              name_list(f->scalar_names, f->scalars), "vectors",
-                                              name_list(f->vector_names, f->vectors)));
+        if (!f->is_antithetic)
+            json_array_append_new(
+                list, json_pack("{s:s, s:s, s:s, s:i, s:b, s:b, s:b, s:o, s:o, s:o}", "name",
+                                f->name, "doc", f->doc, "source", f->source, "lanes", f->lanes,
+                                "signed", f->is_signed, "antithetic", f->may_antithetic, "official",
+                                f->has_official, "scalars", name_list(f->scalar_names, f->scalars),
+                                "vectors", name_list(f->vector_names, f->vectors), "matrices",
+                                legal_matrices(f)));
     json_object_set_new(all, "features", list);
     list = json_array();
     for (const matrix_info *m = generated_matrices; m->name; m++)
@@ -61,7 +74,7 @@ static spectra_status list_json(void)
         json_array_append_new(list, row);
     }
     json_object_set_new(all, "tasks", list);
-    return print_json(all);
+    return cli_print_json(all);
 }
 
 /* What a matrix's law means for who chooses it. */
@@ -72,11 +85,40 @@ static const char *law_text(const char *law)
         {"weighted", "unbiased with row weights"},
         {"fixed-norm", "rows of one length, biased"},
         {"approximate", "nearly normal rows"},
+        {"learned", "trained"},
     };
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         if (strcmp(law, texts[i][0]) == 0)
             return texts[i][1];
     return law;
+}
+
+/* Features down, matrices across: which go together, and why not. */
+static void print_legality(void)
+{
+    const char *why = NULL, *reason;
+    int across = 0, row = 0;
+    puts("which go together (columns: weight matrices, numbered)");
+    for (const matrix_info *m = generated_matrices; m->name; m++, across++)
+        printf("  %2d %-20s%s", across + 1, m->name, across % 3 == 2 ? "\n" : "");
+    printf("%s  %-18s", across % 3 ? "\n" : "", "");
+    for (int i = 0; i < across; i++)
+        printf(" %2d", i + 1);
+    putchar('\n');
+    for (const feature_info *f = generated_features; f->name; f++) {
+        if (f->is_antithetic)
+            continue;
+        printf("  %-18s", f->name);
+        for (const matrix_info *m = generated_matrices; m->name; m++) {
+            bool legal = attention_legal(f, m, &reason);
+            printf("  %s", legal ? "+" : "-");
+            why = legal ? why : reason;
+        }
+        putchar('\n');
+        row++;
+    }
+    if (why && row > 0)
+        printf("  -: %s\n", why);
 }
 
 spectra_status cli_list(const cli_args *a)
@@ -88,10 +130,12 @@ spectra_status cli_list(const cli_args *a)
         printf("  %s\n", *name);
     puts("component functions (--feat)");
     for (const feature_info *f = generated_features; f->name; f++)
-        printf("  %-18s %s\n", f->name, f->doc);
+        if (!f->is_antithetic)
+            printf("  %-18s %s%s\n", f->name, f->doc, f->may_antithetic ? " (--antithetic)" : "");
     puts("weight matrices (--kernel)");
     for (const matrix_info *m = generated_matrices; m->name; m++)
         printf("  %-18s %s (%s)\n", m->name, m->doc, law_text(m->law));
+    print_legality();
     puts("tasks (--task)");
     for (int i = 0; task_spec_name[i]; i++) {
         task t;
@@ -145,10 +189,10 @@ spectra_status cli_info(const cli_args *a)
         json_t *kernels = json_array();
         for (const attn_row *row = generated_attn; row->feat; row++)
             json_array_append_new(kernels, json_string(row_text(row, text, sizeof text)));
-        return print_json(json_pack("{s:s, s:s, s:s, s:i, s:i, s:b, s:s, s:o}", "version",
-                                    spectra_version(), "cpu", cpu, "instructions", isa_text,
-                                    "processors", (int)processors, "threads", omp_get_max_threads(),
-                                    "blas_found", blas, "blas", blas_text, "kernels", kernels));
+        return cli_print_json(json_pack(
+            "{s:s, s:s, s:s, s:i, s:i, s:b, s:s, s:o}", "version", spectra_version(), "cpu", cpu,
+            "instructions", isa_text, "processors", (int)processors, "threads",
+            omp_get_max_threads(), "blas_found", blas, "blas", blas_text, "kernels", kernels));
     }
     printf("version       %s\n", spectra_version());
     printf("processor     %s, %ld\n", cpu, processors);

@@ -1,5 +1,6 @@
 #include "cli.h"
 
+#include "jit.h"
 #include "registry.h"
 #include "status.h"
 #include "train.h"
@@ -11,7 +12,7 @@ enum {
     NETS = CLI_TRAIN | CLI_EVAL,
     ARRAYS = CLI_ATTEND | CLI_FEATURES,
     PAIRS = NETS | ARRAYS,
-    EVERY = 255,
+    EVERY = 511,
     FLAG = 16 /* a type beside setting_type: no value */
 };
 
@@ -29,12 +30,12 @@ static const option options[OPT_COUNT] = {
                   "benchmark task"},
     [OPT_ATTN] = {"attn", NULL, "NAME", SETTING_STRING, PAIRS, NULL, 0, 0, "performer", NULL,
                   "attention"},
-    [OPT_FEAT] = {"feat", NULL, "NAME", SETTING_STRING, PAIRS, NULL, 0, 0, NULL, NULL,
-                  "component function, default posrf"},
-    [OPT_KERNEL] = {"kernel", "kernel-type", "NAME", SETTING_STRING, PAIRS | CLI_MATRIX, NULL, 0, 0,
-                    NULL, NULL, "weight matrix, default orf"},
-    [OPT_M] = {"m", NULL, "N", SETTING_INT, PAIRS | CLI_MATRIX, NULL, 1, 1024, "128", NULL,
-               "rows of the weight matrix"},
+    [OPT_FEAT] = {"feat", NULL, "NAME", SETTING_STRING, PAIRS | CLI_JIT, NULL, 0, 0, NULL, NULL,
+                  "component function, default posrf; ./NAME.lua is a spec of your own"},
+    [OPT_KERNEL] = {"kernel", "kernel-type", "NAME", SETTING_STRING, PAIRS | CLI_MATRIX | CLI_JIT,
+                    NULL, 0, 0, NULL, NULL, "weight matrix, default orf"},
+    [OPT_M] = {"m", NULL, "N", SETTING_INT, PAIRS | CLI_MATRIX | CLI_JIT, NULL, 1, 1024, "128",
+               NULL, "rows of the weight matrix"},
     [OPT_SEED] = {"seed", "random", "N", SETTING_INT, PAIRS | CLI_MATRIX | CLI_DATA, NULL, 0, 9e15,
                   "42", NULL, "seed of everything random"},
     [OPT_TARGET] = {"target", NULL, "NAME", SETTING_STRING, CLI_TRAIN | ARRAYS, "target", 0, 0,
@@ -46,6 +47,8 @@ static const option options[OPT_COUNT] = {
     [OPT_ANTITHETIC] = {"antithetic", NULL, NULL, FLAG, CLI_TRAIN | CLI_ATTEND | CLI_FEATURES,
                         "antithetic", 0, 0, NULL, NULL,
                         "features of w and of -w, twice as many from one projection"},
+    [OPT_LEARN] = {"learn", NULL, NULL, FLAG, CLI_TRAIN, "learn", 0, 0, NULL, NULL,
+                   "train the feature's own scalars (gerf's A), one a head"},
     [OPT_STEPS] = {"steps", NULL, "N", SETTING_INT, CLI_TRAIN, "steps", 0, 0, NULL, NULL,
                    "training steps"},
     [OPT_BATCH] = {"batch", NULL, "N", SETTING_INT, NETS, "batch", 0, 0, NULL, NULL,
@@ -105,7 +108,8 @@ static const option options[OPT_COUNT] = {
                 "where the gradient of k goes"},
     [OPT_DV] = {"dv", NULL, "FILE", SETTING_STRING, CLI_ATTEND, NULL, 0, 0, NULL, NULL,
                 "where the gradient of v goes"},
-    [OPT_D] = {"d", NULL, "N", SETTING_INT, CLI_MATRIX, NULL, 1, 256, "32", NULL, "head size"},
+    [OPT_D] = {"d", NULL, "N", SETTING_INT, CLI_MATRIX | CLI_JIT, NULL, 1, 256, "32", NULL,
+               "head size"},
     [OPT_LAYER] = {"layer", NULL, "N", SETTING_INT, CLI_MATRIX, NULL, 0, 1 << 20, "0", NULL,
                    "layer whose matrix is drawn"},
     [OPT_ROW_WEIGHTS] = {"row-weights", NULL, "FILE", SETTING_STRING, CLI_MATRIX, NULL, 0, 0, NULL,
@@ -120,10 +124,17 @@ static const option options[OPT_COUNT] = {
                       "generate: write LRA's tsv files as well"},
     [OPT_OVERWRITE] = {"overwrite", NULL, NULL, FLAG, CLI_TRAIN | CLI_DATA, NULL, 0, 0, NULL, NULL,
                        "replace what is there"},
-    [OPT_JSON] = {"json", NULL, NULL, FLAG, NETS | CLI_LIST | CLI_INFO | CLI_DATA, NULL, 0, 0, NULL,
-                  NULL, "result as JSON"},
+    [OPT_JSON] = {"json", NULL, NULL, FLAG, NETS | CLI_LIST | CLI_INFO | CLI_DATA | CLI_JIT, NULL,
+                  0, 0, NULL, NULL, "result as JSON"},
     [OPT_THREADS] = {"threads", NULL, "N", SETTING_INT, PAIRS, NULL, 1, 4096, NULL, NULL,
                      "threads, default all processors; results do not depend on it"},
+    [OPT_LIST] = {"list", NULL, NULL, FLAG, CLI_JIT, NULL, 0, 0, NULL, NULL,
+                  "kernels in the cache"},
+    [OPT_CLEAR] = {"clear", NULL, NULL, FLAG, CLI_JIT, NULL, 0, 0, NULL, NULL, "remove them"},
+    [OPT_WARM] = {"warm", NULL, NULL, FLAG, CLI_JIT, NULL, 0, 0, NULL, NULL,
+                  "compile the pair's kernel, or that of every component function"},
+    [OPT_VALUE_SIZE] = {"dv", NULL, "N", SETTING_INT, CLI_JIT, NULL, 1, 256, NULL, NULL,
+                        "value size, default the head size"},
     [OPT_HELP] = {"help", NULL, NULL, FLAG, EVERY, NULL, 0, 0, NULL, NULL, "this text"},
 };
 
@@ -295,6 +306,8 @@ void cli_print_options(unsigned command)
 
 static bool is_feature(const char *name)
 {
+    if (jit_spec_find(name))
+        return true;
     for (const feature_info *f = generated_features; f->name; f++)
         if (strcmp(f->name, name) == 0)
             return true;
@@ -309,10 +322,23 @@ static bool is_matrix(const char *name)
     return false;
 }
 
+/* The path of a spec into the spec's name. */
+static spectra_status open_path(const char **name)
+{
+    const jit_spec *spec = NULL;
+    if (!*name || !jit_is_path(*name))
+        return SPECTRA_OK;
+    TRY(jit_spec_open(*name, NULL, &spec));
+    *name = spec->name;
+    return SPECTRA_OK;
+}
+
 spectra_status cli_pair(const cli_args *a, const char **feat, const char **kernel)
 {
     const char *given_feat = a->value[OPT_FEAT].given ? a->value[OPT_FEAT].text : NULL;
     const char *given_kernel = a->value[OPT_KERNEL].given ? a->value[OPT_KERNEL].text : NULL;
+    TRY(open_path(&given_feat));
+    TRY(open_path(&given_kernel));
     bool swapped = (!given_feat || is_matrix(given_feat)) &&
                    (!given_kernel || is_feature(given_kernel)) && (given_feat || given_kernel);
     if (swapped) {
@@ -332,9 +358,11 @@ spectra_status cli_pair(const cli_args *a, const char **feat, const char **kerne
         return registry_feature(k, &feature);
     if (is_feature(k))
         return registry_matrix(f, &matrix);
-    TRY(registry_feature(f, &feature));
+    const jit_spec *own = jit_spec_find(f);
+    if (!own)
+        TRY(registry_feature(f, &feature));
     TRY(registry_matrix(k, &matrix));
-    *feat = feature->name;
+    *feat = own ? own->name : feature->name;
     *kernel = matrix->name;
     return SPECTRA_OK;
 }

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "cli.h"
 
+#include "jit.h"
 #include "status.h"
 #include "train.h"
 
@@ -93,6 +94,23 @@ static void progress_end(const progress_line *line)
 /* ---- settings ---------------------------------------------------------------------------------
  */
 
+/* The pair of --feat and --kernel into a config; path of a spec too, and its hash if keep is not
+ * set, as then that of the run is what the text must have. */
+static spectra_status set_pair(const cli_args *a, bool keep, train_config *c)
+{
+    const char *feat, *kernel;
+    TRY(cli_pair(a, &feat, &kernel));
+    snprintf(c->feat, sizeof c->feat, "%s", feat);
+    snprintf(c->kernel, sizeof c->kernel, "%s", kernel);
+    const jit_spec *spec = jit_spec_find(feat);
+    if (spec && strlen(spec->path) >= sizeof c->spec)
+        return fail(SPECTRA_EINVAL, "%s: the path is too long", spec->path);
+    snprintf(c->spec, sizeof c->spec, "%s", spec ? spec->path : "");
+    if (!keep)
+        snprintf(c->spec_hash, sizeof c->spec_hash, "%s", spec ? spec->hash : "");
+    return SPECTRA_OK;
+}
+
 /* A task's own defaults with what the options say. */
 static spectra_status new_config(const cli_args *a, train_config *c)
 {
@@ -105,16 +123,13 @@ static spectra_status new_config(const cli_args *a, train_config *c)
     if (length >= (int)sizeof c->data)
         return fail(SPECTRA_EINVAL, "the task's name is too long");
     if (strcmp(c->attn, "performer") == 0) {
-        const char *feat, *kernel;
-        TRY(cli_pair(a, &feat, &kernel));
-        snprintf(c->feat, sizeof c->feat, "%s", feat);
-        snprintf(c->kernel, sizeof c->kernel, "%s", kernel);
+        TRY(set_pair(a, false, c));
         c->m = a->value[OPT_M].integer;
     } else {
-        static const option_id only[] = {OPT_FEAT,     OPT_KERNEL,  OPT_M,         OPT_TARGET,
-                                         OPT_OFFICIAL, OPT_THROUGH, OPT_ANTITHETIC};
-        static const char *const name[] = {"feat",     "kernel",  "m",         "target",
-                                           "official", "through", "antithetic"};
+        static const option_id only[] = {OPT_FEAT,     OPT_KERNEL,  OPT_M,          OPT_TARGET,
+                                         OPT_OFFICIAL, OPT_THROUGH, OPT_ANTITHETIC, OPT_LEARN};
+        static const char *const name[] = {"feat",     "kernel",  "m",          "target",
+                                           "official", "through", "antithetic", "learn"};
         for (size_t i = 0; i < sizeof only / sizeof only[0]; i++)
             if (a->value[only[i]].given && strcmp(c->attn, "softmax") == 0)
                 return fail(SPECTRA_EINVAL, "--%s has no meaning for softmax attention", name[i]);
@@ -148,12 +163,11 @@ static spectra_status held_config(const cli_args *a, const char *run, train_conf
         if (a->value[named[i].id].given)
             TRY(setting_parse(train_setting(named[i].setting), c, a->value[named[i].id].text,
                               named[i].setting));
-    if (a->value[OPT_FEAT].given || a->value[OPT_KERNEL].given) {
-        const char *feat, *kernel;
-        TRY(cli_pair(a, &feat, &kernel));
-        snprintf(c->feat, sizeof c->feat, "%s", feat);
-        snprintf(c->kernel, sizeof c->kernel, "%s", kernel);
-    }
+    const cli_value *feat = &a->value[OPT_FEAT], *kernel = &a->value[OPT_KERNEL];
+    if (!jit_is_path(feat->text) && !jit_is_path(kernel->text))
+        TRY(train_open_spec(c)); /* so that its name is known */
+    if (feat->given || kernel->given)
+        TRY(set_pair(a, true, c));
     return cli_apply_settings(a, c);
 }
 
@@ -204,22 +218,11 @@ static json_t *scores_json(const train_scores *s)
                      "majority_accuracy", s->majority_share);
 }
 
-static spectra_status print_json(json_t *object)
-{
-    char *text = object ? json_dumps(object, JSON_INDENT(2) | JSON_PRESERVE_ORDER) : NULL;
-    json_decref(object);
-    if (!text)
-        return fail(SPECTRA_ENOMEM, "result: out of memory");
-    puts(text);
-    free(text);
-    return SPECTRA_OK;
-}
-
 static spectra_status print_result(const cli_args *a, const char *run, const train_config *c,
                                    const train_result *r)
 {
     if (a->value[OPT_JSON].given)
-        return print_json(
+        return cli_print_json(
             json_pack("{s:s, s:I, s:s, s:f, s:I, s:b, s:f, s:f, s:f, s:I, s:o}", "run", run, "step",
                       (json_int_t)r->step, "reason", r->reason, "best_dev_accuracy", r->best_dev,
                       "parameters_step", (json_int_t)r->best_step, "parameters_last",
@@ -302,7 +305,7 @@ spectra_status cli_eval(const cli_args *a)
     progress_end(&line);
     TRY(status);
     if (a->value[OPT_JSON].given)
-        status = print_json(scores_json(&scores));
+        status = cli_print_json(scores_json(&scores));
     else
         print_scores(train_split_names[split], &scores);
     free(scores.confusion);

@@ -184,11 +184,12 @@ typedef struct recipe_op {
 typedef struct matrix_info {
     const char *name, *doc, *source;
     /* "exact": every row is N(0, I); "weighted": unbiased with row weights; "fixed-norm": rows of
-     * one length, biased; "approximate" */
+     * one length, biased; "approximate"; "learned" */
     const char *law;
     int ops;
     const recipe_op *recipe;
-    const char *hash; /* of the spec's text */
+    const char *hash;    /* of the spec's text */
+    const char *learner; /* what makes W of the recipe's sample and of parameters; NULL: nothing */
 } matrix_info;
 
 /* A row of the kernel table. D = DV = M = 0: any size. matrix NULL: any matrix. */

@@ -30,6 +30,8 @@ static const command commands[] = {
      "make or look at prepared data", cli_data},
     {"list", CLI_LIST, 0, "list", "attentions, component functions, matrices, tasks", cli_list},
     {"info", CLI_INFO, 0, "info", "this machine and this build", cli_info},
+    {"jit", CLI_JIT, 0, "jit --list|--clear|--warm [--feat F --m M --d D --dv DV]",
+     "the cache of kernels compiled at run time", cli_jit},
 };
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
 
@@ -137,6 +139,7 @@ static spectra_status run(int argc, char **argv)
         print_command_help(c);
         return SPECTRA_OK;
     }
+    TRY(cli_jit_settings());
     return c->run(&args);
 }
 

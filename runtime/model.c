@@ -295,6 +295,11 @@ static spectra_status run_forward(pass *p, double *loss)
     const model *m = p->m;
     TRY(check_batch(m, p->batch, loss != NULL));
     TRY(model_prepare(p));
+    const float *theta = m->params + m->at.trained;
+    for (int64_t l = 0; l < m->attentions; l++) {
+        spectra_attention_trained_set(m->attention[l], theta);
+        theta += spectra_attention_trained_floats(m->attention[l]);
+    }
     TRY(forward_layers(p));
     forward_head(p);
     if (loss)

@@ -152,6 +152,11 @@ static spectra_status backward_attend(const pass *p, int64_t l)
         spectra_rows go = {m->act.g_mixed + skip * HD, N * HD, d, HD};
         TRY(spectra_attention_backward(m->attention[l % m->attentions], &x, q, k, u, o, go, gq, gk,
                                        gu, v->saved[call], m->act.work));
+        int64_t at = m->at.trained;
+        for (int64_t i = 0; i < l % m->attentions; i++)
+            at += spectra_attention_trained_floats(m->attention[i]);
+        spectra_attention_trained_gradient(m->attention[l % m->attentions], &x, m->act.work,
+                                           m->params + at, m->grads + at);
     }
     return SPECTRA_OK;
 }

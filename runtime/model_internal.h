@@ -41,6 +41,7 @@ typedef struct layer_offsets {
 
 typedef struct param_layout {
     int64_t tokens, positions; /* (V, E), (N, E): first, they have no slots */
+    int64_t trained;           /* of the attentions, one after the other, up to dense */
     int64_t dense;             /* offset of everything that has slots */
     int64_t norm, head_w1, head_b1, head_w2, head_b2;
     int64_t count;

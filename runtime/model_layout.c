@@ -71,6 +71,22 @@ static layer_offsets add_layer(model *m, const char *group)
     return at;
 }
 
+/* What the attention of layer l trains: without slots, as attentions make their gradients whole. */
+static void add_trained(model *m, int64_t l)
+{
+    const spectra_attention *att = m->attention[l];
+    for (int i = 0; i < spectra_attention_trained_count(att); i++) {
+        char name[STEM_SIZE];
+        const spectra_trained t = spectra_attention_trained(att, i);
+        if (m->config.tied)
+            snprintf(name, sizeof name, "model.transformer.mha.attn.attn_fn.%s", t.name);
+        else
+            snprintf(name, sizeof name, "model.transformer_%lld.mha.attn.attn_fn.%s", (long long)l,
+                     t.name);
+        add(m, "", name, t.ndim, t.shape[0], t.shape[1]);
+    }
+}
+
 static void add_all(model *m)
 {
     const model_config *c = &m->config;
@@ -79,6 +95,9 @@ static void add_all(model *m)
     m->at.tokens = add(m, "model.embeddings.", "word_embeddings.weight", 2, c->vocab, c->embed);
     m->at.positions =
         add(m, "model.embeddings.", "position_embeddings.weight", 2, c->length, c->embed);
+    m->at.trained = m->at.count;
+    for (int64_t l = 0; l < m->attentions; l++)
+        add_trained(m, l);
     m->at.dense = m->at.count;
     for (int64_t l = 0; l < c->layers; l++) {
         char group[GROUP_SIZE];
@@ -139,11 +158,16 @@ static int64_t fan_in(const model *m, const model_tensor *bias)
 
 void model_init_params(model *m)
 {
+    int64_t trained = 0;
     for (int64_t i = 0; i < m->tensors; i++) {
         const model_tensor *t = &m->tensor[i];
+        if (t->offset >= m->at.trained && t->offset < m->at.dense) {
+            trained++;
+            continue;
+        }
         float *x = m->params + t->offset;
         int64_t n = t->shape[0] * t->shape[1];
-        rng_stream s = rng_open(m->config.seed, RNG_INIT, (uint32_t)i, 0);
+        rng_stream s = rng_open(m->config.seed, RNG_INIT, (uint32_t)(i - trained), 0);
         bool norm = strstr(t->name, "norm") != NULL;
         if (strstr(t->name, "_embeddings"))
             for (int64_t j = 0; j < n; j++)
@@ -152,5 +176,10 @@ void model_init_params(model *m)
             fill(x, n, ends_with(t->name, ".weight") ? 1 : 0);
         else
             fill_uniform(x, n, &s, 1 / sqrt((double)(t->ndim == 2 ? t->shape[1] : fan_in(m, t))));
+    }
+    float *theta = m->params + m->at.trained;
+    for (int64_t l = 0; l < m->attentions; l++) {
+        spectra_attention_trained_start(m->attention[l], theta);
+        theta += spectra_attention_trained_floats(m->attention[l]);
     }
 }

@@ -1,5 +1,6 @@
 #include "registry.h"
 
+#include "jit.h"
 #include "status.h"
 
 #include <string.h>
@@ -54,6 +55,11 @@ spectra_status registry_feature(const char *name, const feature_info **out)
         if (n < MAX_NAMES)
             names[n++] = f->name;
     }
+    const feature_info *own = jit_feature_info(name);
+    if (own) {
+        *out = own;
+        return SPECTRA_OK;
+    }
     return unknown("component function", name, names, n);
 }
 
@@ -96,12 +102,10 @@ spectra_status registry_attn(const char *feat, const char *matrix, int64_t D, in
             best_fit = f;
         }
     }
-    if (!best)
-        return fail(SPECTRA_EUNSUPPORTED,
-                    "no kernel for %s x %s with head size %lld, value size %lld, %lld features",
-                    feat, matrix, (long long)D, (long long)DV, (long long)M);
-    *out = best;
-    return SPECTRA_OK;
+    const feature_info *known;
+    if (!best && !jit_spec_find(feat))
+        TRY(registry_feature(feat, &known));
+    return jit_attn(feat, matrix, D, DV, M, best, out);
 }
 
 spectra_status registry_row(const char *name, const row_op **out)

@@ -1,6 +1,6 @@
 /* Looking things up in the tables the generator wrote. Kernels are found by what they compute and
  * for which sizes; the highest instruction set present wins, a pair made for the exact sizes wins
- * over one for any size.
+ * over one for any size. What is not there jit.h may compile.
  */
 #ifndef SPECTRA_REGISTRY_H
 #define SPECTRA_REGISTRY_H
@@ -14,10 +14,11 @@ const char *registry_isa_name(isa level); /* "portable", "avx2", "avx512" */
 /* Limits registry_isa to `level` from now on (for tests and comparisons); not thread-safe. */
 void registry_isa_limit(isa level);
 
-/* SPECTRA_ENOTFOUND names the nearest known name. */
+/* SPECTRA_ENOTFOUND names the nearest known name. A user's component function is known once
+ * registry_attn gave a kernel of it. */
 spectra_status registry_feature(const char *name, const feature_info **out);
 spectra_status registry_matrix(const char *name, const matrix_info **out);
-/* SPECTRA_EUNSUPPORTED when nothing fits. */
+/* What was built, or what jit.h makes of it. SPECTRA_EUNSUPPORTED when nothing fits. */
 spectra_status registry_attn(const char *feat, const char *matrix, int64_t D, int64_t DV, int64_t M,
                              const attn_row **out);
 spectra_status registry_row(const char *name, const row_op **out);

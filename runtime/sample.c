@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "matrix_learner.h"
 #include "sample_primitives.h"
 #include "status.h"
 
@@ -86,7 +87,7 @@ static spectra_status run_recipe(const matrix_info *info, uint64_t seed, int64_t
     return SPECTRA_OK;
 }
 
-spectra_status sample_matrix(const matrix_info *info, int64_t m, int64_t d, uint64_t seed,
+spectra_status sample_recipe(const matrix_info *info, int64_t m, int64_t d, uint64_t seed,
                              int64_t layer, float *w, float *row_weight)
 {
     enum { MAX_LAYER = (1 << 24) - 1 };
@@ -110,4 +111,51 @@ spectra_status sample_matrix(const matrix_info *info, int64_t m, int64_t d, uint
     free(c.weight);
     free(c.w);
     return status;
+}
+
+rng_stream sample_learner_stream(uint64_t seed, int64_t layer)
+{
+    return rng_open(seed, RNG_MATRIX, (uint32_t)layer, 0x1ea57);
+}
+
+/* The learner's matrix with the first values of its parameters, in place of the sample w. */
+static spectra_status first_values(const matrix_info *info, int64_t m, int64_t d,
+                                   const rng_stream *s, float *w, float *row_weight)
+{
+    matrix_learner l;
+    double *sample = canvas_scratch(m * d);
+    if (!sample)
+        return SPECTRA_ENOMEM;
+    for (int64_t i = 0; i < m * d; i++)
+        sample[i] = (double)w[i];
+    spectra_status status = learner_open_matrix(info->learner, info->name, m, d, sample, s, &l);
+    if (status != SPECTRA_OK) {
+        free(sample);
+        return status;
+    }
+    double *theta = canvas_scratch(l.count + l.scratch + m * d + m);
+    if (theta) {
+        double *out = theta + l.count + l.scratch, *weight = out + m * d;
+        l.kind->start(&l, s, theta);
+        l.kind->forward(&l, theta, out, weight, theta + l.count);
+        for (int64_t i = 0; i < m * d; i++)
+            w[i] = (float)out[i];
+        for (int64_t r = 0; r < m && row_weight; r++)
+            row_weight[r] = (float)weight[r];
+    }
+    status = theta ? SPECTRA_OK : SPECTRA_ENOMEM;
+    free(theta);
+    free(sample);
+    learner_close_matrix(&l);
+    return status;
+}
+
+spectra_status sample_matrix(const matrix_info *info, int64_t m, int64_t d, uint64_t seed,
+                             int64_t layer, float *w, float *row_weight)
+{
+    TRY(sample_recipe(info, m, d, seed, layer, w, row_weight));
+    if (!info->learner)
+        return SPECTRA_OK;
+    const rng_stream s = sample_learner_stream(seed, layer);
+    return first_values(info, m, d, &s, w, row_weight);
 }

@@ -11,6 +11,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#pragma GCC visibility push(default)
+
 typedef enum spectra_status {
     SPECTRA_OK = 0,
     SPECTRA_EINVAL,  /* an argument or option has no meaning */
@@ -69,6 +71,7 @@ typedef struct spectra_attention_desc {
     bool official;   /* the reference system's behaviour (math of its code, not of its paper) */
     bool through;    /* differentiate through data-dependent parameters too */
     bool antithetic; /* features of w and of -w, from one projection */
+    bool learn;      /* train the feature's scalars that can be (gerf's A), one a head */
 } spectra_attention_desc;
 
 typedef struct spectra_attention spectra_attention;
@@ -104,9 +107,40 @@ spectra_status spectra_attention_backward(const spectra_attention *att, const sp
                                           spectra_rows o, spectra_rows go, spectra_rows gq,
                                           spectra_rows gk, spectra_rows gv, void *saved,
                                           void *work);
+/* Parameters that are trained: those of a learned matrix, and the feature's with desc.learn. They
+ * live outside, in one array of `floats` numbers theta; tensors are parts of it. An attention
+ * starts with the values that `start` gives. */
+typedef struct spectra_trained {
+    const char *name;
+    int ndim;
+    int64_t shape[2], offset;
+} spectra_trained;
+int64_t spectra_attention_trained_floats(const spectra_attention *att); /* 0: none */
+int spectra_attention_trained_count(const spectra_attention *att);
+/* Tensor i of them; its name lives as long as the attention. */
+spectra_trained spectra_attention_trained(const spectra_attention *att, int i);
+void spectra_attention_trained_start(const spectra_attention *att, float *theta);
+/* Makes the matrix and the scalars of theta; needed after theta or the draw changed. */
+void spectra_attention_trained_set(spectra_attention *att, const float *theta);
+/* After backward, with its work and the theta of the last set: gtheta += gradients. */
+void spectra_attention_trained_gradient(const spectra_attention *att, const spectra_problem *p,
+                                        const void *work, const float *theta, float *gtheta);
+
 /* A data-dependent parameter as forward computed it ("A": (B, H), "psi": (B, H, D)).
  * SPECTRA_ENOTFOUND when the feature has no such parameter. */
 spectra_status spectra_attention_parameter(const spectra_attention *att, const spectra_problem *p,
                                            const char *name, const void *saved, float *out);
+
+/* Kernels that were not built ahead are compiled when they are needed once this has allowed it;
+ * without a call nothing ever is. Strings are copied. SPECTRA_ENOMEM. */
+typedef enum spectra_jit {
+    SPECTRA_JIT_NEVER, /* nothing is compiled, nothing comes from the cache */
+    SPECTRA_JIT_AUTO,  /* what no kernel was built for, be it one for any size */
+    SPECTRA_JIT_ALWAYS /* what no kernel for the exact sizes was built for */
+} spectra_jit;
+/* compiler: name or path, NULL: cc. cache: folder of compiled kernels, NULL: none. */
+spectra_status spectra_jit_allow(spectra_jit policy, const char *compiler, const char *cache);
+
+#pragma GCC visibility pop
 
 #endif

@@ -2,6 +2,7 @@
 #include "train.h"
 
 #include "checkpoint.h"
+#include "jit.h"
 #include "log.h"
 #include "optim.h"
 #include "outfile.h"
@@ -350,7 +351,15 @@ static spectra_status end_early(session *s, spectra_status status, train_result 
 
 static spectra_status run_session(session *s, train_result *result)
 {
+    const train_config *c = s->config;
     TRY(check_folder(s));
+    TRY(train_open_spec(c));
+    if (c->feat[0]) {
+        char feat[SETTING_TEXT + 1];
+        bool plain = c->antithetic && !strchr(c->feat, '+');
+        snprintf(feat, sizeof feat, "%s%s", c->feat, plain ? "+" : "");
+        jit_prefer(feat, c->kernel, c->task.head_dim, c->task.head_dim, c->m);
+    }
     TRY(learner_open(s->config, 7, &s->learner));
     if (dataset_count(s->learner.data[SPLIT_TEST]) < s->config->task.batch)
         return fail(SPECTRA_ESHAPE, "test has %lld examples, less than a batch of %lld",
@@ -409,7 +418,9 @@ spectra_status train_evaluate(const train_config *c, const char *run, train_spli
     if (!path)
         return fail(SPECTRA_ENOMEM, "%s: out of memory", run);
     learner l = {.config = c};
-    spectra_status status = learner_open(c, 1U << split, &l);
+    spectra_status status = train_open_spec(c);
+    if (status == SPECTRA_OK)
+        status = learner_open(c, 1U << split, &l);
     if (status == SPECTRA_OK)
         status = checkpoint_load(path, l.model, NULL, NULL);
     if (status == SPECTRA_OK) {

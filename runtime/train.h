@@ -19,13 +19,15 @@ typedef struct train_config {
         kernel[SETTING_TEXT]; /* softmax: feat = kernel = "" */
     int64_t m;
     char target[SETTING_TEXT]; /* "softmax", "gaussian" */
-    bool official, through, antithetic;
+    bool official, through, antithetic, learn;
     int64_t seed;
     char data[SETTING_TEXT]; /* folder of train, dev, test.safetensors */
     int64_t threads;         /* recorded; results do not depend on it */
+    /* of a component function of one's own: absolute path, and SHA-256 of the text (jit.h) */
+    char spec[SETTING_TEXT], spec_hash[72];
 } train_config;
 
-enum { TRAIN_SETTINGS = 11 };
+enum { TRAIN_SETTINGS = 12 };
 /* task's name, and everything behind train_config.task. */
 extern const setting train_settings[TRAIN_SETTINGS];
 /* The row of either table, or NULL. */
@@ -34,6 +36,9 @@ const setting *train_setting(const char *name);
 /* config.json of a run's folder. Reading ignores what it does not know. */
 spectra_status train_config_write(const char *run, const train_config *c);
 spectra_status train_config_read(const char *run, train_config *out);
+
+/* Opens the component function if it is one's own. SPECTRA_EINVAL if its text has changed. */
+spectra_status train_open_spec(const train_config *c);
 
 typedef enum train_phase { TRAIN_STEP, TRAIN_DEV, TRAIN_DEV_DONE, TRAIN_TEST } train_phase;
 

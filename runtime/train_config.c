@@ -2,6 +2,7 @@
 #include "train.h"
 
 #include "blas.h"
+#include "jit.h"
 #include "outfile.h"
 #include "registry.h"
 #include "status.h"
@@ -21,6 +22,7 @@ const setting train_settings[TRAIN_SETTINGS] = {
     {"official", SETTING_BOOL, AT(official), 0, 0, NULL, "the reference system's behaviour"},
     {"through", SETTING_BOOL, AT(through), 0, 0, NULL, "differentiate data-dependent parameters"},
     {"antithetic", SETTING_BOOL, AT(antithetic), 0, 0, NULL, "features of w and of -w"},
+    {"learn", SETTING_BOOL, AT(learn), 0, 0, NULL, "train the feature's own scalars"},
     {"seed", SETTING_INT, AT(seed), 0, 9e15, NULL, "seed of everything random"},
     {"data", SETTING_STRING, AT(data), 0, 0, NULL, "folder of the prepared data"},
 };
@@ -62,6 +64,10 @@ static spectra_status config_json(const train_config *c, json_t *object)
     TRY(settings_to_json(&threads_setting, 1, c, object));
     json_t *build = json_pack("{s:s, s:s, s:s}", "version", spectra_version(), "instructions",
                               registry_isa_name(registry_isa()), "blas", blas_config());
+    if (c->spec[0] &&
+        json_object_set_new(object, "spec",
+                            json_pack("{s:s, s:s}", "path", c->spec, "sha256", c->spec_hash)) != 0)
+        return fail(SPECTRA_EINVAL, "%s: not valid UTF-8 text", c->spec);
     if (build && c->feat[0])
         TRY(kernel_json(c, build));
     if (json_object_set_new(object, "build", build) != 0)
@@ -92,6 +98,29 @@ spectra_status train_config_write(const char *run, const train_config *c)
     return status;
 }
 
+static spectra_status spec_from_json(const json_t *object, const char *path, train_config *c)
+{
+    const json_t *spec = json_object_get(object, "spec");
+    const char *file = json_string_value(json_object_get(spec, "path"));
+    const char *hash = json_string_value(json_object_get(spec, "sha256"));
+    if (!spec)
+        return SPECTRA_OK;
+    if (!file || !hash || strlen(file) >= sizeof c->spec || strlen(hash) >= sizeof c->spec_hash)
+        return fail(SPECTRA_EFORMAT, "%s: spec must hold path and sha256", path);
+    memcpy(c->spec, file, strlen(file) + 1);
+    memcpy(c->spec_hash, hash, strlen(hash) + 1);
+    return SPECTRA_OK;
+}
+
+spectra_status train_open_spec(const train_config *c)
+{
+    const jit_spec *spec;
+    spectra_status status = c->spec[0] ? jit_spec_open(c->spec, c->spec_hash, &spec) : SPECTRA_OK;
+    if (status != SPECTRA_OK)
+        return fail(status, "the run's component function: %s", spectra_message());
+    return SPECTRA_OK;
+}
+
 spectra_status train_config_read(const char *run, train_config *out)
 {
     char *path = outfile_join(run, "config.json");
@@ -110,6 +139,8 @@ spectra_status train_config_read(const char *run, train_config *out)
         status = settings_from_json(train_settings, TRAIN_SETTINGS, &c, object, path);
     if (status == SPECTRA_OK)
         status = settings_from_json(task_settings, TASK_SETTINGS, &c, object, path);
+    if (status == SPECTRA_OK)
+        status = spec_from_json(object, path, &c);
     if (file)
         fclose(file);
     json_decref(object);

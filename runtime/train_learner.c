@@ -32,7 +32,8 @@ static model_config model_settings(const train_config *c)
                           strcmp(c->target, "gaussian") == 0 ? SPECTRA_GAUSSIAN : SPECTRA_SOFTMAX,
                       .official = c->official,
                       .through = c->through,
-                      .antithetic = c->antithetic},
+                      .antithetic = c->antithetic,
+                      .learn = c->learn},
     };
 }
 

@@ -10,6 +10,8 @@ work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
 
+export SPECTRA_CACHE_DIR="$work/cache"
+
 passed=0 failed=0
 verdict() { # verdict CODE NAME [DETAIL]
     if [ "$1" -eq 0 ]; then
@@ -286,7 +288,7 @@ verdict $? "a full standard output -> 1" "exit $code"
 
 # ---- help ----------------------------------------------------------------------------------------
 
-for c in train eval attend features matrix data list info; do
+for c in train eval attend features matrix data list info jit; do
     is "$c --help" sh -c "'$bin' $c --help | grep -q 'usage: spectraformer $c'"
 done
 is "--help" sh -c "'$bin' --help | grep -q kernel_type"

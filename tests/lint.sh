@@ -16,11 +16,15 @@ check "luacheck is clean" luacheck -q --std lua54 gen
 check "no file over 600 lines" sh -c '! wc -l gen/* runtime/* templates/c/* tests/*.[chs]* bench/*.[ch] | grep -v total | awk "\$1 > 600" | grep .'
 check "the library neither prints nor exits" sh -c '
     ! nm -u build/libspectraformer.so | grep -wE "exit|abort|_exit|printf|puts|perror|getenv"'
-check "only spectra_ is exported" sh -c '
+check "only spectra_ is exported, and that is" sh -c '
+    nm -D --defined-only build/libspectraformer.so | grep -q " T spectra_attention_forward" &&
     ! nm -D --defined-only build/libspectraformer.so | grep " T " | grep -v " spectra_"'
 check "generating twice gives the same bytes" sh -c '
     rm -rf build/twice && mkdir -p build/twice &&
     lua5.4 gen/main.lua --base OUT=build/twice/a >/dev/null &&
     lua5.4 gen/main.lua --base OUT=build/twice/b >/dev/null && diff -r -x deps.d build/twice/a build/twice/b'
+check "README has the tables of the specs" sh -c '
+    lua5.4 gen/main.lua --catalogue >build/catalogue.md &&
+    awk "/<!-- end of the tables/ { on = 0 } on; /<!-- tables/ { on = 1 }" README.md | diff - build/catalogue.md'
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

@@ -1,6 +1,7 @@
 #!/bin/sh
-# The README's worked example, done as it says: the code block that begins `-- specs/feature/NAME.lua`
-# becomes that file in a copy of the tree; one `make` later the feature is listed, checked, attends.
+# The README's worked examples, done as it says: the code blocks that begin `-- specs/feature/NAME.lua`
+# and `-- specs/matrix/NAME.lua` become those files in a copy of the tree; one `make` later they are
+# listed, checked, attend, train. Before that the command as it is takes the feature by its path.
 
 root=$(pwd)
 tree=build/newcomer
@@ -28,21 +29,37 @@ file=$(sed -n 's/^-- \(specs\/feature\/[a-z0-9_]*\.lua\)$/\1/p' README.md | head
 name=$(basename "$file" .lua)
 awk -v file="-- $file" '$0 == file { on = 1 } /^```/ { on = 0 } on' README.md >"$tree/$file"
 check "README has an example ($file)" test -s "$tree/$file"
+file2=$(sed -n 's/^-- \(specs\/matrix\/[a-z0-9_]*\.lua\)$/\1/p' README.md | head -1)
+matrix=$(basename "$file2" .lua)
+awk -v file="-- $file2" '$0 == file { on = 1 } /^```/ { on = 0 } on' README.md >"$tree/$file2"
+check "and another ($file2)" test -s "$tree/$file2"
 
 cd "$tree" || exit 1
-check "its derivatives pass gen --check" lua5.4 gen/main.lua --check "$name"
-check "one make builds it" make --no-print-directory -j2 build/spectraformer
-check "list knows it" sh -c "build/spectraformer list | grep -q '$name'"
-check "attend runs it" sh -c "
-    build/spectraformer matrix --kernel gaus --m 256 --d 16 --seed 1 --out x.npy &&
+export SPECTRA_CACHE_DIR="$PWD/cache"
+check "arrays to attend to" sh -c "
+    $root/build/spectraformer matrix --kernel gaus --m 256 --d 16 --seed 1 --out x.npy &&
     lua5.4 -e '
       local f = assert(io.open(\"x.npy\", \"rb\")); local s = f:read(\"a\"); f:close()
       local h = s:sub(11, 10 + s:byte(9) + 256 * s:byte(10))
       local n = h:gsub(\"%(256, 16%)\", \"(1, 2, 128, 16)\")
       n = n:gsub(\"%s+\$\", \"\"); n = n .. (\" \"):rep(#h - #n - 1) .. \"\\n\"
-      local g = assert(io.open(\"q.npy\", \"wb\")); g:write(s:sub(1, 10), n, s:sub(11 + #h)); g:close()' &&
-    build/spectraformer attend --attn performer --feat $name --kernel orf --m 64 \
+      local g = assert(io.open(\"q.npy\", \"wb\")); g:write(s:sub(1, 10), n, s:sub(11 + #h)); g:close()'"
+mkdir installed && cp "$root/build/spectraformer" "$file" installed
+check "the command runs the file, without make and tree" sh -c "
+    cd installed && ./spectraformer attend --attn performer --feat ./$name.lua --kernel orf --m 64 \
+        --q ../q.npy --k ../q.npy --v ../q.npy --out ../jit.npy && test -s ../jit.npy"
+check "its derivatives pass gen --check" lua5.4 gen/main.lua --check "$name"
+check "one make builds it" make --no-print-directory -j2 build/spectraformer
+check "list knows both" sh -c "build/spectraformer list | grep -q '$name' &&
+    build/spectraformer list | grep -q '$matrix'"
+check "the catalogue too" sh -c "lua5.4 gen/main.lua --catalogue | grep -q '$matrix'"
+check "attend runs them" sh -c "
+    build/spectraformer attend --attn performer --feat $name --kernel $matrix --m 64 \
         --q q.npy --k q.npy --v q.npy --out o.npy && test -s o.npy"
+check "train runs them" sh -c "
+    build/spectraformer data generate lra-listops --rows 96,64,64 --out d >/dev/null &&
+    build/spectraformer train --task lra-listops --feat $name --kernel $matrix --m 16 --batch 4 \
+        --steps 2 --eval-batches 1 --data d --run r >/dev/null"
 check "gradients pass in double" sh -c "
     make --no-print-directory -j2 build/tests/test_gradient && build/tests/test_gradient"
 echo "$passed passed, $failed failed"

@@ -1,6 +1,7 @@
 # Test programs and how they are run. Each links tests/NAME.c, the helpers named here, the library.
 
 TEST_NAMES := $(filter-out test_gradient,$(patsubst tests/%.c,%,$(wildcard tests/test_*.c)))
+TEST_WITH_test_learned := oracle attend
 TEST_WITH_test_model := model_oracle
 TEST_WITH_test_property_attention := oracle attend
 TEST_WITH_test_property_estimate := oracle attend
@@ -40,12 +41,12 @@ $(foreach i,$(ISAS),\
 # Everything generated, in double: the verification build.
 DOUBLE_C := $(filter build/base/%,$(KERNEL_C))
 DOUBLE_O := $(DOUBLE_C:build/base/%.c=$(O)/double/%.o) $(O)/double/features.o $(O)/double/registry.o
-$(O)/double/%.o: build/base/%.c $(HEADERS)
+$(O)/double/%.o: build/base/%.c $(KERNEL_HEADERS)
 	$(COMPILE) -DREAL=double -DISA_NAME=portable -c $< -o $@
 build/double/registry.c: build/base/registry.inc
 	@mkdir -p $(@D)
 	@$(LUA) gen/main.lua --registry OUT=$@ build/base
-$(O)/double/registry.o: build/double/registry.c $(HEADERS)
+$(O)/double/registry.o: build/double/registry.c $(KERNEL_HEADERS)
 	$(COMPILE) -DREAL=double -DPORTABLE_ONLY -c $< -o $@
 $(O)/double/test_gradient.o: tests/test_gradient.c $(HEADERS)
 	$(COMPILE) -Itests -DREAL=double -c $< -o $@
@@ -61,8 +62,8 @@ test-programs: $(B)/spectraformer $(B)/libspectraformer.so $(TEST_BIN) $(B)/test
 	$(B)/tests/test_gradient $(B)/tests/nvrtc
 
 # The same sources under AddressSanitizer and UndefinedBehaviorSanitizer.
-ASAN_NAMES := test_support test_files test_matrix test_data test_softmax test_row test_property_attention \
-	test_property_state test_property_matrix_structure
+ASAN_NAMES := test_support test_files test_matrix test_data test_softmax test_row test_jit \
+	test_property_attention test_property_state test_property_matrix_structure
 ASAN_MAKE := B=build/asan OPT=-O1 SAN='-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer'
 sanitized:
 	@$(MAKE) --no-print-directory $(ASAN_MAKE) $(ASAN_NAMES:%=build/asan/tests/%) build/asan/tests/golden \
@@ -78,6 +79,7 @@ run-tests: test-programs
 	    $(foreach t,$(notdir $(ALONE_BIN)),'$(t)=$(B)/tests/$(t)') \
 	    'golden=sh tests/golden.sh $(B)/tests/golden' \
 	    'cli=sh tests/cli.sh' \
+	    'jit=sh tests/jit.sh' \
 	    $(foreach t,$(ASAN_NAMES) test_gradient,'asan-$(t)=build/asan/tests/$(t)') \
 	    'asan-golden=sh tests/golden.sh build/asan/tests/golden' \
 	    'asan-cli=SPECTRAFORMER=build/asan/spectraformer sh tests/cli.sh' \

@@ -1,0 +1,454 @@
+#define _GNU_SOURCE
+#include "jit_internal.h"
+
+#include "registry.h"
+#include "status.h"
+
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/utsname.h>
+
+enum { SPEC_LIMIT = 1 << 20 };
+
+/* A kernel of this process; never freed, like the object it came in. */
+typedef struct loaded {
+    attn_row row;
+    const feature_info *info; /* NULL for built-in features */
+    struct loaded *next;
+} loaded;
+
+typedef struct own_spec {
+    jit_spec view;
+    char *name, *path, *text;
+    jit_hash hash;
+    struct own_spec *next;
+} own_spec;
+
+/* Under the lock: the lists, and `cache` of the settings. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static loaded *kernels;
+static own_spec *specs;
+static struct {
+    jit_policy policy;
+    char *compiler, *search, *cache, *temporary; /* cache NULL: none, or it cannot be used */
+    bool cache_tried, compiler_tried, compiler_found;
+    jit_compiler found;
+    void (*warn)(void *context, const char *sentence);
+    void *context;
+} settings;
+
+static const char usual_folders[] = "/usr/local/bin:/usr/bin:/bin";
+
+static void warn(const char *sentence)
+{
+    if (settings.warn)
+        settings.warn(settings.context, sentence);
+}
+
+static const char *compiler_name(void)
+{
+    return settings.compiler ? settings.compiler : "cc";
+}
+
+static const char *temporary_folder(void)
+{
+    return settings.temporary ? settings.temporary : "/tmp";
+}
+
+spectra_status jit_configure(const jit_options *o)
+{
+    const char *const given[] = {o->compiler, o->search, o->cache, o->temporary};
+    char **const kept[] = {&settings.compiler, &settings.search, &settings.cache,
+                           &settings.temporary};
+    char *fresh[4];
+    bool memory = true;
+    for (int i = 0; i < 4; i++) {
+        fresh[i] = given[i] ? strdup(given[i]) : NULL;
+        memory = memory && (fresh[i] || !given[i]);
+    }
+    for (int i = 0; i < 4; i++) {
+        free(memory ? *kept[i] : fresh[i]);
+        if (memory)
+            *kept[i] = fresh[i];
+    }
+    if (!memory)
+        return fail(SPECTRA_ENOMEM, "settings of compiling: out of memory");
+    jit_compiler_free(&settings.found);
+    settings.policy = o->policy;
+    settings.warn = o->warn;
+    settings.context = o->context;
+    settings.cache_tried = settings.compiler_tried = settings.compiler_found = false;
+    return SPECTRA_OK;
+}
+
+/* ---- specs of users ---------------------------------------------------------------------------
+ */
+
+bool jit_is_path(const char *name)
+{
+    size_t n = strlen(name);
+    return strchr(name, '/') && n > 4 && strcmp(name + n - 4, ".lua") == 0;
+}
+
+static own_spec *spec_find(const char *name)
+{
+    own_spec *s = specs;
+    while (s && strcmp(s->name, name) != 0)
+        s = s->next;
+    return s;
+}
+
+const jit_spec *jit_spec_find(const char *name)
+{
+    pthread_mutex_lock(&lock);
+    const own_spec *s = spec_find(name);
+    pthread_mutex_unlock(&lock);
+    return s ? &s->view : NULL;
+}
+
+static void spec_free(own_spec *s)
+{
+    free(s->name);
+    free(s->path);
+    free(s->text);
+    free(s);
+}
+
+static spectra_status spec_read(const char *path, const char *hash, own_spec *s)
+{
+    jit_bytes text;
+    TRY(jit_read_file(path, SPEC_LIMIT, &text));
+    s->text = text.data;
+    jit_digest(text.data, text.size, s->hash);
+    if (strlen(text.data) != text.size)
+        return fail(SPECTRA_EFORMAT, "%s: not a text", path);
+    if (hash && strcmp(hash, s->hash) != 0)
+        return fail(SPECTRA_EINVAL, "%s has changed: its SHA-256 is %s, it was %s", path, s->hash,
+                    hash);
+    s->path = realpath(path, NULL);
+    if (!s->path)
+        return fail(SPECTRA_EIO, "%s: cannot find where it is", path);
+    return jit_check_spec(path, s->text, &s->name);
+}
+
+spectra_status jit_spec_open(const char *path, const char *hash, const jit_spec **out)
+{
+    own_spec *s = calloc(1, sizeof *s);
+    if (!s)
+        return fail(SPECTRA_ENOMEM, "%s: out of memory", path);
+    spectra_status status = spec_read(path, hash, s);
+    if (status != SPECTRA_OK) {
+        spec_free(s);
+        return status;
+    }
+    pthread_mutex_lock(&lock);
+    own_spec *known = spec_find(s->name);
+    if (!known) {
+        s->view = (jit_spec){s->name, s->path, s->hash};
+        s->next = specs;
+        known = specs = s;
+    }
+    pthread_mutex_unlock(&lock);
+    if (strcmp(known->hash, s->hash) != 0)
+        status = fail(SPECTRA_EINVAL, "%s: another '%s' is loaded already, from %s", path, s->name,
+                      known->path);
+    else
+        *out = &known->view;
+    if (known != s)
+        spec_free(s);
+    return status;
+}
+
+/* ---- making a kernel --------------------------------------------------------------------------
+ */
+
+/* What is asked for; the strings are the caller's. */
+typedef struct wanted {
+    const char *feat, *matrix; /* matrix in messages only */
+    int64_t D, DV, M;
+    isa isa;
+} wanted;
+
+static spectra_status no_kernel(const wanted *w, const char *why)
+{
+    return fail(SPECTRA_EUNSUPPORTED,
+                "no kernel of %s x %s for head size %lld, value size %lld and %lld features was "
+                "built, and %s",
+                w->feat, w->matrix, (long long)w->D, (long long)w->DV, (long long)w->M, why);
+}
+
+static const jit_compiler *compiler(void)
+{
+    if (!settings.compiler_tried)
+        settings.compiler_found = jit_compiler_find(
+            compiler_name(), settings.search ? settings.search : usual_folders, &settings.found);
+    settings.compiler_tried = true;
+    return settings.compiler_found ? &settings.found : NULL;
+}
+
+/* NULL: there is none to be used, of which one warning was given. */
+static const char *cache_folder(void)
+{
+    if (!settings.cache_tried && settings.cache) {
+        const char *why = jit_cache_open(settings.cache);
+        if (why) {
+            char sentence[1024];
+            snprintf(sentence, sizeof sentence, "%s cannot keep compiled kernels: %s",
+                     settings.cache, why);
+            warn(sentence);
+            free(settings.cache);
+            settings.cache = NULL;
+        }
+    }
+    settings.cache_tried = true;
+    return settings.cache;
+}
+
+/* All that decides what the compiler makes, apart from itself. */
+static bool key_of(const wanted *w, const jit_text *text, jit_key *key)
+{
+    struct utsname machine;
+    char flags[1024], *all = NULL;
+    uname(&machine);
+    jit_compile_flags(w->isa, flags, sizeof flags);
+    int n = asprintf(&all, "1\n%s %zu\n%s\n%s\n%s", machine.machine, 8 * sizeof(void *),
+                     registry_isa_name(w->isa), flags, text->text.data);
+    if (n < 0)
+        return false;
+    jit_digest(all, (size_t)n, key->text);
+    free(all);
+    return true;
+}
+
+static spectra_status load(const wanted *w, const jit_bytes *image, loaded **out)
+{
+    void *handle = jit_load(image, temporary_folder());
+    if (!handle)
+        return SPECTRA_EUNSUPPORTED;
+    const attn_row *row = dlsym(handle, "jit_row");
+    const feature_info *const *info = dlsym(handle, "jit_feature");
+    if (!row || !info || strcmp(row->feat, w->feat) != 0)
+        return fail(SPECTRA_EUNSUPPORTED, "loading a kernel: it is not that of %s", w->feat);
+    loaded *k = malloc(sizeof *k);
+    if (!k)
+        return fail(SPECTRA_ENOMEM, "loading a kernel: out of memory");
+    *k = (loaded){.row = *row, .info = *info};
+    k->row.isa = w->isa;
+    *out = k;
+    return SPECTRA_OK;
+}
+
+/* From the cache. */
+static loaded *get(const wanted *w, const char *folder, const jit_key *key)
+{
+    jit_bytes image;
+    char *path = NULL, sentence[1024];
+    loaded *k = NULL;
+    if (!folder || !jit_cache_get(folder, key, warn, &image, &path))
+        return NULL;
+    if (load(w, &image, &k) != SPECTRA_OK) {
+        (void)jit_cache_remove(path);
+        snprintf(sentence, sizeof sentence, "%s: removed (%s)", path, spectra_message());
+        warn(sentence);
+    }
+    free(image.data);
+    free(path);
+    return k;
+}
+
+static void put(const wanted *w, const char *folder, const jit_key *key, const jit_bytes *image)
+{
+    jit_entry about = {.D = w->D, .DV = w->DV, .M = w->M};
+    snprintf(about.feature, sizeof about.feature, "%s", w->feat);
+    snprintf(about.isa, sizeof about.isa, "%s", registry_isa_name(w->isa));
+    snprintf(about.compiler, sizeof about.compiler, "%s", compiler()->path);
+    if (jit_cache_put(folder, key, &about, image) != SPECTRA_OK) {
+        char sentence[1024];
+        snprintf(sentence, sizeof sentence, "the kernel is not kept: %s", spectra_message());
+        warn(sentence);
+    }
+}
+
+static spectra_status compile(const wanted *w, const jit_text *text, const char *folder,
+                              const jit_key *key, loaded **out)
+{
+    char why[320];
+    if (!compiler()) {
+        snprintf(why, sizeof why,
+                 "there is no C compiler '%.120s' to make one; install gcc and libc6-dev, or name "
+                 "a compiler in CC",
+                 compiler_name());
+        return no_kernel(w, why);
+    }
+    jit_bytes image = {.data = NULL};
+    TRY(jit_compile(compiler(), w->isa, text, temporary_folder(), &image));
+    spectra_status status = load(w, &image, out);
+    if (status == SPECTRA_OK && folder)
+        put(w, folder, key, &image);
+    free(image.data);
+    return status;
+}
+
+/* Under the lock. */
+static spectra_status make(const wanted *w, bool *compiled, loaded **out)
+{
+    const own_spec *own = spec_find(w->feat);
+    jit_text text;
+    jit_key key = {.compiler = ""};
+    TRY(jit_generate(own ? own->path : w->feat, own ? own->text : NULL, w->D, w->DV, w->M, &text));
+    spectra_status status = SPECTRA_OK;
+    loaded *k = NULL;
+    if (!key_of(w, &text, &key)) {
+        status = fail(SPECTRA_ENOMEM, "generating %s: out of memory", w->feat);
+    } else {
+        if (compiler())
+            memcpy(key.compiler, compiler()->identity, sizeof key.compiler);
+        const char *folder = cache_folder();
+        k = get(w, folder, &key);
+        *compiled = !k;
+        if (!k)
+            status = compile(w, &text, folder, &key, &k);
+    }
+    free(text.text.data);
+    if (status != SPECTRA_OK)
+        return status;
+    k->next = kernels;
+    kernels = k;
+    *out = k;
+    return SPECTRA_OK;
+}
+
+static loaded *find(const wanted *w)
+{
+    loaded *k = kernels;
+    while (k && (strcmp(k->row.feat, w->feat) != 0 || k->row.D != w->D || k->row.DV != w->DV ||
+                 k->row.M != w->M || k->row.isa != w->isa))
+        k = k->next;
+    return k;
+}
+
+const feature_info *jit_feature_info(const char *name)
+{
+    pthread_mutex_lock(&lock);
+    const loaded *k = kernels;
+    while (k && (!k->info || strcmp(k->info->name, name) != 0))
+        k = k->next;
+    pthread_mutex_unlock(&lock);
+    return k ? k->info : NULL;
+}
+
+static bool exact(const attn_row *row)
+{
+    return row && row->D > 0;
+}
+
+static spectra_status refused(const wanted *w)
+{
+    char why[320];
+    const own_spec *own = spec_find(w->feat);
+    if (own)
+        snprintf(why, sizeof why,
+                 "SPECTRA_JIT=never forbids to compile one; SPECTRA_JIT=auto does, or %s.lua in "
+                 "specs/feature/ and make",
+                 w->feat);
+    else
+        snprintf(why, sizeof why,
+                 "SPECTRA_JIT=never forbids to compile one; SPECTRA_JIT=auto does, or make gen "
+                 "FEAT=%s KERNEL=%s D=%lld DV=%lld M=%lld",
+                 w->feat, w->matrix, (long long)w->D, (long long)w->DV, (long long)w->M);
+    return no_kernel(w, why);
+}
+
+/* Under the lock. */
+static spectra_status choose(const wanted *w, const attn_row *built, const attn_row **out)
+{
+    loaded *k = exact(built) ? NULL : find(w);
+    bool compiled;
+    bool wants = settings.policy == JIT_ALWAYS ? !exact(built) : !built;
+    if (!k && !wants) {
+        *out = built;
+        return SPECTRA_OK;
+    }
+    if (!k && settings.policy == JIT_NEVER)
+        return refused(w);
+    if (!k)
+        TRY(make(w, &compiled, &k));
+    *out = &k->row;
+    return SPECTRA_OK;
+}
+
+spectra_status jit_attn(const char *feat, const char *matrix, int64_t D, int64_t DV, int64_t M,
+                        const attn_row *built, const attn_row **out)
+{
+    const wanted w = {feat, matrix, D, DV, M, registry_isa()};
+    pthread_mutex_lock(&lock);
+    spectra_status status = choose(&w, built, out);
+    pthread_mutex_unlock(&lock);
+    return status;
+}
+
+void jit_prefer(const char *feat, const char *matrix, int64_t D, int64_t DV, int64_t M)
+{
+    const wanted w = {feat, matrix, D, DV, M, registry_isa()};
+    const attn_row *built;
+    if (settings.policy != JIT_AUTO ||
+        registry_attn(feat, matrix, D, DV, M, &built) != SPECTRA_OK || exact(built))
+        return;
+    bool compiled = false;
+    loaded *k;
+    pthread_mutex_lock(&lock);
+    if (make(&w, &compiled, &k) != SPECTRA_OK && compiler()) {
+        char sentence[1024];
+        snprintf(sentence, sizeof sentence, "going on with the kernel for any size: %s",
+                 spectra_message());
+        warn(sentence);
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+spectra_status jit_warm(const char *feat, int64_t D, int64_t DV, int64_t M, bool *compiled)
+{
+    const wanted w = {feat, "any matrix", D, DV, M, registry_isa()};
+    loaded *k;
+    pthread_mutex_lock(&lock);
+    spectra_status status = SPECTRA_OK;
+    bool fresh = false;
+    if (settings.policy == JIT_NEVER)
+        status = fail(SPECTRA_EUNSUPPORTED, "SPECTRA_JIT=never forbids to compile kernels");
+    else if (!find(&w))
+        status = make(&w, &fresh, &k);
+    pthread_mutex_unlock(&lock);
+    if (status == SPECTRA_OK)
+        *compiled = fresh;
+    return status;
+}
+
+/* ---- the cache --------------------------------------------------------------------------------
+ */
+
+spectra_status jit_list(jit_entry **out, int *count)
+{
+    if (settings.cache)
+        return jit_cache_list(settings.cache, out, count);
+    *out = NULL;
+    *count = 0;
+    return SPECTRA_OK;
+}
+
+spectra_status jit_clear(int *removed)
+{
+    if (settings.cache)
+        return jit_cache_clear(settings.cache, removed);
+    *removed = 0;
+    return SPECTRA_OK;
+}
+
+spectra_status spectra_jit_allow(spectra_jit policy, const char *compiler, const char *cache)
+{
+    const jit_options o = {
+        .policy = (jit_policy)policy, .compiler = compiler, .search = NULL, .cache = cache};
+    return jit_configure(&o);
+}

@@ -1,0 +1,190 @@
+/* The generator in the process: its modules are strings of this library, `gen.files` is a table
+ * that reads other strings, and what a spec could do harm with (io, os, package) is not there. */
+#include "jit_internal.h"
+
+#include "status.h"
+
+#include <lauxlib.h>
+#include <lua.h>
+#include <lualib.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Files of the tree, build/jit_sources.c. Both end with NULL. */
+extern const char *const jit_source_name[];
+extern const char *const jit_source_text[];
+
+static const char *source(const char *name)
+{
+    for (int i = 0; jit_source_name[i]; i++)
+        if (strcmp(jit_source_name[i], name) == 0)
+            return jit_source_text[i];
+    return NULL;
+}
+
+/* gen.files.read(path) */
+static int files_read(lua_State *L)
+{
+    const char *name = luaL_checkstring(L, 1), *text = source(name);
+    if (!text)
+        return luaL_error(L, "%s: not in this library", name);
+    lua_pushstring(L, text);
+    return 1;
+}
+
+/* gen.files.names(kind): of specs/<kind>/, in the order of jit_source_name, which is sorted */
+static int files_names(lua_State *L)
+{
+    const char *folder = lua_pushfstring(L, "specs/%s/", luaL_checkstring(L, 1));
+    size_t length = strlen(folder);
+    lua_Integer count = 0;
+    lua_newtable(L);
+    for (int i = 0; jit_source_name[i]; i++) {
+        const char *name = jit_source_name[i];
+        if (strncmp(name, folder, length) != 0)
+            continue;
+        lua_pushlstring(L, name + length, strcspn(name + length, "."));
+        lua_rawseti(L, -2, ++count);
+    }
+    return 1;
+}
+
+/* require("gen.x"); upvalue 1 holds what was loaded. */
+static int require(lua_State *L)
+{
+    const char *name = luaL_checkstring(L, 1);
+    if (lua_getfield(L, lua_upvalueindex(1), name) != LUA_TNIL)
+        return 1;
+    luaL_gsub(L, name, ".", "/");
+    const char *path = lua_pushfstring(L, "%s.lua", lua_tostring(L, -1)), *text = source(path);
+    if (!text)
+        return luaL_error(L, "module '%s' is not in this library", name);
+    const char *chunk = lua_pushfstring(L, "@%s", path);
+    if (luaL_loadbufferx(L, text, strlen(text), chunk, "t") != LUA_OK)
+        return lua_error(L);
+    lua_pushstring(L, name);
+    lua_call(L, 1, 1);
+    lua_pushvalue(L, -1);
+    lua_setfield(L, lua_upvalueindex(1), name);
+    return 1;
+}
+
+static void open_libraries(lua_State *L)
+{
+    static const luaL_Reg libraries[] = {{LUA_GNAME, luaopen_base},
+                                         {LUA_TABLIBNAME, luaopen_table},
+                                         {LUA_STRLIBNAME, luaopen_string},
+                                         {LUA_MATHLIBNAME, luaopen_math},
+                                         {LUA_DBLIBNAME, luaopen_debug}};
+    for (size_t i = 0; i < sizeof libraries / sizeof libraries[0]; i++) {
+        luaL_requiref(L, libraries[i].name, libraries[i].func, 1);
+        lua_pop(L, 1);
+    }
+    static const char *const removed[] = {"dofile", "loadfile", "print"};
+    for (size_t i = 0; i < sizeof removed / sizeof removed[0]; i++) {
+        lua_pushnil(L);
+        lua_setglobal(L, removed[i]);
+    }
+    lua_newtable(L); /* modules */
+    lua_newtable(L);
+    lua_pushcfunction(L, files_read);
+    lua_setfield(L, -2, "read");
+    lua_pushcfunction(L, files_names);
+    lua_setfield(L, -2, "names");
+    lua_setfield(L, -2, "gen.files");
+    lua_pushcclosure(L, require, 1);
+    lua_setglobal(L, "require");
+}
+
+typedef struct request {
+    const char *feat, *spec;
+    const int64_t *sizes; /* D, DV, M; NULL: the spec is only checked */
+    jit_text text;
+    char *name; /* of the feature; owned */
+    bool no_memory;
+} request;
+
+static char *copy(const char *text, size_t size)
+{
+    char *out = malloc(size + 1);
+    if (out)
+        memcpy(out, text, size + 1);
+    return out;
+}
+
+/* require("gen.jit").feature(feat, spec), then .text(feature, sizes) */
+static int run(lua_State *L)
+{
+    request *r = lua_touserdata(L, 1);
+    open_libraries(L);
+    lua_getglobal(L, "require");
+    lua_pushliteral(L, "gen.jit");
+    lua_call(L, 1, 1);
+    lua_getfield(L, -1, "feature");
+    lua_pushstring(L, r->feat);
+    lua_pushstring(L, r->spec);
+    lua_call(L, 2, 1);
+    size_t size;
+    lua_getfield(L, -1, "name");
+    const char *name = lua_tolstring(L, -1, &size);
+    r->name = copy(name, size);
+    r->no_memory = !r->name;
+    lua_pop(L, 1);
+    if (!r->sizes)
+        return 0;
+    lua_getfield(L, -2, "text");
+    lua_insert(L, -2);
+    static const char *const size_name[] = {"D", "DV", "M"};
+    lua_newtable(L);
+    for (int i = 0; i < 3; i++) {
+        lua_pushinteger(L, r->sizes[i]);
+        lua_setfield(L, -2, size_name[i]);
+    }
+    lua_call(L, 2, 2);
+    const char *text = luaL_checklstring(L, -2, &size);
+    r->text.parts = (int)luaL_checkinteger(L, -1);
+    r->text.text = (jit_bytes){copy(text, size), size};
+    r->no_memory = r->no_memory || !r->text.text.data;
+    return 0;
+}
+
+static spectra_status generate(request *r)
+{
+    lua_State *L = luaL_newstate();
+    if (!L)
+        return fail(SPECTRA_ENOMEM, "generating %s: out of memory", r->feat);
+    lua_pushcfunction(L, run);
+    lua_pushlightuserdata(L, r);
+    int code = lua_pcall(L, 1, 0, 0);
+    spectra_status status = SPECTRA_OK;
+    if (code == LUA_ERRMEM || r->no_memory)
+        status = fail(SPECTRA_ENOMEM, "generating %s: out of memory", r->feat);
+    else if (code != LUA_OK)
+        status = fail(SPECTRA_EFORMAT, "%s",
+                      lua_isstring(L, -1) ? lua_tostring(L, -1) : "the generator failed");
+    lua_close(L);
+    if (status != SPECTRA_OK) {
+        free(r->name);
+        free(r->text.text.data);
+    }
+    return status;
+}
+
+spectra_status jit_generate(const char *feat, const char *spec, int64_t D, int64_t DV, int64_t M,
+                            jit_text *out)
+{
+    const int64_t sizes[] = {D, DV, M};
+    request r = {.feat = feat, .spec = spec, .sizes = sizes};
+    TRY(generate(&r));
+    free(r.name);
+    *out = r.text;
+    return SPECTRA_OK;
+}
+
+spectra_status jit_check_spec(const char *path, const char *spec, char **name)
+{
+    request r = {.feat = path, .spec = spec};
+    TRY(generate(&r));
+    *name = r.name;
+    return SPECTRA_OK;
+}
