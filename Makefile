@@ -209,8 +209,13 @@ $(B)/bench/attn_bench: $(BENCH_O) $(B)/libspectraformer.a
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) $(SAN) $^ $(LDLIBS) -o $@
 
-run-bench: $(B)/bench/attn_bench
+$(B)/bench/structured: $(O)/bench/structured.o $(B)/libspectraformer.a
+	@mkdir -p $(@D)
+	@$(CC) $(CFLAGS) $(SAN) $^ $(LDLIBS) -o $@
+
+run-bench: $(B)/bench/attn_bench $(B)/bench/structured
 	$(B)/bench/attn_bench
+	$(B)/bench/structured
 
 # ---- style ----------------------------------------------------------------------------------------
 

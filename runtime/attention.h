@@ -34,6 +34,8 @@ struct spectra_attention {
     double *uniform;   /* (M, D) from which count matrices are made, else NULL */
     bool counts_given; /* W holds the counts themselves */
     float *packed;     /* what the plan points to */
+    attn_chain chain;  /* of W, where plan.chain points to it */
+    float *chain_memory;
     struct attention_training *training; /* parameters that are trained, NULL: none */
     attention_input scalar[MAX_SCALARS], vector[MAX_VECTORS], a_pos;
 };
@@ -112,6 +114,8 @@ typedef struct performer_tokens {
     const uint8_t *mask;
 } performer_tokens;
 
+/* Whether W of this size is projected by its chain, where it has one, rather than by products. */
+bool performer_chain_wins(int64_t M, int64_t D);
 /* att->w into att->packed and the plan. */
 void performer_pack(spectra_attention *att);
 int64_t performer_packed_floats(const spectra_attention *att);

@@ -2,6 +2,7 @@
  * features by themselves. */
 #include "attention.h"
 
+#include "sample_chain.h"
 #include "status.h"
 
 #include <math.h>
@@ -23,6 +24,13 @@ static float *pack_matrix(const attn_plan *p, const float *from, float *at, floa
     for (int64_t r = 0; r < p->M; r++)
         performer_pack_row(p->D, p->MP, p->DP, r, from + r * p->D, wt, w, w2, sums);
     return w2 + p->MP;
+}
+
+/* Measured (bench/structured.c): three transforms of n numbers take less time than n products for
+ * each of them from n = 64 on. */
+bool performer_chain_wins(int64_t M, int64_t D)
+{
+    return D > 32 && M >= 64;
 }
 
 void performer_pack(spectra_attention *att)
@@ -77,6 +85,8 @@ static spectra_status set_matrix(spectra_attention *att, const char *name, float
                         "input %s: entry %lld is %g, %s needs whole numbers from 0 up", name,
                         (long long)i, (double)data[i], att->feature->name);
     memcpy(to, data, (size_t)(M * D) * sizeof *data);
+    if (att->plan.chain && !sample_chain_is(att->plan.chain, att->plan.M, att->plan.D, att->w))
+        att->plan.chain = NULL;
     att->counts_given = counts;
     performer_pack(att);
     return SPECTRA_OK;

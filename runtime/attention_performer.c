@@ -7,6 +7,7 @@
 #include "jit.h"
 #include "registry.h"
 #include "sample.h"
+#include "sample_chain.h"
 #include "status.h"
 
 #include <math.h>
@@ -82,6 +83,25 @@ static layout layout_of(const spectra_attention *att, const spectra_problem *p)
 
 /* ---- construction ---------------------------------------------------------------------------- */
 
+/* The chain of the matrix just drawn, where it has one and is faster for it. */
+static spectra_status find_chain(spectra_attention *att)
+{
+    int64_t M = att->plan.M, D = att->plan.D;
+    bool found = false;
+    att->plan.chain = NULL;
+    if (!performer_chain_wins(M, D) || att->uniform || att->training)
+        return SPECTRA_OK;
+    if (!att->chain_memory)
+        att->chain_memory = aligned_alloc(
+            PERFORMER_ALIGN, (size_t)performer_align(sample_chain_floats(M)) * sizeof(float));
+    if (!att->chain_memory)
+        return fail(SPECTRA_ENOMEM, "performer: out of memory");
+    TRY(sample_chain(att->matrix, M, D, att->desc.seed, att->desc.layer, att->w, att->chain_memory,
+                     &att->chain, &found));
+    att->plan.chain = found ? &att->chain : NULL;
+    return SPECTRA_OK;
+}
+
 static spectra_status performer_redraw(spectra_attention *att, uint64_t seed)
 {
     static const uint64_t other = 0x9e3779b97f4a7c15; /* the second matrix's seed is this far off */
@@ -91,6 +111,7 @@ static spectra_status performer_redraw(spectra_attention *att, uint64_t seed)
     att->counts_given = false;
     TRY(sample_matrix(att->matrix, M, D, seed, att->desc.layer, att->w, att->row_weight));
     TRY(training_redraw(att, seed));
+    TRY(find_chain(att));
     if (att->second) {
         TRY(registry_matrix("orf", &directions));
         TRY(sample_matrix(directions, M, D, seed + other, att->desc.layer, att->second, NULL));
@@ -192,6 +213,7 @@ static void performer_release(spectra_attention *att)
     free(att->uniform);
     free(att->row_weight);
     free(att->packed);
+    free(att->chain_memory);
     for (int i = 0; i < MAX_SCALARS; i++)
         free(att->scalar[i].data);
     for (int i = 0; i < MAX_VECTORS; i++)

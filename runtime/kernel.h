@@ -31,6 +31,18 @@ static inline int64_t pad16(int64_t n)
 /* Instruction sets a kernel is built for; the runtime picks the highest present. */
 typedef enum { ISA_PORTABLE, ISA_AVX2, ISA_AVX512, ISA_COUNT } isa;
 
+/* W as a chain of cheap steps by blocks of n rows, n = 2^k >= D a divisor of M: W = scale o (C_1
+ * C_2 ... C_steps), the first D columns; a projection applies them from the last to the first. */
+enum { CHAIN_STEPS = 8, CHAIN_MAX = 256 };
+enum { CHAIN_HADAMARD, CHAIN_DIAGONAL, CHAIN_PERMUTATION };
+typedef struct attn_chain {
+    int64_t n;
+    int steps, kind[CHAIN_STEPS];
+    const real *diagonal[CHAIN_STEPS];       /* (M) */
+    const int32_t *permutation[CHAIN_STEPS]; /* (M) within the block: y[p[i]] = x[i] */
+    const real *scale;                       /* (M) */
+} attn_chain;
+
 /* The projection of one layer, packed once per draw; shared by its heads. */
 typedef struct attn_plan {
     int64_t D, DV, M;    /* head size <= 256, value size <= 256, rows of W <= 1024 */
@@ -42,8 +54,9 @@ typedef struct attn_plan {
     /* of features with a second projection (feature_info.projections = 2): its matrix, as wt and w
      */
     const real *wt_second, *w_second;
-    const real *count_sums; /* (2, MP) sums of w_rd and of log w_rd! where W holds counts */
-    bool learn;             /* backward also makes the gradient of W, in dparams */
+    const real *count_sums;  /* (2, MP) sums of w_rd and of log w_rd! where W holds counts */
+    const attn_chain *chain; /* used instead of wt and w to project; NULL: products */
+    bool learn;              /* backward also makes the gradient of W, in dparams */
 } attn_plan;
 
 /* Parameters of a feature for one head. The last scalar is always `gaussian`:

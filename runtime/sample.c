@@ -54,7 +54,7 @@ double canvas_chi2(const canvas *c, uint64_t first, int64_t k)
     return sum;
 }
 
-static spectra_status run_primitive(const char *name, canvas *c)
+spectra_status sample_run_primitive(const char *name, canvas *c)
 {
     const char *names[PRIMITIVES];
     for (int i = 0; i < PRIMITIVES; i++) {
@@ -77,7 +77,7 @@ static spectra_status run_recipe(const matrix_info *info, uint64_t seed, int64_t
         const recipe_op *op = &info->recipe[i];
         memcpy(c->arg, op->arg, sizeof c->arg);
         c->stream = rng_open(seed, RNG_MATRIX, (uint32_t)layer, (uint32_t)i);
-        TRY(run_primitive(op->op, c));
+        TRY(sample_run_primitive(op->op, c));
     }
     if (c->rows != c->m || c->columns != c->d)
         return fail(SPECTRA_EINVAL,

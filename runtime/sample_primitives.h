@@ -54,6 +54,8 @@ enum { SAMPLE_MAX_SIZE = 1 << 28 };
 SAMPLE_PRIMITIVES(DECLARE_PRIMITIVE)
 #undef DECLARE_PRIMITIVE
 
+/* Runs the primitive of that name. SPECTRA_ENOTFOUND, and what it may fail with. */
+spectra_status sample_run_primitive(const char *name, canvas *c);
 /* w becomes (rows, columns) zeros. SPECTRA_ESHAPE above SAMPLE_MAX_SIZE numbers. */
 spectra_status canvas_shape(canvas *c, int64_t rows, int64_t columns, int64_t block);
 /* Memory for n numbers; NULL has been reported. */

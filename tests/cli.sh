@@ -103,6 +103,10 @@ says 2 "needs --from" data prepare lra-listops
 says 2 "no option --from" data generate lra-listops --from .
 says 2 "needs --kernel" matrix --out w2.npy
 says 2 "from 1 to 1024" matrix --kernel qmc --m 2000 --out w2.npy
+says 1 "cannot go with sorf" attend --feat poisrf --kernel sorf --q q.npy --k k.npy --v v.npy --out o.npy
+says 1 "no official behaviour" attend --feat sderf --kernel orf --official --q q.npy --k k.npy --v v.npy --out o.npy
+says 1 "constants" attend --feat aderf --kernel orf --through --q q.npy --k k.npy --v v.npy --out o.npy
+says 1 "must be\|needs m > d" matrix --kernel mm --m 8 --d 16 --out w2.npy
 says 2 "needs --q" attend --attn softmax --out o.npy
 says 2 "NAME=FILE" attend --q q.npy --k k.npy --v v.npy --out o.npy --input W
 says 2 "no input\|did you mean\|unknown" attend --q q.npy --k k.npy --v v.npy --out o.npy --input Z=w.npy
@@ -222,6 +226,26 @@ numbers() { sed -n 's/\("step":[0-9]*,"split":"[trainsdev]*","loss":[^,]*\).*/\1
 numbers a >a.numbers
 numbers c >c.numbers
 is "nor of the logged losses" cmp a.numbers c.numbers
+
+# Matrices that are trained, that are made of counts, weighted rows, trained scalars: whole and in parts.
+few="--layers 1 --batch 4 --steps 6 --eval-every 3 --eval-batches 1 --seed 7 --m 24 --data data"
+for made in "posrf fastfood_learnable" "oprf gmm" "saderf bbq" "trigrf dgm" "posrf+ inn" "poisrf qmc" \
+    "hrf orf" "aderf ssr" "cderf simrf --antithetic" "gerf orf --learn"; do
+    set -- $made
+    feat=$1 kernel=$2
+    shift 2
+    # shellcheck disable=SC2086
+    is "train $made" quiet train --feat "$feat" --kernel "$kernel" "$@" $few --run whole --overwrite
+    # shellcheck disable=SC2086
+    is "train $made, stopped at 3" quiet train --feat "$feat" --kernel "$kernel" "$@" $few --run part \
+        --overwrite --stop-at 3
+    is "resuming changes no bit of $made" sh -c "'$bin' train --resume --run part >/dev/null 2>&1 &&
+        cmp whole/checkpoint.safetensors part/checkpoint.safetensors"
+done
+is "eval with what was trained" "$bin" eval --run whole --split dev --json
+says 1 "exactly N(0, I)" train --feat geomrf --kernel ssr --data data --run r0
+says 1 "has no scalar that is trained" train --feat posrf --kernel orf --learn --data data --run r0
+says 1 "no antithetic form" train --feat trigrf --kernel orf --antithetic --data data --run r0
 
 # shellcheck disable=SC2086
 env --default-signal=INT "$bin" train $pair $small --data data --run d >/dev/null 2>int.err &

@@ -169,7 +169,7 @@ static void test_control_fixed_length(void **state)
 {
     (void)state;
     static const recipe_op recipe[] = {{"haar", {0}}, {"fixed_rows", {0}}};
-    const matrix_info info = {"fixed", "", "", "fixed-norm", 2, recipe, ""};
+    const matrix_info info = {"fixed", "", "", "fixed-norm", 2, recipe, "", NULL};
     static outcome o;
     double bias[2];
     pair_P(16, &o.pair);
@@ -235,7 +235,7 @@ static void test_sgq_bias(void **state)
 {
     (void)state;
     static const recipe_op two[] = {{"gauss_hermite", {2}}};
-    const matrix_info rademacher = {"two", "", "", "approximate", 1, two, ""};
+    const matrix_info rademacher = {"two", "", "", "approximate", 1, two, "", NULL};
     static outcome o;
     pair_P(16, &o.pair);
     measure(estimate_matrix("sgq"), 32, 8000, false, &o);

@@ -109,7 +109,7 @@ static void test_cut_takes_random_rows(void **state)
 {
     (void)state;
     static const recipe_op recipe[] = {{"basis", {0}}, {"cut", {0}}};
-    const matrix_info info = {"rows", "", "", "exact", 2, recipe, ""};
+    const matrix_info info = {"rows", "", "", "exact", 2, recipe, "", NULL};
     enum { M = 19, D = 16, DRAWS = 800 };
     int taken[D] = {0};
     for (uint64_t t = 0; t < DRAWS; t++) {
@@ -270,8 +270,8 @@ static void test_sphere_lattice(void **state)
     (void)state;
     static const recipe_op plain[] = {{"fourier_sphere", {0}}};
     static const recipe_op turned[] = {{"fourier_sphere", {0}}, {"rotate", {0}}};
-    const matrix_info lattice = {"lattice", "", "", "exact", 1, plain, ""};
-    const matrix_info rotated = {"rotated", "", "", "exact", 2, turned, ""};
+    const matrix_info lattice = {"lattice", "", "", "exact", 1, plain, "", NULL};
+    const matrix_info rotated = {"rotated", "", "", "exact", 2, turned, "", NULL};
     static const int sizes[][2] = {{5, 16}, {67, 20}, {74, 20}, {150, 24}, {7, 2}};
     for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
         const int m = sizes[k][0], d = sizes[k][1];

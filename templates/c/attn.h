@@ -10,6 +10,7 @@
 #ifndef SPECTRA_ATTN_H
 #define SPECTRA_ATTN_H
 
+#include "chain.h"
 #include "tile.h"
 #include <float.h>
 
@@ -349,7 +350,10 @@ VEC_FN void project(const attn_plan *p, const attn_sizes *z, const attn_block *b
                     int64_t ldu, real *second)
 {
     int64_t rows = pad_block(b->n, z->DP, b->x);
-    tile_mul(rows, z->MP, z->D, b->x, z->DP, p->wt, z->MP, u, ldu);
+    if (p->chain != NULL)
+        chain_project(p->chain, b->n, z->M, z->DP, b->x, z->DP, u, ldu);
+    else
+        tile_mul(rows, z->MP, z->D, b->x, z->DP, p->wt, z->MP, u, ldu);
     if (NP > 1) {
         pad_block(b->n, z->DP, b->second);
         tile_mul(rows, z->MP, z->D, b->second, z->DP, p->wt_second, z->MP, second, z->MP + PAD);

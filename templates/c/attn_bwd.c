@@ -152,7 +152,10 @@ VEC_FN void params_end(const attn_plan *p, const attn_sizes *z, const attn_param
 VEC_FN void project_back(const attn_plan *p, const attn_sizes *z, const bwd_scratch *w)
 {
     int64_t rows = pad_block(w->b.n, w->ldu, w->u);
-    tile_mul(rows, z->DP, z->M, w->u, w->ldu, p->w, z->DP, w->gx, z->DP);
+    if (p->chain != NULL)
+        chain_back(p->chain, w->b.n, z->M, z->DP, w->u, w->ldu, w->gx, z->DP);
+    else
+        tile_mul(rows, z->DP, z->M, w->u, w->ldu, p->w, z->DP, w->gx, z->DP);
     if (NP > 1) {
         pad_block(w->b.n, w->ldu, w->u2);
         tile_mul(rows, z->DP, z->M, w->u2, w->ldu, p->w_second, z->DP, w->gsecond, z->DP);
