@@ -86,6 +86,9 @@ static void test_convergence(void **state)
         {"trigrf", "gaus", .23, .054}, {"posrf", "gaus", .28, .087}, {"oprf", "gaus", .25, .065},
         {"saderf", "gaus", .21, .054}, {"trigrf", "orf", .15, .036}, {"posrf", "orf", .26, .084},
         {"oprf", "orf", .20, .057},    {"saderf", "orf", .16, .045}, {"oprf", "qmc", .19, .040},
+        {"posrf+", "gaus", .21, .058}, {"sderf", "gaus", .24, .061}, {"aderf", "gaus", .19, .051},
+        {"poisrf", "gaus", .25, .064}, {"posrf+", "orf", .17, .051}, {"sderf", "orf", .21, .053},
+        {"aderf", "orf", .16, .042},   {"poisrf", "orf", .22, .057}, {"aderf", "qmc", .13, .028},
     };
     setting *s = setting_new();
     for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
@@ -115,6 +118,29 @@ static void test_others_converge(void **state)
         if (!(few < 0.35) || !(many < 0.13) || !(many / few <= 0.5))
             fail_msg("%s-%s: error %.3f at m = 64 and %.3f at 1024", pairs[i][0], pairs[i][1], few,
                      many);
+    }
+    free(s);
+}
+
+/* Every component function with one exact matrix, every exact or weighted matrix with one function.
+ */
+static void test_all_converge(void **state)
+{
+    (void)state;
+    setting *s = setting_new();
+    for (const feature_info *f = generated_features; f->name; f++) {
+        const double few = median_error(s, f->name, "simrf", 64);
+        const double many = median_error(s, f->name, "simrf", 1024);
+        if (!(few < 0.45) || !(many < 0.16) || !(many / few <= 0.5))
+            fail_msg("%s-simrf: error %.3f at m = 64 and %.3f at 1024", f->name, few, many);
+    }
+    for (const matrix_info *m = generated_matrices; m->name; m++) {
+        if (strcmp(m->law, "exact") != 0 && strcmp(m->law, "weighted") != 0)
+            continue;
+        const double few = median_error(s, "oprf", m->name, 64);
+        const double many = median_error(s, "oprf", m->name, 1024);
+        if (!(few < 0.4) || !(many < 0.13) || !(many / few <= 0.5))
+            fail_msg("oprf-%s: error %.3f at m = 64 and %.3f at 1024", m->name, few, many);
     }
     free(s);
 }
@@ -280,13 +306,10 @@ static void test_fitted_extremes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_convergence),
-        cmocka_unit_test(test_others_converge),
-        cmocka_unit_test(test_key_maximum_does_not_converge),
-        cmocka_unit_test(test_shifts),
-        cmocka_unit_test(test_fitted_values),
-        cmocka_unit_test(test_psi_balances),
-        cmocka_unit_test(test_fitted_extremes),
+        cmocka_unit_test(test_convergence),  cmocka_unit_test(test_others_converge),
+        cmocka_unit_test(test_all_converge), cmocka_unit_test(test_key_maximum_does_not_converge),
+        cmocka_unit_test(test_shifts),       cmocka_unit_test(test_fitted_values),
+        cmocka_unit_test(test_psi_balances), cmocka_unit_test(test_fitted_extremes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
