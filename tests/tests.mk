@@ -1,6 +1,7 @@
 # Test programs and how they are run. Each links tests/NAME.c, the helpers named here, the library.
 
 TEST_NAMES := $(filter-out test_gradient,$(patsubst tests/%.c,%,$(wildcard tests/test_*.c)))
+TEST_WITH_test_approx := oracle
 TEST_WITH_test_model := model_oracle
 TEST_WITH_test_property_attention := oracle attend
 TEST_WITH_test_property_estimate := oracle attend
