@@ -61,7 +61,7 @@ test-programs: $(B)/spectraformer $(B)/libspectraformer.so $(TEST_BIN) $(B)/test
 	$(B)/tests/test_gradient $(B)/tests/nvrtc
 
 # The same sources under AddressSanitizer and UndefinedBehaviorSanitizer.
-ASAN_NAMES := test_support test_files test_matrix test_data test_softmax test_row test_property_attention \
+ASAN_NAMES := test_approx test_support test_files test_matrix test_data test_softmax test_row test_property_attention \
 	test_property_state test_property_matrix_structure
 ASAN_MAKE := B=build/asan OPT=-O1 SAN='-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer'
 sanitized:
