@@ -45,7 +45,7 @@ ALL_PAIRS := $(sort $(PAIRS) $(patsubst build/%/registry.inc,%,$(wildcard build/
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all gen deps test demo bench install dist clean help format lint run-tests run-demo run-bench diff-gen test-programs sanitized
+.PHONY: all gen deps test demo bench approx install dist clean help format lint run-tests run-demo run-bench run-approx diff-gen test-programs sanitized
 all:
 
 # ---- targets that install what they need first, then call make again ----------------------------
@@ -64,6 +64,10 @@ bench: deps
 	@$(MAKE) --no-print-directory gen FEAT=posrf KERNEL=gaus
 	@$(MAKE) --no-print-directory -j$(JOBS) $(B)/bench/attn_bench
 	@$(MAKE) --no-print-directory run-bench
+
+approx: deps
+	@$(MAKE) --no-print-directory -j$(JOBS) $(B)/spectraformer
+	@$(MAKE) --no-print-directory run-approx
 
 BUILD_PACKAGES := gcc libc6-dev pkg-config lua5.4 liblua5.4-dev libjansson-dev libmd-dev libopenblas0-pthread
 TEST_PACKAGES := libcmocka-dev lua-busted lua-check clang-format xz-utils
@@ -91,6 +95,7 @@ help:
 	@echo "make gen FEAT=saderf KERNEL=qmc [D=32 DV=32 M=128 DTYPE=f32]"
 	@echo "                     kernels of a pair for fixed sizes into build/saderf-qmc/; the next make links them"
 	@echo "make bench           fused kernels against the same mathematics unfused, on this machine"
+	@echo "make approx          error, bias, variance and time of every pair, heat maps in build/approx/report.html"
 	@echo "make install         into PREFIX=$(PREFIX): command, library, header"
 	@echo "make lint            clang-format and luacheck;  make format rewrites"
 	@echo "make diff-gen        what an edit of gen/, specs/ or templates/ does to generated text"
@@ -101,7 +106,7 @@ clean:
 
 # ---- generation -----------------------------------------------------------------------------------
 
-ifneq ($(filter-out deps test demo bench help clean format lint,$(or $(MAKECMDGOALS),all)),)
+ifneq ($(filter-out deps test demo bench approx help clean format lint,$(or $(MAKECMDGOALS),all)),)
 -include build/sources.mk
 endif
 
@@ -216,6 +221,13 @@ $(B)/bench/structured: $(O)/bench/structured.o $(B)/libspectraformer.a
 run-bench: $(B)/bench/attn_bench $(B)/bench/structured
 	$(B)/bench/attn_bench
 	$(B)/bench/structured
+
+APPROX := --antithetic --input-std 0.5 --trials 256
+run-approx: $(B)/spectraformer
+	@mkdir -p build/approx
+	$(B)/spectraformer approx $(APPROX) --out build/approx/report.html --json >build/approx/report.json.part
+	@mv build/approx/report.json.part build/approx/report.json
+	@echo "build/approx/report.html and report.json"
 
 # ---- style ----------------------------------------------------------------------------------------
 

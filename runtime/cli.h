@@ -18,7 +18,8 @@ enum {
     CLI_DATA = 32,
     CLI_LIST = 64,
     CLI_INFO = 128,
-    CLI_JIT = 256
+    CLI_JIT = 256,
+    CLI_APPROX = 512
 };
 
 typedef enum option_id {
@@ -76,6 +77,13 @@ typedef enum option_id {
     OPT_CLEAR,
     OPT_WARM,
     OPT_VALUE_SIZE,
+    OPT_FEATS,
+    OPT_KERNELS,
+    OPT_SIZES,
+    OPT_LENGTH,
+    OPT_TRAINED,
+    OPT_TRIALS,
+    OPT_INPUT_STD,
     OPT_HELP,
     OPT_COUNT
 } option_id;
@@ -122,6 +130,7 @@ spectra_status cli_eval(const cli_args *a);
 spectra_status cli_attend(const cli_args *a);
 spectra_status cli_features(const cli_args *a);
 spectra_status cli_matrix(const cli_args *a);
+spectra_status cli_approx(const cli_args *a);
 spectra_status cli_data(const cli_args *a);
 spectra_status cli_list(const cli_args *a);
 spectra_status cli_info(const cli_args *a);

@@ -26,6 +26,8 @@ static const command commands[] = {
      "features of both sides as logs and signs", cli_features},
     {"matrix", CLI_MATRIX, 0, "matrix --kernel K --m M --d D --out W.npy", "draw a weight matrix",
      cli_matrix},
+    {"approx", CLI_APPROX, 0, "approx [--feat F,.. --kernel K,.. --m M,..] [--out report.html]",
+     "error, bias, variance and time of pairs: table, JSON, heat maps", cli_approx},
     {"data", CLI_DATA, 2, "data generate|prepare TASK [...], data info TASK|DIR",
      "make or look at prepared data", cli_data},
     {"list", CLI_LIST, 0, "list", "attentions, component functions, matrices, tasks", cli_list},

@@ -112,24 +112,35 @@ static spectra_status attend(const pass *p, int64_t l)
     return SPECTRA_OK;
 }
 
-spectra_status forward_layers(pass *p)
+/* The chunks' work between two attentions. */
+static void stage(const pass *p, int64_t number)
 {
     int64_t L = p->m->config.layers;
-    for (int64_t stage = 0; stage <= L; stage++) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(p->threads)
-        for (int64_t i = 0; i < p->chunks; i++) {
-            chunk c = chunk_at(p, i, omp_get_thread_num());
-            if (stage == 0)
-                embed(p, &c);
-            else
-                second_half(p, &c, stage - 1);
-            if (stage < L)
-                first_half(p, &c, stage);
-        }
-        if (stage < L)
-            TRY(attend(p, stage));
+    for (int64_t i = 0; i < p->chunks; i++) {
+        chunk c = chunk_at(p, i, omp_get_thread_num());
+        if (number == 0)
+            embed(p, &c);
+        else
+            second_half(p, &c, number - 1);
+        if (number < L)
+            first_half(p, &c, number);
     }
+}
+
+spectra_status forward_until(pass *p, int64_t layer)
+{
+    for (int64_t number = 0; number < layer; number++) {
+        stage(p, number);
+        TRY(attend(p, number));
+    }
+    stage(p, layer);
     return SPECTRA_OK;
+}
+
+spectra_status forward_layers(pass *p)
+{
+    return forward_until(p, p->m->config.layers);
 }
 
 /* Mean of the normalised valid rows over all N positions, or the normalised first row (CLS). */

@@ -150,6 +150,8 @@ spectra_problem attention_problem(const pass *p, int64_t layer, int call);
 
 /* ---- model_forward.c ---- */
 spectra_status forward_layers(pass *p);
+/* The same up to a layer's q, k, v, which are then in act.layer[layer].qkv. */
+spectra_status forward_until(pass *p, int64_t layer);
 void forward_head(pass *p);
 /* Sum of the examples' losses. */
 double forward_loss(pass *p);

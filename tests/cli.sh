@@ -111,6 +111,16 @@ says 2 "needs --q" attend --attn softmax --out o.npy
 says 2 "NAME=FILE" attend --q q.npy --k k.npy --v v.npy --out o.npy --input W
 says 2 "no input\|did you mean\|unknown" attend --q q.npy --k k.npy --v v.npy --out o.npy --input Z=w.npy
 says 2 "go together" attend --attn softmax --q q.npy --k k.npy --v v.npy --out o.npy --dq g.npy
+says 2 "did you mean 'saderf'" approx --feat posrf,sadref
+says 2 "did you mean 'orf'" approx --kernel off
+says 2 "unknown" approx --feat posrf,
+says 2 "'64x', allowed are whole numbers from 1 to 1024" approx --m 64x
+says 2 "'2000', allowed are whole numbers" approx --m 64,2000
+says 2 "from 2 to" approx --trials 1
+says 2 "needs --k" approx --q q.npy
+says 2 "input-std has no meaning with --q" approx --q q.npy --k k.npy --input-std 2
+says 2 "layer has no meaning without --q and --k or --run" approx --layer 1
+says 2 "no antithetic form" approx --feat trigrf --antithetic
 says 2 "has no features" features --attn softmax --x q.npy --y k.npy --out f
 
 # ---- bad files: 1 --------------------------------------------------------------------------------
@@ -131,7 +141,14 @@ says 1 "(128, 8)" attend --q q.npy --k k.npy --v v.npy --out o.npy --input W=w.n
 says 1 "m > d\|rows" matrix --kernel mm --m 8 --d 16 --out w2.npy
 says 1 "lra-text" data generate lra-text
 says 1 "basic_train.tsv" data prepare lra-listops --from absent --out p
-is "nothing was left by failures" test ! -e o.npy -a ! -e w2.npy -a ! -e p -a ! -e g.npy
+says 1 "poisrf cannot go with sorf: counts are made from" approx --feat poisrf --kernel sorf --out a.html
+says 1 "nothing to measure: matrix mm needs m > d" approx --feat posrf --kernel mm --m 8 --out a.html
+says 1 "(2, 2, 70, 9)" approx --q q.npy --k wide.npy --out a.html
+says 1 "(4, 70, 8)" approx --q q.npy --k flat.npy --out a.html
+says 1 "short.npy" approx --q q.npy --k k.npy --v short.npy --out a.html
+says 1 "floats/a.html" approx --feat posrf --kernel orf --out floats/a.html
+says 1 "is 'r0' the folder of a run" approx --run r0 --out a.html
+is "nothing was left by failures" test ! -e a.html -a ! -e o.npy -a ! -e w2.npy -a ! -e p -a ! -e g.npy
 
 # ---- data ----------------------------------------------------------------------------------------
 
@@ -202,6 +219,43 @@ esac
 is "keys may be fewer than queries" \
     "$bin" attend --attn softmax --q q.npy --k k33.npy --v k33.npy --mask mask33.npy --out o33.npy
 
+# ---- the approximation lab ------------------------------------------------------------------------
+
+lab="--m 16,32 --trials 3 --tokens 40 --d 8"
+# shellcheck disable=SC2086
+{
+    is "approx" sh -c "'$bin' approx --feat posrf,poisrf --kernel orf,sorf $lab --out a.html >a.txt 2>a.err"
+    is "its table has the pairs" sh -c 'grep -q "^posrf  *orf  *16 " a.txt && grep -q "^posrf  *sorf  *32 " a.txt'
+    is "and not the one that is not legal" sh -c '! grep -q "^poisrf  *sorf" a.txt && grep -q "2 of 8 left out" a.err'
+    is "the page has a cell for each number" sh -c '[ "$(grep -c "<td" a.html)" -eq 16 ] && tail -1 a.html | grep -q "</html>"'
+    is "it says why a cell is empty" sh -c 'grep -q "<td class=x title=.poisrf × sorf, m = 16&#10;counts are made from" a.html'
+    is "the page refers to nothing outside" sh -c '! grep -E "https?:|src=|<link|@import" a.html'
+    is "approx --json" sh -c "'$bin' approx --kernel posrf,oprf --feat gaus --antithetic $lab --json >a.json 2>/dev/null"
+    is "approx of arrays" sh -c "'$bin' approx --q q.npy --k k33.npy --v k33.npy --feat saderf --kernel qmc --m 32 \
+        --trials 3 --json >q.json"
+    is "threads change no number" sh -c "'$bin' approx --q q.npy --k k33.npy --v k33.npy --feat saderf --kernel qmc \
+        --m 32 --trials 3 --threads 2 --json >q2.json && grep -v -e _ns -e seconds -e '\"ns\"' q.json >q.same &&
+        grep -v -e _ns -e seconds -e '\"ns\"' q2.json | cmp q.same -"
+    is "values may be random" sh -c "'$bin' approx --q q.npy --k k33.npy --feat posrf+ --kernel orf --m 8 --trials 2 |
+        grep -q '^posrf+  *orf'"
+}
+is "JSON of every cell" lua5.4 - a.json q.json <<'LUA'
+-- No parser of JSON is at hand: names, numbers and punctuation become those of Lua.
+local function read(path)
+  local text = assert(io.open(path)):read("a"):gsub("null", "0/0")
+  text = text:gsub('("[%w_]+"): ', "[%1] = "):gsub("%[(%s*[{%]])", "{%1"):gsub("{%]", "{}"):gsub("}(%s*)%]", "}%1}")
+  return assert(load("return " .. text))()
+end
+local a, q = read(arg[1]), read(arg[2])
+assert(#a.cells == 8 and a.cells[1].feature == "posrf" and a.cells[2].feature == "posrf+" and a.cells[8].m == 32)
+assert(a.trials == 3 and a.queries == 40 and #a.skipped == 0)
+for _, c in ipairs(a.cells) do
+  assert(c.matrix == "gaus" and c.error_10 <= c.error and c.error <= c.error_90)
+  assert(c.variance > 0 and c.variance_iid > 0 and c.bias_error > 0 and c.ns > 0)
+end
+assert(#q.cells == 1 and q.batch == 2 and q.heads == 2 and q.keys == 33 and q.d == 8 and q.cells[1].error < 3)
+LUA
+
 # ---- training ------------------------------------------------------------------------------------
 
 is "train" train --run a --threads 1
@@ -265,6 +319,9 @@ is "an interruption changes no bit" cmp a/checkpoint.safetensors d/checkpoint.sa
 
 is "--max-seconds" train --run e --max-seconds 0.1
 is "the log says why it ended" grep -q '"reason":"time"' e/log.jsonl
+is "approx of a trained run" sh -c "'$bin' approx --run a --feat posrf --kernel orf --m 16 --trials 2 --tokens 50 |
+    grep -q 'a, layer 0, 50 tokens of the first dev example'"
+says 2 "has no layer 1, allowed are 0 to 0" approx --run a --layer 1
 is "overwrite" train --run e --overwrite --stop-at 1
 is "overwriting starts anew" sh -c '[ "$(grep -c train e/log.jsonl)" -eq 1 ]'
 
@@ -312,7 +369,7 @@ verdict $? "a full standard output -> 1" "exit $code"
 
 # ---- help ----------------------------------------------------------------------------------------
 
-for c in train eval attend features matrix data list info jit; do
+for c in train eval attend features matrix approx data list info jit; do
     is "$c --help" sh -c "'$bin' $c --help | grep -q 'usage: spectraformer $c'"
 done
 is "--help" sh -c "'$bin' --help | grep -q kernel_type"

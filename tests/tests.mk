@@ -1,6 +1,7 @@
 # Test programs and how they are run. Each links tests/NAME.c, the helpers named here, the library.
 
 TEST_NAMES := $(filter-out test_gradient,$(patsubst tests/%.c,%,$(wildcard tests/test_*.c)))
+TEST_WITH_test_approx := oracle
 TEST_WITH_test_chain := oracle attend
 TEST_WITH_test_learned := oracle attend
 TEST_WITH_test_model := model_oracle
@@ -64,7 +65,7 @@ test-programs: $(B)/spectraformer $(B)/libspectraformer.so $(TEST_BIN) $(B)/test
 
 # The same sources under AddressSanitizer and UndefinedBehaviorSanitizer.
 ASAN_NAMES := test_support test_files test_matrix test_data test_softmax test_row test_jit \
-	test_property_attention test_property_state test_property_matrix_structure test_chain test_learned
+	test_property_attention test_property_state test_property_matrix_structure test_chain test_learned test_approx
 ASAN_MAKE := B=build/asan OPT=-O1 SAN='-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer'
 sanitized:
 	@$(MAKE) --no-print-directory $(ASAN_MAKE) $(ASAN_NAMES:%=build/asan/tests/%) build/asan/tests/golden \
