@@ -1,10 +1,8 @@
 #!/bin/sh
-# tests/run.sh NAME=COMMAND ... : runs each command, adds up what the test runners counted, prints a
-# line each and `N passed, N failed, N skipped` at the end. A command that fails without counting a
-# failure counts as one. Output of a failing command is shown whole; logs stay in build/log.
-
-mkdir -p build/log
-passed=0 failed=0 skipped=0
+# tests/run.sh NAME=COMMAND ... : runs the commands, as many at a time as there are processors, adds up
+# what the test runners counted, prints a line each as it ends and `N passed, N failed, N skipped` at
+# the end. A command that fails without counting a failure counts as one. Output of a failing command is
+# shown whole; logs stay in build/log.
 
 # Totals of a log, "passed failed skipped": plain lines, cmocka, busted.
 count() {
@@ -17,24 +15,33 @@ count() {
         END { print p + 0, f + 0, s + 0 }' "$1"
 }
 
-for item in "$@"; do
-    name=${item%%=*}
-    log=build/log/$name.log
-    start=$(date +%s)
-    sh -c "${item#*=}" >"$log" 2>&1
+one() { # one NAME COMMAND
+    name=$1 log=build/log/$1.log start=$(date +%s)
+    sh -c "$2" >"$log" 2>&1
     code=$?
     # shellcheck disable=SC2046
     set -- $(count "$log")
-    p=$1 f=$2 s=$3
+    p=$1 f=$2 s=$3 mark=ok
     [ "$code" -eq 0 ] || [ "$f" -gt 0 ] || f=1
-    passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
-    mark=ok
     [ "$f" -eq 0 ] || mark=FAILED
-    printf '%-6s %-22s %4d passed %3d failed %3d skipped  %4d s\n' "$mark" "$name" "$p" "$f" "$s" \
-        $(($(date +%s) - start))
-    [ "$f" -eq 0 ] || cat "$log"
-    [ "$f" -gt 0 ] || grep -i '^skipped' "$log"
-done
+    echo "$p $f $s" >"build/log/$name.count"
+    {
+        printf '%-6s %-22s %4d passed %3d failed %3d skipped  %4d s\n' "$mark" "$name" "$p" "$f" "$s" \
+            $(($(date +%s) - start))
+        [ "$f" -eq 0 ] || cat "$log"
+        [ "$f" -gt 0 ] || grep -i '^skipped' "$log"
+    } >"build/log/$name.line"
+    cat "build/log/$name.line"
+}
 
-echo "$passed passed, $failed failed, $skipped skipped"
-[ "$failed" -eq 0 ]
+if [ "$1" = --one ]; then
+    one "${2%%=*}" "${2#*=}"
+    exit 0
+fi
+
+rm -rf build/log
+mkdir -p build/log
+for item in "$@"; do printf '%s\0' "$item"; done | xargs -0 -n 1 -P "${JOBS:-$(nproc)}" sh "$0" --one
+cat build/log/*.count | awk -v wanted=$# '
+    { p += $1; f += $2; s += $3 }
+    END { f += wanted - NR; printf "%d passed, %d failed, %d skipped\n", p, f, s; exit f > 0 }'

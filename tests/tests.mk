@@ -73,16 +73,16 @@ sanitized:
 
 run-tests: test-programs
 	@sh tests/run.sh \
-	    'lint=sh tests/lint.sh' \
+	    'newcomer=sh tests/newcomer.sh' \
+	    'asan-cli=SPECTRAFORMER=build/asan/spectraformer sh tests/cli.sh' \
+	    'jit=sh tests/jit.sh' \
+	    'cli=sh tests/cli.sh' \
 	    'lua=busted --lua=$(LUA) -o plainTerminal tests/lua' \
-	    'gen-check=$(LUA) gen/main.lua --check' \
-	    'nvrtc=$(B)/tests/nvrtc $(CUDA_TEXT)' \
 	    $(foreach t,$(TEST_NAMES) test_gradient,'$(t)=$(B)/tests/$(t)') \
 	    $(foreach t,$(notdir $(ALONE_BIN)),'$(t)=$(B)/tests/$(t)') \
-	    'golden=sh tests/golden.sh $(B)/tests/golden' \
-	    'cli=sh tests/cli.sh' \
-	    'jit=sh tests/jit.sh' \
 	    $(foreach t,$(ASAN_NAMES) test_gradient,'asan-$(t)=build/asan/tests/$(t)') \
+	    'golden=sh tests/golden.sh $(B)/tests/golden' \
 	    'asan-golden=sh tests/golden.sh build/asan/tests/golden' \
-	    'asan-cli=SPECTRAFORMER=build/asan/spectraformer sh tests/cli.sh' \
-	    'newcomer=sh tests/newcomer.sh'
+	    'nvrtc=$(B)/tests/nvrtc $(CUDA_TEXT)' \
+	    'gen-check=$(LUA) gen/main.lua --check' \
+	    'lint=sh tests/lint.sh'
