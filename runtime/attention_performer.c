@@ -128,7 +128,7 @@ static spectra_status check_pair(const spectra_attention_desc *d, const feature_
     if (!attention_legal(f, m, &why))
         return fail(SPECTRA_EUNSUPPORTED, "%s cannot go with %s: %s", f->name, m->name, why);
     if (d->official && !f->has_official)
-        return fail(SPECTRA_EUNSUPPORTED, "%s has no official behaviour: the reference lacks it",
+        return fail(SPECTRA_EINVAL, "%s has no official behaviour: the reference lacks it",
                     f->name);
     if (d->official && (d->learn || m->learner))
         return fail(SPECTRA_EUNSUPPORTED, "the official behaviour trains no parameter of %s",

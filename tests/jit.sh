@@ -232,7 +232,9 @@ is "warm again" sh -c "'$bin' jit --warm --feat trigrf --d 16 --m 8 | grep -q 'i
 is "list" sh -c "'$bin' jit --list | grep -q 'trigrf  *any  *16  *16  *8 '"
 is "list --json" sh -c "'$bin' jit --list --json | grep -q '\"M\": 8'"
 is "warm, every one" "$bin" jit --warm --m 16
-is "a kernel each" test "$(entries)" -eq $((1 + $(find "$OLDPWD/specs/feature" -name "*.lua" | wc -l)))
+specs=$OLDPWD/specs/feature
+is "a kernel each, and of each antithetic form" test "$(entries)" -eq $((1 + $(find "$specs" -name "*.lua" | wc -l) + \
+    $(grep -l "antithetic = true" "$specs"/*.lua | wc -l)))
 echo keep >cache/notes.txt
 echo keep >cache/x.kernel
 says 2 "one of --list, --clear, --warm" jit

@@ -74,7 +74,7 @@ sanitized:
 run-tests: test-programs
 	@sh tests/run.sh \
 	    'newcomer=sh tests/newcomer.sh' \
-	    'asan-cli=SPECTRAFORMER=build/asan/spectraformer sh tests/cli.sh' \
+	    'asan-cli=CLI_SHORT=1 SPECTRAFORMER=build/asan/spectraformer sh tests/cli.sh' \
 	    'jit=sh tests/jit.sh' \
 	    'cli=sh tests/cli.sh' \
 	    'lua=busted --lua=$(LUA) -o plainTerminal tests/lua' \

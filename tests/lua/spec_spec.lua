@@ -134,7 +134,7 @@ return {
     refused("matrix", text:gsub("haar%(", "nodes_2({}"),
       "specs/matrix/f.lua:4: argument 1 of nodes_2 must be a number, got a table")
     refused("matrix", text:gsub('"exact"', '"good"'),
-      "specs/matrix/f.lua:2: 'law' must be 'exact', 'weighted', 'fixed-norm' or 'approximate', got 'good'")
+      "specs/matrix/f.lua:2: 'law' must be 'exact', 'weighted', 'fixed-norm', 'approximate' or 'learned', got 'good'")
   end)
 end)
 
