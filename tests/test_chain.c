@@ -39,9 +39,9 @@ static void test_which(void **state)
     static const struct {
         int64_t D, M;
         bool chain;
-    } cases[] = {{64, 128, true},  {48, 64, true},   {33, 192, true}, {128, 256, true},
-                 {256, 256, true}, {64, 100, false}, /* no whole number of blocks */
-                 {32, 128, false} /* faster as a product */};
+    } cases[] = {{128, 128, true}, {72, 256, true},   {100, 128, true},
+                 {256, 256, true}, {128, 200, false}, /* no whole number of blocks */
+                 {64, 128, false} /* no faster than a product */};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         for (int k = 0; k < CHAINS; k++) {
             spectra_attention *att = open_pair("posrf", chains[k], cases[i].D, cases[i].M);
@@ -52,7 +52,7 @@ static void test_which(void **state)
         }
     static const char *const others[] = {"gaus", "orf", "scrf", "pmodel", "qmc", "ssr"};
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
-        spectra_attention *att = open_pair("posrf", others[i], 64, 128);
+        spectra_attention *att = open_pair("posrf", others[i], 128, 128);
         assert_null(att->plan.chain);
         spectra_attention_free(att);
     }
@@ -62,7 +62,7 @@ static void test_which(void **state)
 static void test_unit_vectors(void **state)
 {
     (void)state;
-    enum { D = 40, M = 128 };
+    enum { D = 72, M = 128 };
     for (int k = 0; k < CHAINS; k++) {
         spectra_attention *att = open_pair("posrf", chains[k], D, M);
         assert_non_null(att->plan.chain);
@@ -100,7 +100,7 @@ static void test_same_attention(void **state)
 {
     (void)state;
     enum { T = 75, H = 2, DV = 24 };
-    static const int64_t sizes[][2] = {{64, 128}, {40, 64}, {100, 128}};
+    static const int64_t sizes[][2] = {{128, 128}, {72, 128}, {100, 256}};
     static const char *const feats[] = {"oprf", "saderf+", "trigrf"};
     const isa top = registry_isa();
     for (int level = ISA_PORTABLE; level <= (int)top; level++)
@@ -140,7 +140,7 @@ static void test_same_attention(void **state)
 static void test_given_matrix(void **state)
 {
     (void)state;
-    enum { D = 64, M = 64 };
+    enum { D = 128, M = 128 };
     static float w[M * D];
     spectra_attention *att = open_pair("posrf", "sorf", D, M);
     assert_non_null(att->plan.chain);
