@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "log.h"
 
+#include "events.h"
 #include "status.h"
 
 #include <errno.h>
@@ -13,7 +14,8 @@
 struct run_log {
     char *path;
     int fd;
-    off_t size; /* of whole lines */
+    off_t size;         /* of whole lines */
+    event_file *events; /* the same numbers for TensorBoard */
 };
 
 spectra_status log_read(const char *path, spectra_status (*each)(void *context, const json_t *line),
@@ -50,6 +52,7 @@ typedef struct kept_lines {
     char *text;
     size_t size;
     FILE *stream;
+    event_file *events;
 } kept_lines;
 
 static char *line_text(const json_t *line)
@@ -69,7 +72,7 @@ static spectra_status keep_line(void *context, const json_t *line)
         return fail(SPECTRA_ENOMEM, "reading the log: out of memory");
     }
     free(text);
-    return SPECTRA_OK;
+    return events_line(k->events, line);
 }
 
 /* Writes all or nothing at the end of the whole lines. */
@@ -96,7 +99,7 @@ static spectra_status rewrite(run_log *log, int64_t keep)
 {
     if (keep < 0 || access(log->path, F_OK) != 0)
         return SPECTRA_OK;
-    kept_lines k = {.keep = keep};
+    kept_lines k = {.keep = keep, .events = log->events};
     k.stream = open_memstream(&k.text, &k.size);
     if (!k.stream)
         return fail(SPECTRA_ENOMEM, "%s: out of memory", log->path);
@@ -106,6 +109,19 @@ static spectra_status rewrite(run_log *log, int64_t keep)
     if (status == SPECTRA_OK)
         status = append(log, k.text, k.size);
     free(k.text);
+    return status;
+}
+
+/* events.out.tfevents.* beside the log: made anew of the lines that are kept. */
+static spectra_status open_events(run_log *log)
+{
+    const char *slash = strrchr(log->path, '/');
+    char *path = NULL;
+    if (asprintf(&path, "%.*sevents.out.tfevents.0.spectraformer",
+                 slash ? (int)(slash - log->path + 1) : 0, log->path) < 0)
+        return fail(SPECTRA_ENOMEM, "%s: out of memory", log->path);
+    spectra_status status = events_open(path, &log->events);
+    free(path);
     return status;
 }
 
@@ -121,6 +137,8 @@ spectra_status log_open(const char *path, int64_t keep, run_log **out)
     if (log->fd < 0)
         status = fail(SPECTRA_EIO, "%s: cannot write: %s", path, strerror(errno));
     else
+        status = open_events(log);
+    if (status == SPECTRA_OK)
         status = rewrite(log, keep);
     if (status == SPECTRA_OK && ftruncate(log->fd, log->size) != 0)
         status = fail(SPECTRA_EIO, "%s: cannot cut: %s", path, strerror(errno));
@@ -138,6 +156,7 @@ void log_close(run_log *log)
         return;
     if (log->fd >= 0)
         close(log->fd);
+    events_close(log->events);
     free(log->path);
     free(log);
 }
@@ -145,12 +164,17 @@ void log_close(run_log *log)
 spectra_status log_line(run_log *log, json_t *line)
 {
     char *text = line ? line_text(line) : NULL;
+    spectra_status status = SPECTRA_OK;
+    if (text) {
+        size_t n = strlen(text);
+        text[n] = '\n'; /* in the place of the end; the length says where it ends */
+        status = append(log, text, n + 1);
+        free(text);
+    } else {
+        status = fail(SPECTRA_ENOMEM, "%s: out of memory", log->path);
+    }
+    if (status == SPECTRA_OK)
+        status = events_line(log->events, line);
     json_decref(line);
-    if (!text)
-        return fail(SPECTRA_ENOMEM, "%s: out of memory", log->path);
-    size_t n = strlen(text);
-    text[n] = '\n'; /* in the place of the end; the length says where it ends */
-    spectra_status status = append(log, text, n + 1);
-    free(text);
     return status;
 }

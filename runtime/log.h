@@ -1,5 +1,5 @@
 /* log.jsonl of a run: one JSON object a line, with at least "step" (steps finished) and "split"
- * (train, dev, test, end).
+ * (train, dev, test, end). Beside it the same numbers for TensorBoard (events.h).
  */
 #ifndef SPECTRA_LOG_H
 #define SPECTRA_LOG_H

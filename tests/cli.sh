@@ -363,7 +363,7 @@ esac
 code=$?
 [ $code -eq 1 ] && grep -q 'full/.*safetensors' full.err
 verdict $? "a full disk -> 1" "exit $code: $(tail -1 full.err)"
-is "nothing half-written" sh -c '! ls full | grep -v -e config.json -e log.jsonl'
+is "nothing half-written" sh -c '! ls full | grep -v -e config.json -e log.jsonl -e events.out'
 "$bin" list >/dev/full 2>full.err
 code=$?
 [ $code -eq 1 ] && grep -q 'standard output' full.err
