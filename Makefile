@@ -161,7 +161,8 @@ build/task_specs.c: gen/embed.lua $(wildcard specs/task/*.lua)
 
 # what a kernel is generated from at run time
 JIT_SOURCES := $(sort $(filter-out gen/main.lua gen/check.lua gen/embed.lua gen/files.lua,$(wildcard gen/*.lua)) \
-	$(wildcard specs/feature/*.lua templates/c/*) runtime/kernel.h)
+	$(wildcard specs/feature/*.lua specs/matrix/*.lua templates/c/* templates/cuda/*) \
+	runtime/kernel.h runtime/sample_primitives.h)
 build/jit_sources.c: gen/embed.lua $(JIT_SOURCES)
 	@mkdir -p build
 	@$(LUA) gen/embed.lua --paths $@ jit_source $(JIT_SOURCES)

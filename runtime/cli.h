@@ -19,7 +19,8 @@ enum {
     CLI_LIST = 64,
     CLI_INFO = 128,
     CLI_JIT = 256,
-    CLI_APPROX = 512
+    CLI_APPROX = 512,
+    CLI_GEN = 1024
 };
 
 typedef enum option_id {
@@ -77,6 +78,7 @@ typedef enum option_id {
     OPT_CLEAR,
     OPT_WARM,
     OPT_VALUE_SIZE,
+    OPT_DTYPE,
     OPT_FEATS,
     OPT_KERNELS,
     OPT_SIZES,
@@ -130,6 +132,7 @@ spectra_status cli_eval(const cli_args *a);
 spectra_status cli_attend(const cli_args *a);
 spectra_status cli_features(const cli_args *a);
 spectra_status cli_matrix(const cli_args *a);
+spectra_status cli_gen(const cli_args *a);
 spectra_status cli_approx(const cli_args *a);
 spectra_status cli_data(const cli_args *a);
 spectra_status cli_list(const cli_args *a);

@@ -72,4 +72,20 @@ spectra_status jit_list(jit_entry **out, int *count);
 /* Removes them, and nothing else that may lie there. */
 spectra_status jit_clear(int *removed);
 
+/* Text that the generator makes. */
+enum { GENERATED_FILES = 16 };
+typedef struct generated_file {
+    char *path, *text;
+    size_t size;
+} generated_file;
+typedef struct generated_files {
+    int count;
+    generated_file file[GENERATED_FILES];
+} generated_files;
+/* What `make gen` writes for a pair of built-in specs and sizes D, DV, M; dtype "f32" or "f64".
+ * Paths begin with `folder`. SPECTRA_EFORMAT, SPECTRA_ENOMEM. */
+spectra_status generate_pair(const char *folder, const char *feat, const char *kernel,
+                             const int64_t sizes[3], const char *dtype, generated_files *out);
+void generated_files_free(generated_files *f);
+
 #endif

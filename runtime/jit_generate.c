@@ -49,6 +49,13 @@ static int files_names(lua_State *L)
     return 1;
 }
 
+/* gen.files.path(relative): as it is */
+static int files_path(lua_State *L)
+{
+    lua_settop(L, 1);
+    return 1;
+}
+
 /* require("gen.x"); upvalue 1 holds what was loaded. */
 static int require(lua_State *L)
 {
@@ -91,6 +98,8 @@ static void open_libraries(lua_State *L)
     lua_setfield(L, -2, "read");
     lua_pushcfunction(L, files_names);
     lua_setfield(L, -2, "names");
+    lua_pushcfunction(L, files_path);
+    lua_setfield(L, -2, "path");
     lua_setfield(L, -2, "gen.files");
     lua_pushcclosure(L, require, 1);
     lua_setglobal(L, "require");
@@ -187,4 +196,84 @@ spectra_status jit_check_spec(const char *path, const char *spec, char **name)
     TRY(generate(&r));
     *name = r.name;
     return SPECTRA_OK;
+}
+
+/* ---- the files of a pair ----------------------------------------------------------------------
+ */
+
+typedef struct pair_request {
+    const char *feat, *kernel, *dtype, *folder;
+    const int64_t *sizes;
+    generated_files files;
+    bool no_memory;
+} pair_request;
+
+/* require("gen.emit").pair(folder, feat, kernel, sizes, dtype): a list of { path, text }. */
+static int run_pair(lua_State *L)
+{
+    static const char *const size_name[] = {"D", "DV", "M"};
+    pair_request *r = lua_touserdata(L, 1);
+    open_libraries(L);
+    lua_getglobal(L, "require");
+    lua_pushliteral(L, "gen.emit");
+    lua_call(L, 1, 1);
+    lua_getfield(L, -1, "pair");
+    lua_pushstring(L, r->folder);
+    lua_pushstring(L, r->feat);
+    lua_pushstring(L, r->kernel);
+    lua_newtable(L);
+    for (int i = 0; i < 3; i++) {
+        lua_pushinteger(L, r->sizes[i]);
+        lua_setfield(L, -2, size_name[i]);
+    }
+    lua_pushstring(L, r->dtype);
+    lua_call(L, 5, 1);
+    lua_Integer count = luaL_len(L, -1);
+    for (lua_Integer i = 1; i <= count && i <= GENERATED_FILES; i++) {
+        generated_file *f = &r->files.file[r->files.count++];
+        size_t size[2];
+        lua_rawgeti(L, -1, i);
+        lua_rawgeti(L, -1, 1);
+        lua_rawgeti(L, -2, 2);
+        const char *path = luaL_checklstring(L, -2, &size[0]);
+        const char *text = luaL_checklstring(L, -1, &size[1]);
+        *f = (generated_file){copy(path, size[0]), copy(text, size[1]), size[1]};
+        r->no_memory = r->no_memory || !f->path || !f->text;
+        lua_pop(L, 3);
+    }
+    return 0;
+}
+
+void generated_files_free(generated_files *f)
+{
+    for (int i = 0; i < f->count; i++) {
+        free(f->file[i].path);
+        free(f->file[i].text);
+    }
+    f->count = 0;
+}
+
+spectra_status generate_pair(const char *folder, const char *feat, const char *kernel,
+                             const int64_t sizes[3], const char *dtype, generated_files *out)
+{
+    pair_request r = {
+        .feat = feat, .kernel = kernel, .dtype = dtype, .folder = folder, .sizes = sizes};
+    lua_State *L = luaL_newstate();
+    if (!L)
+        return fail(SPECTRA_ENOMEM, "generating %s: out of memory", feat);
+    lua_pushcfunction(L, run_pair);
+    lua_pushlightuserdata(L, &r);
+    int code = lua_pcall(L, 1, 0, 0);
+    spectra_status status = SPECTRA_OK;
+    if (code == LUA_ERRMEM || r.no_memory)
+        status = fail(SPECTRA_ENOMEM, "generating %s: out of memory", feat);
+    else if (code != LUA_OK)
+        status = fail(SPECTRA_EFORMAT, "%s",
+                      lua_isstring(L, -1) ? lua_tostring(L, -1) : "the generator failed");
+    lua_close(L);
+    if (status != SPECTRA_OK)
+        generated_files_free(&r.files);
+    else
+        *out = r.files;
+    return status;
 }

@@ -32,6 +32,8 @@ static const command commands[] = {
      "make or look at prepared data", cli_data},
     {"list", CLI_LIST, 0, "list", "attentions, component functions, matrices, tasks", cli_list},
     {"info", CLI_INFO, 0, "info", "this machine and this build", cli_info},
+    {"gen", CLI_GEN, 0, "gen --feat F --kernel K [--d --dv --m --dtype] --out DIR",
+     "the text of a pair's kernels, as `make gen` writes it", cli_gen},
     {"jit", CLI_JIT, 0, "jit --list|--clear|--warm [--feat F --m M --d D --dv DV]",
      "the cache of kernels compiled at run time", cli_jit},
 };

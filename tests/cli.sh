@@ -353,6 +353,17 @@ case $pair in *performer*)
     ;;
 esac
 
+# ---- generated text ------------------------------------------------------------------------------
+
+is "gen writes a pair" "$bin" gen --feat oprf --kernel sorf --d 16 --dv 8 --m 24 --out pair
+is "the same bytes as the generator of the tree" sh -c "(cd '$OLDPWD' &&
+    lua5.4 gen/main.lua FEAT=oprf KERNEL=sorf D=16 DV=8 M=24 OUT='$work/tree') && diff -r -x deps.d pair tree"
+is "gen of an antithetic form" sh -c "'$bin' gen --feat posrf --antithetic --kernel orf --out anti | grep -q attn_bwd.c"
+says 2 "did you mean 'oprf'" gen --feat oprv --kernel orf --out refused
+says 2 "needs --out" gen --feat oprf --kernel orf
+says 2 "f32|f64" gen --feat oprf --kernel orf --dtype f16 --out refused
+is "a refusal leaves no folder" test ! -e refused
+
 # ---- no room -------------------------------------------------------------------------------------
 
 (
@@ -371,7 +382,7 @@ verdict $? "a full standard output -> 1" "exit $code"
 
 # ---- help ----------------------------------------------------------------------------------------
 
-for c in train eval attend features matrix approx data list info jit; do
+for c in train eval attend features matrix approx data list info gen jit; do
     is "$c --help" sh -c "'$bin' $c --help | grep -q 'usage: spectraformer $c'"
 done
 is "--help" sh -c "'$bin' --help | grep -q kernel_type"
