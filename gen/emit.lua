@@ -250,12 +250,14 @@ local function read_registry(folders)
 end
 
 -- One table: every row for every instruction set, x86 rows inside #if. The verification build, which
--- is portable, defines PORTABLE_ONLY.
+-- is portable, defines PORTABLE_ONLY, one without AVX2 kernels WITHOUT_avx2.
 local function registry_table(out, declaration, rows, line)
   out[#out + 1] = declaration
   for _, isa in ipairs(plan.isas) do
     local x86 = isa.x86 and #rows > 0
-    if x86 then out[#out + 1] = "#if defined(__x86_64__) && !defined(PORTABLE_ONLY)" end
+    if x86 then
+      out[#out + 1] = ("#if defined(__x86_64__) && !defined(PORTABLE_ONLY) && !defined(WITHOUT_%s)"):format(isa.name)
+    end
     for _, row in ipairs(rows) do out[#out + 1] = line(row, isa) end
     if x86 then out[#out + 1] = "#endif" end
   end
