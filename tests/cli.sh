@@ -4,41 +4,9 @@
 # CLI_SHORT=1 leaves out repetitions, for a slow binary.
 # A line a check; ends with "N passed, N failed".
 
-bin=${SPECTRAFORMER:-build/spectraformer}
-case $bin in /*) ;; *) bin=$PWD/$bin ;; esac
-[ -x "$bin" ] || { echo "not ok - $bin is not there"; echo "0 passed, 1 failed"; exit 1; }
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
-cd "$work" || exit 1
+. "$(dirname "$0")/checks.sh"
 
 export SPECTRA_CACHE_DIR="$work/cache"
-
-passed=0 failed=0
-verdict() { # verdict CODE NAME [DETAIL]
-    if [ "$1" -eq 0 ]; then
-        passed=$((passed + 1))
-        echo "ok - $2"
-    else
-        failed=$((failed + 1))
-        echo "not ok - $2${3:+: $3}"
-    fi
-}
-is() { # is NAME COMMAND ... : the command succeeds
-    name=$1
-    shift
-    "$@" >is.out 2>&1
-    verdict $? "$name" "$(head -c 300 is.out)"
-}
-says() { # says CODE PATTERN ARGUMENT ... : exit code, and one sentence on stderr alone
-    code=$1 pattern=$2
-    shift 2
-    "$bin" "$@" >says.out 2>says.err
-    got=$?
-    [ "$got" -eq "$code" ] && [ "$(wc -l <says.err)" -eq 1 ] && [ ! -s says.out ] &&
-        grep -q -e "$pattern" says.err
-    verdict $? "$* -> $code" "exit $got: $(head -c 300 says.err)"
-}
-quiet() { "$bin" "$@" >/dev/null 2>quiet.err; }
 
 pair=${CLI_ATTN:---attn performer --feat saderf --kernel qmc}
 small="--layers 1 --batch 8 --steps ${CLI_STEPS:-40} --eval-every 10 --eval-batches 2 --seed 7"
@@ -47,11 +15,6 @@ train() { quiet train $pair $small --data data "$@"; }
 
 # ---- arrays: the numbers come from a drawn matrix ------------------------------------------------
 
-npy() { # npy "2, 2, 5, 8" COUNT FILE [SKIP]
-    printf '\223NUMPY\001\000\166\000' >"$3"
-    printf '%-117s\n' "{'descr': '<f4', 'fortran_order': False, 'shape': ($1), }" >>"$3"
-    tail -c +$((1 + 4 * ${4:-0})) floats | head -c $((4 * $2)) >>"$3"
-}
 is "matrix writes a file" "$bin" matrix --kernel gaus --m 256 --d 64 --out w.npy
 tail -c $((4 * 256 * 64)) w.npy >floats
 is "matrix with row weights" "$bin" matrix --kernel ssr --m 9 --d 4 --out w9.npy --row-weights r9.npy

@@ -3,41 +3,11 @@
 # are damaged, folders that cannot be used, no compiler, a component function of one's own in every
 # command. SPECTRAFORMER names the binary. A line a check; ends with "N passed, N failed".
 
-bin=${SPECTRAFORMER:-build/spectraformer}
-case $bin in /*) ;; *) bin=$PWD/$bin ;; esac
-[ -x "$bin" ] || { echo "not ok - $bin is not there"; echo "0 passed, 1 failed"; exit 1; }
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
-cd "$work" || exit 1
+. "$(dirname "$0")/checks.sh"
 mkdir tmp
 unset SPECTRA_JIT CC
 export SPECTRA_CACHE_DIR="$work/cache" TMPDIR="$work/tmp"
 
-passed=0 failed=0
-verdict() { # verdict CODE NAME [DETAIL]
-    if [ "$1" -eq 0 ]; then
-        passed=$((passed + 1))
-        echo "ok - $2"
-    else
-        failed=$((failed + 1))
-        echo "not ok - $2${3:+: $3}"
-    fi
-}
-is() { # is NAME COMMAND ... : the command succeeds
-    name=$1
-    shift
-    "$@" >is.out 2>&1
-    verdict $? "$name" "$(head -c 300 is.out)"
-}
-says() { # says CODE PATTERN ARGUMENT ... : exit code, and one sentence on stderr alone
-    code=$1 pattern=$2
-    shift 2
-    "$bin" "$@" >says.out 2>says.err
-    got=$?
-    [ "$got" -eq "$code" ] && [ "$(wc -l <says.err)" -eq 1 ] && [ ! -s says.out ] &&
-        grep -q -e "$pattern" says.err
-    verdict $? "$* -> $code" "exit $got: $(head -c 300 says.err)"
-}
 entries() { find cache -name '*.kernel' | wc -l; }
 entry() { find cache -name '*.kernel' | head -1; }
 
@@ -46,11 +16,6 @@ mkdir no-compiler
 for program in wc head grep; do ln -s "$(command -v $program)" no-compiler/; done
 without_compiler() { PATH="$work/no-compiler" "$@"; }
 
-npy() { # npy "1, 2, 70, 16" COUNT FILE SKIP
-    printf '\223NUMPY\001\000\166\000' >"$3"
-    printf '%-117s\n' "{'descr': '<f4', 'fortran_order': False, 'shape': ($1), }" >>"$3"
-    tail -c +$((1 + 4 * $4)) floats | head -c $((4 * $2)) >>"$3"
-}
 "$bin" matrix --kernel gaus --m 256 --d 64 --out w.npy && tail -c $((4 * 256 * 64)) w.npy >floats
 npy "1, 2, 70, 16" 2240 q.npy 0
 npy "1, 2, 70, 16" 2240 k.npy 2240
