@@ -119,11 +119,13 @@ bool performer_chain_wins(int64_t M, int64_t D);
 /* att->w into att->packed and the plan. */
 void performer_pack(spectra_attention *att);
 int64_t performer_packed_floats(const spectra_attention *att);
+/* After att->w or att->second were overwritten; counts_given: att->w holds counts. */
+void performer_replaced(spectra_attention *att, bool counts_given);
 spectra_status performer_set(spectra_attention *att, const char *name, const float *data, int ndim,
                              const int64_t *shape);
-/* Means over unmasked rows of scale*x (n, D) and of its square; m1, m2 (D). count may be NULL. */
+/* Means over unmasked rows of scale*x (n, D) and of its square; m1, m2 (D). */
 void performer_moments(int64_t n, int64_t D, const float *x, int64_t ld, float scale,
-                       const uint8_t *mask, float *m1, float *m2, int64_t *count);
+                       const uint8_t *mask, float *m1, float *m2);
 /* g += the gradient that d1, d2 (D), gradients of the means above, have with respect to x. */
 void performer_moments_grad(int64_t n, int64_t D, const float *x, int64_t ldx, float scale,
                             const uint8_t *mask, const float *d1, const float *d2, float *g,

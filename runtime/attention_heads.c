@@ -64,7 +64,7 @@ void performer_view(const spectra_attention *att, const float *block, attn_plan 
  */
 
 void performer_moments(int64_t n, int64_t D, const float *x, int64_t ld, float scale,
-                       const uint8_t *mask, float *m1, float *m2, int64_t *count)
+                       const uint8_t *mask, float *m1, float *m2)
 {
     double sum1[256] = {0}, sum2[256] = {0};
     int64_t valid = 0;
@@ -91,8 +91,6 @@ void performer_moments(int64_t n, int64_t D, const float *x, int64_t ld, float s
         m1[d] = (float)(sum1[d] * inverse);
         m2[d] = (float)(sum2[d] * inverse);
     }
-    if (count)
-        *count = valid;
 }
 
 /* g += scale * (d1 + 2 x d2) / valid over the unmasked tokens: the moments' gradients. */
@@ -383,10 +381,8 @@ void performer_prepare(const spectra_attention *att, int64_t b, int64_t h,
     int64_t D = att->plan.D, DP = att->plan.DP;
     if (f->adapt || f->linear != LINEAR_NONE) {
         memset(m, 0, (size_t)(MOMENTS * DP) * sizeof *m);
-        performer_moments(x->n, D, x->x, x->ld, x->scale, x->mask, m + M1X * DP, m + M2X * DP,
-                          NULL);
-        performer_moments(y->n, D, y->x, y->ld, y->scale, y->mask, m + M1Y * DP, m + M2Y * DP,
-                          NULL);
+        performer_moments(x->n, D, x->x, x->ld, x->scale, x->mask, m + M1X * DP, m + M2X * DP);
+        performer_moments(y->n, D, y->x, y->ld, y->scale, y->mask, m + M1Y * DP, m + M2Y * DP);
     }
     if (f->moments >> MOMENTS_SMOOTH) {
         float *low = m + LOW * DP, *high = m + HIGH * DP;

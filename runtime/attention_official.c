@@ -97,8 +97,8 @@ static void position_moments(const spectra_attention *att, const attention_views
     int64_t D = att->plan.D, DP = att->plan.DP;
     const float *q = x->q.data + rows_at(&x->q, NULL, 0, h) + t * x->q.stride_t;
     const float *k = keys + (h * l->T + t) * D;
-    performer_moments(l->B, D, q, x->q.stride_b, att->plan.scale, NULL, m, m + 2 * DP, NULL);
-    performer_moments(l->B, D, k, l->H * l->T * D, att->plan.scale, NULL, m + DP, m + 3 * DP, NULL);
+    performer_moments(l->B, D, q, x->q.stride_b, att->plan.scale, NULL, m, m + 2 * DP);
+    performer_moments(l->B, D, k, l->H * l->T * D, att->plan.scale, NULL, m + DP, m + 3 * DP);
 }
 
 /* Scalars of position (h, t). */
@@ -166,8 +166,8 @@ spectra_status official_forward(const spectra_attention *att, const spectra_prob
             float *vec = saved + l.saved_vec + n * l.vectors * DP;
             if (l.vectors) {
                 float *m = saved + l.saved_head + n * 4 * DP;
-                performer_moments(T, D, q, x->q.stride_t, plan->scale, NULL, m, m + 2 * DP, NULL);
-                performer_moments(T, D, k, D, plan->scale, NULL, m + DP, m + 3 * DP, NULL);
+                performer_moments(T, D, q, x->q.stride_t, plan->scale, NULL, m, m + 2 * DP);
+                performer_moments(T, D, k, D, plan->scale, NULL, m + DP, m + 3 * DP);
                 performer_adapt(att, b, h, m, s, vec);
             }
             const float *scalars = saved + l.saved_s + h * T * l.scalars;

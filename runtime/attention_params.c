@@ -55,6 +55,14 @@ void performer_pack(spectra_attention *att)
         att->weighted |= att->row_weight[r] != 1;
 }
 
+void performer_replaced(spectra_attention *att, bool counts_given)
+{
+    if (att->plan.chain && !sample_chain_is(att->plan.chain, att->plan.M, att->plan.D, att->w))
+        att->plan.chain = NULL;
+    att->counts_given = counts_given;
+    performer_pack(att);
+}
+
 static spectra_status keep_input(attention_input *in, const char *name, const float *data, int ndim,
                                  const int64_t *shape)
 {
@@ -85,10 +93,7 @@ static spectra_status set_matrix(spectra_attention *att, const char *name, float
                         "input %s: entry %lld is %g, %s needs whole numbers from 0 up", name,
                         (long long)i, (double)data[i], att->feature->name);
     memcpy(to, data, (size_t)(M * D) * sizeof *data);
-    if (att->plan.chain && !sample_chain_is(att->plan.chain, att->plan.M, att->plan.D, att->w))
-        att->plan.chain = NULL;
-    att->counts_given = counts;
-    performer_pack(att);
+    performer_replaced(att, counts);
     return SPECTRA_OK;
 }
 

@@ -12,7 +12,6 @@
 
 #include <math.h>
 #include <omp.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -109,13 +108,14 @@ static spectra_status performer_redraw(spectra_attention *att, uint64_t seed)
     int64_t M = att->plan.M, D = att->plan.D;
     att->desc.seed = seed;
     att->counts_given = false;
-    TRY(sample_matrix(att->matrix, M, D, seed, att->desc.layer, att->w, att->row_weight));
-    TRY(training_redraw(att, seed));
-    TRY(find_chain(att));
     if (att->second) {
         TRY(registry_matrix("orf", &directions));
         TRY(sample_matrix(directions, M, D, seed + other, att->desc.layer, att->second, NULL));
     }
+    if (!att->matrix->learner) /* training_redraw draws those that are learned */
+        TRY(sample_matrix(att->matrix, M, D, seed, att->desc.layer, att->w, att->row_weight));
+    TRY(training_redraw(att, seed));
+    TRY(find_chain(att));
     performer_pack(att);
     return SPECTRA_OK;
 }
@@ -163,8 +163,7 @@ static spectra_status find_feature(const spectra_attention_desc *d, const featur
         return fail(SPECTRA_EUNSUPPORTED,
                     "%s has no antithetic form: it is no exponential of w.x, or even in w",
                     d->feat);
-    snprintf(name, sizeof name, "%s+", plain->name);
-    return registry_feature(name, out);
+    return registry_feature(registry_form(plain->name, true, name, sizeof name), out);
 }
 
 static spectra_status performer_init(spectra_attention *att)
@@ -223,20 +222,26 @@ static void performer_release(spectra_attention *att)
 
 /* ---- forward --------------------------------------------------------------------------------- */
 
+/* Head (b, h) of one side: begin, len, mask as in spectra_problem, `padded` rows a sequence. */
+static performer_tokens tokens_of(const spectra_attention *att, const spectra_rows *x,
+                                  const int64_t *begin, const int64_t *len, const uint8_t *mask,
+                                  int64_t padded, int64_t b, int64_t h)
+{
+    return (performer_tokens){x->data + rows_at(x, begin, b, h), rows_length(len, b, padded),
+                              x->stride_t, att->plan.scale,
+                              mask ? mask + rows_first(begin, b, padded) : NULL};
+}
+
 static performer_tokens queries_of(const spectra_attention *att, const spectra_problem *p,
                                    const spectra_rows *q, int64_t b, int64_t h)
 {
-    return (performer_tokens){q->data + rows_at(q, p->q_begin, b, h),
-                              rows_length(p->q_len, b, p->T), q->stride_t, att->plan.scale,
-                              p->q_mask ? p->q_mask + rows_first(p->q_begin, b, p->T) : NULL};
+    return tokens_of(att, q, p->q_begin, p->q_len, p->q_mask, p->T, b, h);
 }
 
 static performer_tokens keys_of(const spectra_attention *att, const spectra_problem *p,
                                 const spectra_rows *k, int64_t b, int64_t h)
 {
-    return (performer_tokens){k->data + rows_at(k, p->k_begin, b, h),
-                              rows_length(p->k_len, b, p->S), k->stride_t, att->plan.scale,
-                              p->k_mask ? p->k_mask + rows_first(p->k_begin, b, p->S) : NULL};
+    return tokens_of(att, k, p->k_begin, p->k_len, p->k_mask, p->S, b, h);
 }
 
 static void clear_state(const spectra_attention *att, float *state)

@@ -5,7 +5,6 @@
 
 #include "matrix_learner.h"
 #include "sample.h"
-#include "sample_chain.h"
 #include "status.h"
 
 #include <stdio.h>
@@ -267,8 +266,5 @@ void attention_constants_changed(spectra_attention *att)
 {
     if (att->training && att->training->matrix)
         take_constants(att->training);
-    att->counts_given = false;
-    if (att->plan.chain && !sample_chain_is(att->plan.chain, att->plan.M, att->plan.D, att->w))
-        att->plan.chain = NULL;
-    performer_pack(att);
+    performer_replaced(att, false);
 }

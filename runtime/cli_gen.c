@@ -1,10 +1,10 @@
 #include "cli.h"
 #include "jit.h"
 #include "outfile.h"
+#include "registry.h"
 #include "status.h"
 
 #include <stdio.h>
-#include <string.h>
 
 static spectra_status write_text(const generated_file *f)
 {
@@ -41,9 +41,8 @@ spectra_status cli_gen(const cli_args *a)
         return fail(SPECTRA_EINVAL,
                     "gen writes built-in pairs; %s compiles by itself in attend, features, train",
                     v[OPT_FEAT].text);
-    bool plain = v[OPT_ANTITHETIC].given && !strchr(feat, '+');
-    snprintf(name, sizeof name, "%s%s", feat, plain ? "+" : "");
     generated_files files = {0};
+    registry_form(feat, v[OPT_ANTITHETIC].given, name, sizeof name);
     TRY(generate_pair(folder, name, kernel, sizes, v[OPT_DTYPE].text, &files));
     spectra_status status = write_all(folder, &files);
     generated_files_free(&files);

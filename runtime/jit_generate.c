@@ -105,6 +105,46 @@ static void open_libraries(lua_State *L)
     lua_setglobal(L, "require");
 }
 
+/* require(module)[name] on the stack */
+static void push_function(lua_State *L, const char *module, const char *name)
+{
+    lua_getglobal(L, "require");
+    lua_pushstring(L, module);
+    lua_call(L, 1, 1);
+    lua_getfield(L, -1, name);
+}
+
+/* { D = .., DV = .., M = .. } on the stack */
+static void push_sizes(lua_State *L, const int64_t sizes[3])
+{
+    static const char *const name[] = {"D", "DV", "M"};
+    lua_newtable(L);
+    for (int i = 0; i < 3; i++) {
+        lua_pushinteger(L, sizes[i]);
+        lua_setfield(L, -2, name[i]);
+    }
+}
+
+/* run(request) in a state of its own; *no_memory is the request's. */
+static spectra_status in_new_state(lua_CFunction run, void *request, const bool *no_memory,
+                                   const char *feat)
+{
+    lua_State *L = luaL_newstate();
+    if (!L)
+        return fail(SPECTRA_ENOMEM, "generating %s: out of memory", feat);
+    lua_pushcfunction(L, run);
+    lua_pushlightuserdata(L, request);
+    int code = lua_pcall(L, 1, 0, 0);
+    spectra_status status = SPECTRA_OK;
+    if (code == LUA_ERRMEM || *no_memory)
+        status = fail(SPECTRA_ENOMEM, "generating %s: out of memory", feat);
+    else if (code != LUA_OK)
+        status = fail(SPECTRA_EFORMAT, "%s",
+                      lua_isstring(L, -1) ? lua_tostring(L, -1) : "the generator failed");
+    lua_close(L);
+    return status;
+}
+
 typedef struct request {
     const char *feat, *spec;
     const int64_t *sizes; /* D, DV, M; NULL: the spec is only checked */
@@ -126,10 +166,7 @@ static int run(lua_State *L)
 {
     request *r = lua_touserdata(L, 1);
     open_libraries(L);
-    lua_getglobal(L, "require");
-    lua_pushliteral(L, "gen.jit");
-    lua_call(L, 1, 1);
-    lua_getfield(L, -1, "feature");
+    push_function(L, "gen.jit", "feature");
     lua_pushstring(L, r->feat);
     lua_pushstring(L, r->spec);
     lua_call(L, 2, 1);
@@ -143,12 +180,7 @@ static int run(lua_State *L)
         return 0;
     lua_getfield(L, -2, "text");
     lua_insert(L, -2);
-    static const char *const size_name[] = {"D", "DV", "M"};
-    lua_newtable(L);
-    for (int i = 0; i < 3; i++) {
-        lua_pushinteger(L, r->sizes[i]);
-        lua_setfield(L, -2, size_name[i]);
-    }
+    push_sizes(L, r->sizes);
     lua_call(L, 2, 2);
     const char *text = luaL_checklstring(L, -2, &size);
     r->text.parts = (int)luaL_checkinteger(L, -1);
@@ -159,19 +191,7 @@ static int run(lua_State *L)
 
 static spectra_status generate(request *r)
 {
-    lua_State *L = luaL_newstate();
-    if (!L)
-        return fail(SPECTRA_ENOMEM, "generating %s: out of memory", r->feat);
-    lua_pushcfunction(L, run);
-    lua_pushlightuserdata(L, r);
-    int code = lua_pcall(L, 1, 0, 0);
-    spectra_status status = SPECTRA_OK;
-    if (code == LUA_ERRMEM || r->no_memory)
-        status = fail(SPECTRA_ENOMEM, "generating %s: out of memory", r->feat);
-    else if (code != LUA_OK)
-        status = fail(SPECTRA_EFORMAT, "%s",
-                      lua_isstring(L, -1) ? lua_tostring(L, -1) : "the generator failed");
-    lua_close(L);
+    spectra_status status = in_new_state(run, r, &r->no_memory, r->feat);
     if (status != SPECTRA_OK) {
         free(r->name);
         free(r->text.text.data);
@@ -211,21 +231,13 @@ typedef struct pair_request {
 /* require("gen.emit").pair(folder, feat, kernel, sizes, dtype): a list of { path, text }. */
 static int run_pair(lua_State *L)
 {
-    static const char *const size_name[] = {"D", "DV", "M"};
     pair_request *r = lua_touserdata(L, 1);
     open_libraries(L);
-    lua_getglobal(L, "require");
-    lua_pushliteral(L, "gen.emit");
-    lua_call(L, 1, 1);
-    lua_getfield(L, -1, "pair");
+    push_function(L, "gen.emit", "pair");
     lua_pushstring(L, r->folder);
     lua_pushstring(L, r->feat);
     lua_pushstring(L, r->kernel);
-    lua_newtable(L);
-    for (int i = 0; i < 3; i++) {
-        lua_pushinteger(L, r->sizes[i]);
-        lua_setfield(L, -2, size_name[i]);
-    }
+    push_sizes(L, r->sizes);
     lua_pushstring(L, r->dtype);
     lua_call(L, 5, 1);
     lua_Integer count = luaL_len(L, -1);
@@ -258,19 +270,7 @@ spectra_status generate_pair(const char *folder, const char *feat, const char *k
 {
     pair_request r = {
         .feat = feat, .kernel = kernel, .dtype = dtype, .folder = folder, .sizes = sizes};
-    lua_State *L = luaL_newstate();
-    if (!L)
-        return fail(SPECTRA_ENOMEM, "generating %s: out of memory", feat);
-    lua_pushcfunction(L, run_pair);
-    lua_pushlightuserdata(L, &r);
-    int code = lua_pcall(L, 1, 0, 0);
-    spectra_status status = SPECTRA_OK;
-    if (code == LUA_ERRMEM || r.no_memory)
-        status = fail(SPECTRA_ENOMEM, "generating %s: out of memory", feat);
-    else if (code != LUA_OK)
-        status = fail(SPECTRA_EFORMAT, "%s",
-                      lua_isstring(L, -1) ? lua_tostring(L, -1) : "the generator failed");
-    lua_close(L);
+    spectra_status status = in_new_state(run_pair, &r, &r.no_memory, feat);
     if (status != SPECTRA_OK)
         generated_files_free(&r.files);
     else

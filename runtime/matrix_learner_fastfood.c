@@ -4,26 +4,20 @@
  * signs, S chi lengths over |G| (Le, Sarlos & Smola 2013; Yang et al. 2015). */
 #include "matrix_learner.h"
 
+#include "sample_primitives.h"
+
 #include <math.h>
 #include <string.h>
 
-static int64_t order_of_block(int64_t d)
-{
-    int64_t n = 1;
-    while (n < d)
-        n *= 2;
-    return n;
-}
-
 static int64_t blocks(const matrix_learner *l)
 {
-    int64_t n = order_of_block(l->d);
+    int64_t n = canvas_order(l->d);
     return (l->m + n - 1) / n;
 }
 
 static spectra_status fastfood_layout(matrix_learner *l)
 {
-    int64_t n = order_of_block(l->d), B = blocks(l);
+    int64_t n = canvas_order(l->d), B = blocks(l);
     learner_add(l, "S", B, n);
     learner_add(l, "G", B, n);
     learner_add(l, "B", B, n);
@@ -35,7 +29,7 @@ static spectra_status fastfood_layout(matrix_learner *l)
 
 static void fastfood_start(const matrix_learner *l, const rng_stream *s, double *theta)
 {
-    int64_t n = order_of_block(l->d), B = blocks(l);
+    int64_t n = canvas_order(l->d), B = blocks(l);
     uint64_t at = (uint64_t)l->order_count;
     for (int64_t b = 0; b < B; b++) {
         double *S = theta + b * n, *G = theta + (B + b) * n, *sign = theta + (2 * B + b) * n;
@@ -54,21 +48,6 @@ static void fastfood_start(const matrix_learner *l, const rng_stream *s, double 
             S[i] = sqrt(chi / length);
         }
     }
-}
-
-/* Columns of x (n, n) times the unnormalised Hadamard matrix, from the left. */
-static void transform(int64_t n, double *x)
-{
-    for (int64_t half = 1; half < n; half *= 2)
-        for (int64_t i = 0; i < n; i++) {
-            if (i & half)
-                continue;
-            for (int64_t j = 0; j < n; j++) {
-                double a = x[i * n + j], b = x[(i + half) * n + j];
-                x[i * n + j] = a + b;
-                x[(i + half) * n + j] = a - b;
-            }
-        }
 }
 
 static double hadamard(int64_t i, int64_t j)
@@ -92,7 +71,7 @@ static int64_t row_of(const matrix_learner *l, int64_t block, int64_t n, const i
 static void fastfood_forward(const matrix_learner *l, const double *theta, double *w,
                              double *weight, double *scratch)
 {
-    int64_t n = order_of_block(l->d), B = blocks(l);
+    int64_t n = canvas_order(l->d), B = blocks(l);
     const int64_t *rows = l->order + B * n;
     for (int64_t r = 0; r < l->m; r++)
         weight[r] = 1;
@@ -105,7 +84,8 @@ static void fastfood_forward(const matrix_learner *l, const double *theta, doubl
                 phb[i * n + j] = hadamard(p[i], j) * sign[j];
                 mixed[i * n + j] = G[i] * phb[i * n + j];
             }
-        transform(n, mixed);
+        for (int64_t j = 0; j < n; j++)
+            canvas_hadamard(n, n, mixed + j);
         for (int64_t i = 0; i < n; i++) {
             int64_t r = row_of(l, b, n, rows, i);
             for (int64_t j = 0; j < l->d && r >= 0; j++)
@@ -118,28 +98,24 @@ static void fastfood_backward(const matrix_learner *l, const double *theta, cons
                               const double *gw, const double *gweight, double *gtheta)
 {
     (void)gweight;
-    int64_t n = order_of_block(l->d), B = blocks(l);
+    int64_t n = canvas_order(l->d), B = blocks(l);
     const int64_t *rows = l->order + B * n;
     double column[256];
+    int64_t row[256];
     for (int64_t b = 0; b < B; b++) {
         const double *S = theta + b * n, *G = theta + (B + b) * n;
         const double *phb = scratch + 2 * b * n * n, *mixed = phb + n * n;
         double *gS = gtheta + b * n, *gG = gtheta + (B + b) * n, *gsign = gtheta + (2 * B + b) * n;
         const int64_t *p = l->order + b * n;
+        for (int64_t i = 0; i < n; i++)
+            row[i] = row_of(l, b, n, rows, i);
         for (int64_t j = 0; j < l->d; j++) {
             for (int64_t i = 0; i < n; i++) {
-                int64_t r = row_of(l, b, n, rows, i);
-                double g = r >= 0 ? gw[r * l->d + j] / sqrt((double)n) : 0;
+                double g = row[i] >= 0 ? gw[row[i] * l->d + j] / sqrt((double)n) : 0;
                 gS[i] += g * mixed[i * n + j];
                 column[i] = g * S[i];
             }
-            for (int64_t half = 1; half < n; half *= 2) /* H is its own transpose */
-                for (int64_t i = 0; i < n; i++)
-                    if (!(i & half)) {
-                        double a = column[i], c = column[i + half];
-                        column[i] = a + c;
-                        column[i + half] = a - c;
-                    }
+            canvas_hadamard(n, 1, column); /* H is its own transpose */
             for (int64_t i = 0; i < n; i++) {
                 gG[i] += column[i] * phb[i * n + j];
                 gsign[j] += column[i] * G[i] * hadamard(p[i], j);

@@ -3,6 +3,7 @@
 #include "jit.h"
 #include "status.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static isa isa_cap = ISA_AVX512;
@@ -30,6 +31,12 @@ const char *registry_isa_name(isa level)
 void registry_isa_limit(isa level)
 {
     isa_cap = level;
+}
+
+const char *registry_form(const char *feat, bool antithetic, char *buf, size_t size)
+{
+    snprintf(buf, size, "%s%s", feat, antithetic && !strchr(feat, '+') ? "+" : "");
+    return buf;
 }
 
 enum { MAX_NAMES = 64 };

@@ -14,6 +14,8 @@ const char *registry_isa_name(isa level); /* "portable", "avx2", "avx512" */
 /* Limits registry_isa to `level` from now on (for tests and comparisons); not thread-safe. */
 void registry_isa_limit(isa level);
 
+/* The name of a feature, or of its antithetic form: with a + at its end. */
+const char *registry_form(const char *feat, bool antithetic, char *buf, size_t size);
 /* SPECTRA_ENOTFOUND names the nearest known name. A user's component function is known once
  * registry_attn gave a kernel of it. */
 spectra_status registry_feature(const char *name, const feature_info **out);

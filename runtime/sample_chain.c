@@ -27,14 +27,6 @@ static const struct {
 };
 enum { KNOWN = sizeof known / sizeof known[0] };
 
-static int64_t block_order(int64_t d)
-{
-    int64_t n = PAD;
-    while (n < d)
-        n *= 2;
-    return n;
-}
-
 int64_t sample_chain_floats(int64_t m)
 {
     return (2 * CHAIN_STEPS + 1) * m;
@@ -72,13 +64,8 @@ static void chain_row(const attn_chain *c, int64_t r, double *row)
                 row[j] *= (double)c->diagonal[i][at + j];
             else if (c->kind[i] == CHAIN_PERMUTATION)
                 row[j] = copy[c->permutation[i][at + j]];
-        for (int64_t half = 1; half < n && c->kind[i] == CHAIN_HADAMARD; half *= 2)
-            for (int64_t j = 0; j < n; j++)
-                if (!(j & half)) {
-                    double a = row[j], b = row[j + half];
-                    row[j] = a + b;
-                    row[j + half] = a - b;
-                }
+        if (c->kind[i] == CHAIN_HADAMARD)
+            canvas_hadamard(n, 1, row);
     }
 }
 
@@ -117,7 +104,7 @@ spectra_status sample_chain(const matrix_info *info, int64_t m, int64_t d, uint6
                             int64_t layer, const float *w, float *memory, attn_chain *out,
                             bool *found)
 {
-    attn_chain c = {.n = block_order(d)};
+    attn_chain c = {.n = canvas_order(d > PAD ? d : PAD)};
     *found = false;
     if (info->ops < 1 || strcmp(info->recipe[0].op, "basis") != 0 || m % c.n != 0 ||
         c.n > CHAIN_MAX)

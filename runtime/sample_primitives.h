@@ -60,6 +60,11 @@ spectra_status sample_run_primitive(const char *name, canvas *c);
 spectra_status canvas_shape(canvas *c, int64_t rows, int64_t columns, int64_t block);
 /* Memory for n numbers; NULL has been reported. */
 double *canvas_scratch(int64_t n);
+/* The least power of two that is d or more. */
+int64_t canvas_order(int64_t d);
+/* The n = 2^k numbers x[0], x[stride] ... times the Hadamard matrix of Sylvester, not normalised.
+ */
+void canvas_hadamard(int64_t n, int64_t stride, double *x);
 /* q (n, n) = orthogonal, uniformly distributed (Haar), of normal numbers first.. of the stream; r
  * (n) is scratch. */
 spectra_status canvas_haar(const canvas *c, uint64_t first, int64_t n, double *q, double *r);

@@ -9,7 +9,7 @@
 #include "sample_primitives.h"
 #include "status.h"
 
-static int64_t power_of_two(int64_t d)
+int64_t canvas_order(int64_t d)
 {
     int64_t n = 1;
     while (n < d)
@@ -19,7 +19,7 @@ static int64_t power_of_two(int64_t d)
 
 spectra_status primitive_basis(canvas *c)
 {
-    int64_t n = power_of_two(c->d), blocks = (c->m - 1) / n + 1;
+    int64_t n = canvas_order(c->d), blocks = (c->m - 1) / n + 1;
     TRY(canvas_shape(c, blocks * n, n, n));
     for (int64_t r = 0; r < c->rows; r++)
         c->w[r * n + r % n] = 1;
@@ -40,12 +40,23 @@ spectra_status primitive_circulant(canvas *c)
 /* One block of m rows: element (i, j) depends on i - j only. */
 spectra_status primitive_toeplitz(canvas *c)
 {
-    int64_t n = power_of_two(c->d);
+    int64_t n = canvas_order(c->d);
     TRY(canvas_shape(c, c->m, n, c->m));
     for (int64_t r = 0; r < c->m; r++)
         for (int64_t j = 0; j < n; j++)
             c->w[r * n + j] = rng_normal(&c->stream, (uint64_t)(r - j + n - 1));
     return SPECTRA_OK;
+}
+
+void canvas_hadamard(int64_t n, int64_t stride, double *x)
+{
+    for (int64_t half = 1; half < n; half *= 2)
+        for (int64_t i = 0; i < n; i += 2 * half)
+            for (int64_t j = i; j < i + half; j++) {
+                double a = x[j * stride], b = x[(j + half) * stride];
+                x[j * stride] = a + b;
+                x[(j + half) * stride] = a - b;
+            }
 }
 
 /* Each row times H, element (i, j) of which is +-n^(-1/2) by the number of ones that i and j share:
@@ -60,13 +71,7 @@ spectra_status primitive_hadamard(canvas *c)
     double scale = 1 / sqrt((double)n);
     for (int64_t r = 0; r < c->rows; r++) {
         double *row = c->w + r * n;
-        for (int64_t half = 1; half < n; half *= 2)
-            for (int64_t i = 0; i < n; i += 2 * half)
-                for (int64_t j = i; j < i + half; j++) {
-                    double a = row[j], b = row[j + half];
-                    row[j] = a + b;
-                    row[j + half] = a - b;
-                }
+        canvas_hadamard(n, 1, row);
         for (int64_t j = 0; j < n; j++)
             row[j] *= scale;
     }

@@ -6,6 +6,7 @@
 #include "log.h"
 #include "optim.h"
 #include "outfile.h"
+#include "registry.h"
 #include "report.h"
 #include "status.h"
 #include "train_internal.h"
@@ -356,9 +357,8 @@ static spectra_status run_session(session *s, train_result *result)
     TRY(train_open_spec(c));
     if (c->feat[0]) {
         char feat[SETTING_TEXT + 1];
-        bool plain = c->antithetic && !strchr(c->feat, '+');
-        snprintf(feat, sizeof feat, "%s%s", c->feat, plain ? "+" : "");
-        jit_prefer(feat, c->kernel, c->task.head_dim, c->task.head_dim, c->m);
+        jit_prefer(registry_form(c->feat, c->antithetic, feat, sizeof feat), c->kernel,
+                   c->task.head_dim, c->task.head_dim, c->m);
     }
     TRY(learner_open(s->config, 7, &s->learner));
     if (dataset_count(s->learner.data[SPLIT_TEST]) < s->config->task.batch)
