@@ -107,8 +107,7 @@ local function attention_files(out, command, feature, id, sizes, dtype)
   for i, kind in ipairs(plan.kinds_of(feature)) do
     files[i] = { ("%s/%s.c"):format(out, kind.name), texts[i] }
   end
-  local device = ('#line 1 "%s"\n'):format(target_cuda.RUNTIME)
-    .. target_cuda.prologue(feature, sizes, dtype, M.read)
+  local device = target_cuda.prologue(feature, sizes, dtype, M.read)
   files[#files + 1] = { out .. "/phi.cu", splice.splice(header(command, feature), device,
     M.read(target_cuda.SKELETON), target_cuda.SKELETON, target_cuda.MARK) }
   return files
@@ -127,7 +126,7 @@ local function dependencies(targets, sources)
 end
 
 local function templates()
-  local list = { target_cuda.RUNTIME, target_cuda.SKELETON }
+  local list = { target_cuda.SKELETON, table.unpack(target_cuda.RUNTIME) }
   for _, kind in ipairs(plan.kinds) do list[#list + 1] = kind.template end
   return list
 end

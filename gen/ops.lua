@@ -159,13 +159,13 @@ M.sqrt = {
 }
 
 M.sin = {
-  arity = 1, c = "s_sin($1)", vec = "v_sin($1)", cuda = "sin@($1)", prec = 4, flops = 14,
+  arity = 1, c = "s_sin($1)", vec = "v_sin($1)", cuda = "rt_sin@($1)", prec = 4, flops = 14,
   eval = math.sin,
   grad = function(E, g, _, a) return g * E.cos(a) end,
 }
 
 M.cos = {
-  arity = 1, c = "s_cos($1)", vec = "v_cos($1)", cuda = "cos@($1)", prec = 4, flops = 14,
+  arity = 1, c = "s_cos($1)", vec = "v_cos($1)", cuda = "rt_cos@($1)", prec = 4, flops = 14,
   eval = math.cos,
   grad = function(E, g, _, a) return -(g * E.sin(a)) end,
 }

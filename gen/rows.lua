@@ -37,20 +37,19 @@ local function gradient(target, field, name, names, outer, lines)
 end
 
 -- One function. Beside what render.passes uses, the target has
---   row_open(which, shared) -> head, first lines, line that opens the loop over rows
+--   row_open(which) -> head, first lines, line that opens the loop over rows
 --   tail_mask       line that says which lanes of a tail are inside, or nil
 --   put(at, value, wide, tail)                   stores a value
 --   shared_part(name, field) -> line, at         where gradients of shared inputs are collected
 function M.render(spec, which, target)
   local backward = which == "row_bwd"
   local fields = backward and spec.inputs or spec.outputs
-  local roots, used, shared = {}, {}, 0
+  local roots, used = {}, {}
   for i, field in ipairs(fields) do
     roots[i] = backward and field.grad or field.node
-    if backward and field.shape == "shared" then shared = shared + 1 end
   end
   for _, node in ipairs(E.reachable(roots)) do used[node] = true end
-  local head, outer, open = target.row_open(which, shared)
+  local head, outer, open = target.row_open(which)
   local lines, inputs, known, names = {}, {}, { [E.length] = "count" }, render.names(NAMES)
 
   local function take(field, var, array, name)

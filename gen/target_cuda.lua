@@ -6,7 +6,7 @@ local row_operator = require "gen.rows"
 
 local M = {}
 
-M.RUNTIME = "templates/cuda/rt.cuh"
+M.RUNTIME = { "templates/cuda/rt.cuh", "templates/cuda/args.h" }
 M.SKELETON = "templates/cuda/phi.cu"
 M.MARK = '#include "stub.cuh"'
 
@@ -51,10 +51,9 @@ local function target(dtype)
     return (op == "sum" and "warp_sum(%s)" or "warp_max(%s)"):format(name)
   end
 
-  function t.row_open(which, shared)
-    local parts = shared > 0 and ", real *part" or ""
-    return ("KERNEL %s(row_args args%s)"):format(which, parts), {
-      "    const row_args *a = &args;",
+  function t.row_open(which)
+    return ("KERNEL(%s, row_cuda_args, 256, 1)"):format(which), {
+      "    const row_cuda_args *a = &args;",
       "    const int lane = THREAD % 32;",
       "    const int64_t n = a->n, warps = BLOCKS * (THREADS / 32);",
       "    const int64_t warp = BLOCK * (THREADS / 32) + THREAD / 32;",
@@ -70,7 +69,7 @@ local function target(dtype)
   local slots = 0
   function t.shared_part(name, field, outer)
     local part = ("part%d"):format(slots)
-    outer[#outer + 1] = ("    real *%s = part + (%d * warps + warp) * n; /* of %s */"):format(part, slots,
+    outer[#outer + 1] = ("    real *%s = a->part + (%d * warps + warp) * n; /* of %s */"):format(part, slots,
       field.name)
     outer[#outer + 1] = "    for (int64_t j = lane; j < n; j += 32) {"
     outer[#outer + 1] = ("        %s[j] = 0;"):format(part)
@@ -81,10 +80,16 @@ local function target(dtype)
   return t
 end
 
+-- What every text starts from; read(path) gives a template's text.
+local function runtime(read)
+  local out = {}
+  for i, path in ipairs(M.RUNTIME) do out[i] = ('#line 1 "%s"\n%s'):format(path, read(path)) end
+  return table.concat(out)
+end
+
 -- phi.cu: the functions of the feature and the kernel of templates/cuda/phi.cu.
--- read(path) gives a template's text.
 function M.prologue(spec, sizes, dtype, read)
-  local out = { (dtype == "f64" and "#define REAL double\n" or "") .. read(M.RUNTIME), "enum {" }
+  local out = { (dtype == "f64" and "#define REAL double\n" or "") .. runtime(read), "enum {" }
   for _, constant in ipairs(feature.constants(spec, sizes)) do
     out[#out + 1] = ("    %s = %d,"):format(constant[1], constant[2])
   end
@@ -95,10 +100,11 @@ end
 
 local REDUCE = [[
 /* After row_bwd: adds the warps' parts to the gradients of shared inputs, in their order, a thread an
- * element; `warps` is the number row_bwd ran with. */
-KERNEL row_bwd_shared(row_args args, const real *part, int64_t warps)
+ * element. */
+KERNEL(row_bwd_shared, row_cuda_args, 256, 1)
 {
-    const int64_t n = args.n;
+    const int64_t n = args.n, warps = args.warps;
+    const real *part = args.part;
     for (int64_t j = BLOCK * THREADS + THREAD; j < n; j += BLOCKS * THREADS) {
 %s
     }
@@ -107,7 +113,7 @@ KERNEL row_bwd_shared(row_args args, const real *part, int64_t warps)
 
 -- A row operator: kernels row_fwd, row_bwd and, where inputs are shared, row_bwd_shared.
 function M.row(spec, read)
-  local out = { read(M.RUNTIME), ("/* %s: %s (%s) */"):format(spec.name, spec.doc, spec.source),
+  local out = { runtime(read), ("/* %s: %s (%s) */"):format(spec.name, spec.doc, spec.source),
     row_operator.render(spec, "row_fwd", target("f32")) }
   if not spec.backward then return table.concat(out, "\n") end
   out[#out + 1] = row_operator.render(spec, "row_bwd", target("f32"))

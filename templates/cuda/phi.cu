@@ -19,7 +19,7 @@ DEVICE real block_sum(real x, real *part)
 }
 
 /* Coordinate i of token t after the scale and the linear map; r2 gets the square before the map. */
-DEVICE real coordinate(const features_args *a, int D, int64_t t, int i, real *r2)
+DEVICE real coordinate(const features_cuda_args *a, int D, int64_t t, int i, real *r2)
 {
     const real raw = a->scale * a->x[t * a->ldx + i];
     *r2 = raw * raw;
@@ -31,11 +31,12 @@ DEVICE real coordinate(const features_args *a, int D, int64_t t, int i, real *r2
     return y;
 }
 
-KERNEL features(features_args a)
+/* Shared memory: 32 + 2 * MAX_D reals. */
+KERNEL(features, features_cuda_args, 1024, 1)
 {
-    SHARED real x[MAX_D];
-    SHARED real second[NP > 1 ? MAX_D : 1];
-    SHARED real part[32];
+    SHARED_MEMORY(memory);
+    real *part = (real *)memory, *x = part + 32, *second = x + MAX_D;
+    const features_cuda_args a = args;
     const int D = CD ? CD : a.D, M = CM ? CM : a.M;
     real s[NS], uni[NUNI], row[NROW], tok[NTOK], logs[LANES], signs[LANES];
 

@@ -1,36 +1,271 @@
-/* What every generated CUDA file starts from: types, one name for every intrinsic and warp
- * primitive, the argument structs shared with the host (runtime/kernel.h). No headers, so that
- * NVRTC needs no include path; an emulator replaces the part between the #ifndef lines.
+/* What every generated CUDA file starts from: types, and one name for every intrinsic, warp
+ * primitive and memory access. No headers, so that NVRTC needs no include path. The text below and
+ * in the skeletons is C as well as CUDA: with RT_EMULATED the compiler of the host has seen
+ * runtime/emulator_rt.h, which gives the part between the #ifndef lines for fibres on a CPU.
  */
+#ifndef RT_CUH
+#define RT_CUH
 #ifndef REAL
 #define REAL float
 #endif
 typedef REAL real;
 
+#ifndef RT_EMULATED
 #ifdef __CUDACC_RTC__ /* nvcc brings both from its own headers */
 typedef long long int64_t;
 #define INFINITY __int_as_float(0x7f800000)
 #endif
+typedef unsigned char byte;
 
-#ifndef RT_EMULATED
 #define DEVICE static __device__ __forceinline__
-#define KERNEL extern "C" __global__ void
-#define SHARED __shared__
+/* A kernel of one argument, a struct by value named `args`; blocks of at most N threads, at least K of
+ * which fit one multiprocessor. */
+#define KERNEL(name, type, N, K) \
+    extern "C" __global__ void __launch_bounds__(N, K) name(const __grid_constant__ type args)
+#define UNROLL _Pragma("unroll")
 #define THREAD ((int)threadIdx.x)
 #define THREADS ((int)blockDim.x)
 #define BLOCK ((int64_t)blockIdx.x)
+#define BLOCK_Y ((int64_t)blockIdx.y)
+#define BLOCK_Z ((int64_t)blockIdx.z)
 #define BLOCKS ((int64_t)gridDim.x)
+/* The one dynamic block of shared memory, 16-byte aligned. */
+#define SHARED_MEMORY(name) extern __shared__ __align__(16) byte name[]
 
 DEVICE void block_sync(void)
 {
     __syncthreads();
 }
 
+DEVICE void warp_sync(void)
+{
+    __syncwarp();
+}
+
 DEVICE real warp_shuffle_xor(real x, int lanes)
 {
     return __shfl_xor_sync(0xffffffffu, x, lanes);
 }
+
+/* 1 where `x` is not 0 in any lane of the warp. */
+DEVICE int warp_any(int x)
+{
+    return __any_sync(0xffffffffu, x);
+}
+
+/* ---- memory: global loads and stores of 1, 2 or 4 numbers, aligned to their size ---- */
+
+DEVICE float4 global_load4(const float *p)
+{
+    return *(const float4 *)p;
+}
+
+DEVICE void global_store4(float *p, float4 x)
+{
+    *(float4 *)p = x;
+}
+
+DEVICE real global_load(const real *p)
+{
+    return *p;
+}
+
+DEVICE void global_store(real *p, real x)
+{
+    *p = x;
+}
+
+DEVICE byte global_load_byte(const byte *p)
+{
+    return *p;
+}
+
+/* 8 numbers of bf16 as 4 words, low half first. */
+DEVICE uint4 global_load_words(const void *p)
+{
+    return *(const uint4 *)p;
+}
+
+DEVICE void global_store_words(void *p, uint4 x)
+{
+    *(uint4 *)p = x;
+}
+
+DEVICE unsigned short global_load_half(const void *p)
+{
+    return *(const unsigned short *)p;
+}
+
+DEVICE void global_store_half(void *p, unsigned short x)
+{
+    *(unsigned short *)p = x;
+}
+
+DEVICE float shared_load(const float *p)
+{
+    return *p;
+}
+
+DEVICE void shared_store(float *p, float x)
+{
+    *p = x;
+}
+
+DEVICE float4 shared_load4(const float *p)
+{
+    return *(const float4 *)p;
+}
+
+DEVICE void shared_store4(float *p, float4 x)
+{
+    *(float4 *)p = x;
+}
+
+DEVICE float2 shared_load2(const float *p)
+{
+    return *(const float2 *)p;
+}
+
+DEVICE void shared_store2(float *p, float2 x)
+{
+    *(float2 *)p = x;
+}
+
+/* 16 bytes from global to shared memory, both aligned, without waiting; visible to the thread
+ * itself after async_wait, to others after a barrier behind that. */
+DEVICE void async_copy16(void *shared, const void *global)
+{
+    const unsigned at = (unsigned)__cvta_generic_to_shared(shared);
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(global) : "memory");
+}
+
+DEVICE void async_commit(void)
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+/* Until at most `groups` of the groups committed last are still on their way (0 or 1). */
+DEVICE void async_wait(int groups)
+{
+    if (groups == 0)
+        asm volatile("cp.async.wait_group 0;" ::: "memory");
+    else
+        asm volatile("cp.async.wait_group 1;" ::: "memory");
+}
+
+/* ---- arithmetic ---- */
+
+DEVICE float as_float(unsigned x)
+{
+    return __uint_as_float(x);
+}
+
+DEVICE unsigned as_bits(float x)
+{
+    return __float_as_uint(x);
+}
+
+/* Rounded to the 10 bits of a tensor core's float, to nearest, ties away. */
+DEVICE float to_tf32(float x)
+{
+    unsigned y;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
+    return __uint_as_float(y);
+}
+
+/* c += a b of a warp: a (16, 8) row-major, b (8, 8) column-major, c (16, 8); with g = lane / 4 and
+ * t = lane % 4 a lane holds a: rows g, g + 8, columns t (a[0], a[1]) and t + 4 (a[2], a[3]); b: rows t
+ * and t + 4 of column g; c: columns 2t, 2t + 1 of row g (c[0], c[1]) and of row g + 8. PTX ISA,
+ * "Matrix Fragments for mma.m16n8k8". */
+DEVICE void mma_tf32(float *c, const float *a, const float *b)
+{
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])),
+          "r"(__float_as_uint(a[3])), "r"(__float_as_uint(b[0])), "r"(__float_as_uint(b[1])));
+}
+
+/* 2^x; relative error below 2^-22, 0 below 2^-126. */
+DEVICE float exp2_fast(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* x * y + z, rounded once. */
+DEVICE float multiply_add(float x, float y, float z)
+{
+    return __fmaf_rn(x, y, z);
+}
 #endif
+
+/* e^x for x <= 0, -inf included; relative error about 2^-22. The product with log2(e) is rounded, and
+ * what it lost multiplied back in. */
+DEVICE float exp_falling(float x)
+{
+    const float log2e = 1.4426950408889634f, low = 1.92596299e-8f;
+    const float y = x > -104.0f ? x : -104.0f, high = y * log2e;
+    const float lost = multiply_add(y, low, multiply_add(y, log2e, -high));
+    const float e = exp2_fast(high);
+    return x > -104.0f ? multiply_add(e, lost * 0.6931471805599453f, e) : 0;
+}
+
+/* sin and cos; three-part reduction by pi/2, good for |x| up to 1e5, with no slow path and so no
+ * memory of a thread's own. */
+DEVICE float reduced_sin(float r)
+{
+    const float s = r * r;
+    float p = multiply_add(s, 2.718311493989822e-6f, -1.9839334836096632e-4f);
+    p = multiply_add(s, p, 8.33332938588946e-3f);
+    p = multiply_add(s, p, -1.6666666641626524e-1f);
+    return multiply_add(s * p, r, r);
+}
+
+DEVICE float reduced_cos(float r)
+{
+    const float s = r * r;
+    float p = multiply_add(s, -2.6051615e-7f, 2.4760495e-5f);
+    p = multiply_add(s, p, -1.3888378e-3f);
+    p = multiply_add(s, p, 4.1666638e-2f);
+    p = multiply_add(s, p, -0.5f);
+    return multiply_add(s, p, 1);
+}
+
+DEVICE float quarter_turn(float x, int *quarter)
+{
+    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to a whole number */
+    const float sum = multiply_add(x, 0.6366197723675814f, magic), n = sum - magic;
+    *quarter = (int)as_bits(sum);
+    float r = multiply_add(n, -1.5707855224609375f, x);
+    r = multiply_add(n, -1.0804273188114166e-5f, r);
+    return multiply_add(n, -6.0770999344e-11f, r);
+}
+
+DEVICE float rt_sinf(float x)
+{
+    int quarter;
+    const float r = quarter_turn(x, &quarter);
+    const float y = quarter & 1 ? reduced_cos(r) : reduced_sin(r);
+    return quarter & 2 ? -y : y;
+}
+
+DEVICE float rt_cosf(float x)
+{
+    int quarter;
+    const float r = quarter_turn(x, &quarter);
+    const float y = quarter & 1 ? reduced_sin(r) : reduced_cos(r);
+    return (quarter + 1) & 2 ? -y : y;
+}
+
+#define rt_sin sin /* of double; its own slow path is no matter there */
+#define rt_cos cos
+
+DEVICE real real_max(real x, real y)
+{
+    return x > y ? x : y;
+}
 
 /* Sum and maximum over a warp, the same bits in every lane. */
 DEVICE real warp_sum(real x)
@@ -42,42 +277,22 @@ DEVICE real warp_sum(real x)
 
 DEVICE real warp_max(real x)
 {
-    for (int lanes = 16; lanes > 0; lanes /= 2) {
-        const real y = warp_shuffle_xor(x, lanes);
-        x = x > y ? x : y;
-    }
+    for (int lanes = 16; lanes > 0; lanes /= 2)
+        x = real_max(x, warp_shuffle_xor(x, lanes));
     return x;
 }
 
-/* As row_args in kernel.h. */
-enum { ROW_MAX = 8 };
-struct row_args {
-    int64_t rows, n;
-    const real *in[ROW_MAX];
-    int64_t ld_in[ROW_MAX];
-    real *out[ROW_MAX];
-    int64_t ld_out[ROW_MAX];
-    const real *gout[ROW_MAX];
-    int64_t ld_gout[ROW_MAX];
-    real *gin[ROW_MAX];
-    int64_t ld_gin[ROW_MAX];
-    real c[ROW_MAX];
-    unsigned add;
-};
-static_assert(sizeof(row_args) == 16 + 64 * 8 + ROW_MAX * sizeof(real) + 8, "row_args");
+/* Numbers of bf16: the upper half of a float's bits; to nearest, ties to even. */
+DEVICE float from_bf16(unsigned half)
+{
+    return as_float(half << 16);
+}
 
-/* Features of n tokens: log and sign (n, LANES, M), as attn_fwd_ops.features does. */
-struct features_args {
-    const real *x;     /* (n, D), rows ldx apart */
-    const real *w;     /* (M, D) */
-    const real *w_second; /* (M, D), of features with two projections */
-    const real *w2;    /* (M) */
-    const real *norm;  /* (NW - 1, M), norms of the rows beyond |w|^2 */
-    const real *linear; /* (D, D), of features with a linear map */
-    const real *s, *v; /* scalars; vectors (NV, D) */
-    real *log, *sign;
-    int64_t n, ldx;
-    real scale;
-    int D, M, side; /* side 0 = query, 1 = key */
-};
-static_assert(sizeof(features_args) == 112 + (sizeof(real) == 8 ? 8 : 0), "features_args");
+DEVICE unsigned to_bf16(float x)
+{
+    const unsigned bits = as_bits(x);
+    if ((bits & 0x7fffffffu) > 0x7f800000u)
+        return 0x7fc0;
+    return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+#endif

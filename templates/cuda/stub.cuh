@@ -1,6 +1,8 @@
 /* A trivial feature, exp(u - |x|^2/2), so that the skeletons here compile by themselves. */
 #include "rt.cuh"
 
+#include "args.h"
+
 enum { CD = 0, CDV = 0, CM = 0, LANES = 1, SIGNED = 0, NS = 1, NV = 0 };
 enum { NUNI = 1, NROW = 1, NTOK = 1, TOKEN_NORM = 0, NP = 1, NW = 1, SUM = 0, LINEAR = 0 };
 enum { IDENTITY = 1, SIDE = -1, NORM1 = -1, NORM2 = -1, COUNTS = 0 };
