@@ -2,7 +2,9 @@
 -- NVRTC. What threads do is in templates/cuda; here are spellings.
 local E = require "gen.expr"
 local feature = require "gen.feature"
+local plan_cuda = require "gen.plan_cuda"
 local row_operator = require "gen.rows"
+local splice = require "gen.splice"
 
 local M = {}
 
@@ -96,6 +98,20 @@ function M.prologue(spec, sizes, dtype, read)
   out[#out + 1] = "};\n"
   local functions = feature.functions(spec, target(dtype), "DEVICE ")
   return table.concat(table.move(functions, 1, #functions, #out + 1, out), "\n")
+end
+
+-- One attention kernel (plan_cuda.kernels) of a feature for exact sizes.
+function M.attention(spec, kernel, sizes, options, read)
+  local path = plan_cuda.template(kernel)
+  local out = { M.prologue(spec, sizes, "f32", read), "enum {" }
+  for _, constant in ipairs(plan_cuda.kernel(kernel, spec, sizes, options)) do
+    out[#out + 1] = ("    %s = %d,"):format(constant[1], constant[2])
+  end
+  out[#out + 1] = "};\n"
+  local text = splice.splice("", table.concat(out, "\n"), read(path), path, M.MARK)
+  return splice.inline(text, path, function(name)
+    return "templates/cuda/" .. name, read("templates/cuda/" .. name)
+  end)
 end
 
 local REDUCE = [[

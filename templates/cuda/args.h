@@ -2,8 +2,8 @@
  * Pointers are the device's. Sizes the kernels were generated for (D, DV, M, lanes ...) are
  * constants there and not repeated here.
  *
- * F = lanes * MP rows of state, MP = pad16(M), DVP = pad16(DV), as in kernel.h: a head's state is
- *     max (F) | z (F) | S (F, DVP)      its gradient  dz (F) | dS (F, DVP)
+ * F = lanes * MP rows of state, lane-major, MP = pad16(M); DV8 is DV rounded up to 8. A head's state is
+ *     max (F) | z (F) | S (F, DV8)      its gradient  dz (F) | dS (F, DV8)
  */
 #ifndef SPECTRA_CUDA_ARGS_H
 #define SPECTRA_CUDA_ARGS_H
@@ -18,7 +18,8 @@ typedef struct attn_cuda_args {
     cuda_rows q, k, v, o, go, gq, gk, gv;
     const int64_t *q_begin, *q_len, *k_begin, *k_len; /* (B) of packed sequences, else NULL */
     const unsigned char *mask; /* (B, S), or a byte a packed row, 0 = skip the key; NULL: all valid */
-    const float *w, *w_second; /* (M, D) each; heads w_stride apart, 0: one for all */
+    const float *w, *w_second; /* (M, D) each; of w heads are w_stride apart, 0: one for all */
+    const float *w2;           /* (M) |w_r|^2, a row of them a head where w_stride is not 0 */
     const float *counts;       /* (2, M) as attn_plan.count_sums, heads counts_stride apart */
     const float *row_weight;   /* (M), NULL: all 1 */
     const float *params;       /* a head: scalars | vectors (NV, D) | linear (4, D, D) */
@@ -26,13 +27,14 @@ typedef struct attn_cuda_args {
     float *state;              /* (heads, state): merged, rows multiplied by their weights */
     float *dpart;              /* (q_splits, heads, gradient of the state) */
     float *den, *top;          /* (H, den_rows): normaliser of a query, the largest of its logs */
-    float *gx_part;            /* (row blocks, heads, T or S, D): where there are several of them */
-    /* (q_splits + k_splits, heads, NS + NV * D + M * D): parts of the parameters' gradients */
-    float *dparams;
+    float *gq_part;            /* (row blocks, heads, T, D), where there is more than one of them */
+    float *gk_part, *gv_part;  /* likewise (row blocks, heads, S, D) and (.., S, DV) */
+    /* parts of the gradients of parameters: (q_splits * row blocks, heads, NS) of scalars, (q_splits,
+     * heads, M, D) of W; then as many of the keys */
+    float *dscalars, *dw;
     int64_t B, H, T, S, den_rows, w_stride, counts_stride, params_stride;
     int64_t q_splits, k_splits;
     float scale; /* every element of q and k is multiplied by it on loading */
-    int learn;   /* dparams holds the gradient of W as well */
 } attn_cuda_args;
 
 /* Features of n tokens: log and sign (n, LANES, M), as attn_fwd_ops.features does. */

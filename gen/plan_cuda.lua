@@ -1,0 +1,167 @@
+-- Sizes of the CUDA kernels of one feature: warps, tiles, shared memory, blocks a multiprocessor. A
+-- table of candidates, the first that fits; no search at run time, and nothing that depends on the
+-- length of a sequence or the batch.
+local feature = require "gen.feature"
+
+local M = {}
+
+local KIB = 1024
+
+-- What a kind of GPU offers a block, and a multiprocessor, in bytes of shared memory; a block takes
+-- 1 KiB more than it asks for. `two`: what leaves room for two blocks.
+M.classes = {
+  { name = "large", archs = { 80, 87, 90, 100, 103 }, block = 160 * KIB, two = 112 * KIB },
+  { name = "small", archs = { 86, 88, 89, 110, 120, 121 }, block = 98 * KIB, two = 98 * KIB },
+}
+
+-- Kernels, in the order they are launched; each is a text of its own.
+M.kernels = { "attn_keys", "attn_queries", "attn_queries_bwd", "attn_keys_bwd" }
+
+function M.template(kernel) return "templates/cuda/" .. kernel .. ".cu" end
+
+local function up(n, unit) return (n + unit - 1) // unit * unit end
+
+-- What the formulas of shared memory read: the same names as in the skeletons.
+local function constants(spec, sizes, options)
+  local c = {}
+  for _, constant in ipairs(feature.constants(spec, sizes)) do c[constant[1]] = constant[2] end
+  c.D, c.DV, c.M = sizes.D, sizes.DV, sizes.M
+  c.MP, c.D8, c.DV8 = up(c.M, 16), up(c.D, 8), up(c.DV, 8)
+  c.LDX = c.D8 + 4
+  c.PARTS = options.precision == "fast" and 1 or 2
+  c.ELEMENT = options.dtype == "bf16" and 2 or 4
+  c.SUMS = (c.IDENTITY == 1 and 1 or 2) + c.SUM
+  c.LEARN = options.learn and 1 or 0
+  return c
+end
+
+local function stage_row(c, width) return up(width * c.ELEMENT, 16) + 16 end
+
+-- What every tile of tokens takes beside its stages: planes, hoisted values, marks; and the head's.
+local function tile_floats(c, TB)
+  return c.NP * c.PARTS * TB * c.LDX + up(TB * c.NTOK, 4) + 2 * TB + c.NV * c.D8
+end
+
+-- Shared memory of each kernel in floats, as its skeleton lays it out (and asserts).
+local shared = {}
+
+function shared.attn_keys(c, k)
+  return c.NP * 16 * k.KW * c.LDX + tile_floats(c, k.TB) + c.PARTS * k.TB * (k.VB + 4)
+    + c.LINEAR * c.D8 * c.LDX + k.TB * (stage_row(c, c.D) + stage_row(c, c.DV)) // 4
+end
+
+function shared.attn_queries(c, k)
+  local FC = c.LANES * k.CHUNK
+  return c.NP * k.CHUNK * c.LDX + FC * (k.VB + 4) + 2 * FC + up(k.CHUNK * c.NROW, 4)
+    + tile_floats(c, k.TB) + c.LINEAR * c.D8 * c.LDX + k.TB * stage_row(c, c.D) // 4
+end
+
+local function backward(c, k, rows_of_state)
+  local ROWS = 16 * k.KW
+  return c.NP * ROWS * c.LDX + rows_of_state * (c.DV8 + 4) + tile_floats(c, k.TB)
+    + c.PARTS * k.TB * (c.DV8 + 4) + c.NP * ROWS * k.TB + k.KW * c.SUMS * k.TB
+    + c.LEARN * (up(k.TB * 3, 4) + ROWS * c.LDX) + 2 * c.LINEAR * c.D8 * c.LDX
+end
+
+function shared.attn_queries_bwd(c, k)
+  local rows = c.LANES * 16 * k.KW
+  local kept = c.LANES * c.DV8 // 8 <= 8 and 0 or rows
+  return backward(c, k, rows + kept) + 2 * k.TB
+    + 2 * k.TB * (stage_row(c, c.D) + 2 * stage_row(c, c.DV)) // 4
+end
+
+function shared.attn_keys_bwd(c, k)
+  local rows = c.LANES * 16 * k.KW
+  return backward(c, k, rows) + rows * k.TB + 2 * k.TB * (stage_row(c, c.D) + stage_row(c, c.DV)) // 4
+end
+
+-- Rows of W in blocks of at most `most` warps, all about equally full.
+local function row_warps(c, most)
+  local warps = c.MP // 16
+  local blocks = (warps + most - 1) // most
+  return (warps + blocks - 1) // blocks
+end
+
+-- Candidates, best first.
+local candidates = {}
+
+function candidates.attn_keys(c)
+  local list = {}
+  local NG = c.LANES == 1 and 4 or c.LANES == 2 and 2 or 1
+  local VB = math.min(c.DV8, c.LANES <= 2 and 64 or 128 // c.LANES)
+  for _, most in ipairs { 8, 4, 2, 1 } do
+    for _, TB in ipairs { 64, 32, 16 } do
+      if TB >= 8 * NG then list[#list + 1] = { KW = row_warps(c, most), TB = TB, NG = NG, VB = VB } end
+    end
+  end
+  list[#list + 1] = { KW = 1, TB = 16, NG = math.min(NG, 2), VB = math.min(VB, 32) }
+  return list
+end
+
+function candidates.attn_queries(c)
+  local list = {}
+  local QN = c.LANES == 1 and 4 or c.LANES == 2 and 2 or 1
+  local VB = math.min(c.DV8, 64)
+  for _, warps in ipairs { 4, 2, 1 } do
+    for _, rows in ipairs { c.MP, 128, 64, 32 } do
+      local CHUNK = up(math.min(rows, c.MP), 8 * QN)
+      list[#list + 1] = { KW = warps, TB = 16 * warps, QN = QN, VB = VB, CHUNK = CHUNK }
+    end
+  end
+  list[#list + 1] = { KW = 1, TB = 16, QN = QN, VB = math.min(VB, 32), CHUNK = 32 }
+  return list
+end
+
+function candidates.attn_queries_bwd(c)
+  local list = {}
+  local most_groups = c.LANES == 1 and 4 or c.LANES == 2 and 2 or 1
+  for _, most in ipairs { 8, 4, 2, 1 } do
+    for _, TB in ipairs { 32, 16 } do
+      list[#list + 1] = { KW = row_warps(c, most), TB = TB, NG = math.min(most_groups, TB // 8) }
+    end
+  end
+  return list
+end
+
+candidates.attn_keys_bwd = candidates.attn_queries_bwd
+
+local function power_of_two(n)
+  local p = 1
+  while 2 * p <= n do p = 2 * p end
+  return p
+end
+
+-- The constants of one kernel: { name, value } in order, as the skeleton's enum; and a table of them.
+-- options: dtype "f32" or "bf16", precision "float32" or "fast", learn, class (of M.classes).
+function M.kernel(name, spec, sizes, options)
+  local c = constants(spec, sizes, options)
+  local class = options.class or M.classes[1]
+  local found
+  for _, limit in ipairs { class.two, class.block } do
+    for _, k in ipairs(candidates[name](c)) do
+      -- more memory is better than fewer warps, as rows of W are split then
+      local bytes = 4 * shared[name](c, k)
+      if not found and bytes <= limit and (limit == class.block or k.KW == candidates[name](c)[1].KW) then
+        found = k
+        k.SHARED_BYTES = bytes
+      end
+    end
+  end
+  assert(found, "no kernel of any size fits")
+  local k = found
+  k.BLOCK_THREADS = 32 * k.KW
+  k.TOKEN_THREADS = math.min(32, power_of_two(k.BLOCK_THREADS // k.TB))
+  k.MIN_BLOCKS = k.SHARED_BYTES <= class.two and k.KW <= 8 and 2 or 1
+  k.PRODUCTS = c.PARTS == 2 and 3 or 1
+  k.BF16 = c.ELEMENT == 2 and 1 or 0
+  k.LEARN = c.LEARN
+  k.SECOND_OWN = spec.second_own and 1 or 0
+  local list = {}
+  for _, key in ipairs { "KW", "TB", "NG", "QN", "VB", "CHUNK", "BLOCK_THREADS", "TOKEN_THREADS",
+    "MIN_BLOCKS", "SHARED_BYTES", "PRODUCTS", "BF16", "LEARN", "SECOND_OWN" } do
+    if k[key] then list[#list + 1] = { key, k[key] } end
+  end
+  return list, k
+end
+
+return M
