@@ -470,6 +470,16 @@ spectra_status jit_warm(const char *feat, int64_t D, int64_t DV, int64_t M, bool
     return status;
 }
 
+spectra_status jit_cuda_text(const char *feat, int64_t D, int64_t DV, int64_t M,
+                             const jit_cuda_options *options, char **text)
+{
+    const int64_t sizes[] = {D, DV, M};
+    pthread_mutex_lock(&lock);
+    const own_spec *own = spec_find(feat);
+    pthread_mutex_unlock(&lock);
+    return jit_generate_cuda(own ? own->path : feat, own ? own->text : NULL, sizes, options, text);
+}
+
 /* ---- the cache --------------------------------------------------------------------------------
  */
 
