@@ -480,6 +480,82 @@ spectra_status jit_cuda_text(const char *feat, int64_t D, int64_t DV, int64_t M,
     return jit_generate_cuda(own ? own->path : feat, own ? own->text : NULL, sizes, options, text);
 }
 
+/* ---- other texts ------------------------------------------------------------------------------
+ */
+
+static spectra_status object_key(const char *name, const char *target, const char *text,
+                                 const char *flags, jit_key *key)
+{
+    struct utsname machine;
+    char *all = NULL;
+    uname(&machine);
+    int n = asprintf(&all, "2\n%s %zu\n%s\n%s\n%s", machine.machine, 8 * sizeof(void *), target,
+                     flags, text);
+    if (n < 0)
+        return fail(SPECTRA_ENOMEM, "%s: out of memory", name);
+    jit_digest(all, (size_t)n, key->text);
+    free(all);
+    key->compiler[0] = 0;
+    if (compiler())
+        memcpy(key->compiler, compiler()->identity, sizeof key->compiler);
+    return SPECTRA_OK;
+}
+
+/* An object on its way. */
+typedef struct object {
+    const char *name, *text, *flags;
+    void *handle;
+} object;
+
+static spectra_status object_load(void *context, const jit_bytes *image)
+{
+    object *o = context;
+    o->handle = jit_load(image, temporary_folder());
+    return o->handle ? SPECTRA_OK : SPECTRA_EUNSUPPORTED;
+}
+
+static spectra_status object_compile(void *context, jit_bytes *image)
+{
+    const object *o = context;
+    const jit_bytes source = {(char *)(uintptr_t)o->text, strlen(o->text)};
+    if (!compiler())
+        return fail(SPECTRA_EUNSUPPORTED,
+                    "%s has to be compiled, and there is no C compiler '%.120s'; install gcc and "
+                    "libc6-dev, or name a compiler in CC",
+                    o->name, compiler_name());
+    return jit_compile_text(compiler(), &source, o->flags, temporary_folder(), image);
+}
+
+/* Under the lock. */
+static spectra_status object_make(const char *target, object *o)
+{
+    jit_job job = {.context = o, .compile = object_compile, .load = object_load};
+    bool compiled;
+    if (settings.policy == JIT_NEVER)
+        return fail(SPECTRA_EUNSUPPORTED,
+                    "%s has to be compiled, which SPECTRA_JIT=never forbids; SPECTRA_JIT=auto "
+                    "allows it",
+                    o->name);
+    TRY(object_key(o->name, target, o->text, o->flags, &job.key));
+    snprintf(job.about.feature, sizeof job.about.feature, "%s", o->name);
+    snprintf(job.about.isa, sizeof job.about.isa, "%s", target);
+    if (compiler())
+        snprintf(job.about.compiler, sizeof job.about.compiler, "%s", compiler()->path);
+    return run_job(&job, &compiled);
+}
+
+spectra_status jit_object(const char *name, const char *target, const char *text, const char *flags,
+                          void **handle)
+{
+    object o = {name, text, flags, NULL};
+    pthread_mutex_lock(&lock);
+    spectra_status status = object_make(target, &o);
+    pthread_mutex_unlock(&lock);
+    if (status == SPECTRA_OK)
+        *handle = o.handle;
+    return status;
+}
+
 /* ---- the cache --------------------------------------------------------------------------------
  */
 
