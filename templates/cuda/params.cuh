@@ -6,17 +6,6 @@
 enum { SUM_1, SUM_2, SUM_ABS, SUM_LOW, SUM_HIGH, SUMS, SIDE_FLOATS = SUMS * CD + 1 };
 enum { MOMENT_THREADS = 256 };
 
-/* I1(x) / I0(x), x >= 0: Gauss's continued fraction, beyond 50 the asymptotic series. */
-DEVICE float bessel_ratio(float x)
-{
-    if (x > 50)
-        return 1 - 0.5f / x - 0.125f / (x * x) - 0.125f / (x * x * x);
-    float ratio = 0;
-    for (int n = 12 + (int)(x + x / 2); n > 0; n--)
-        ratio = x / ((float)(2 * n) + x * ratio);
-    return ratio;
-}
-
 DEVICE float add_sum(int k, float a, float b)
 {
     if (k == SUM_LOW)

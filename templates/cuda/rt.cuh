@@ -309,6 +309,17 @@ DEVICE float rt_cosf(float x)
 #define rt_sin sin /* of double; its own slow path is no matter there */
 #define rt_cos cos
 
+/* I1(x) / I0(x), x >= 0: Gauss's continued fraction, beyond 50 the asymptotic series. */
+DEVICE float bessel_ratio(float x)
+{
+    if (x > 50)
+        return 1 - 0.5f / x - 0.125f / (x * x) - 0.125f / (x * x * x);
+    float ratio = 0;
+    for (int n = 12 + (int)(x + x / 2); n > 0; n--)
+        ratio = x / ((float)(2 * n) + x * ratio);
+    return ratio;
+}
+
 DEVICE real real_max(real x, real y)
 {
     return x > y ? x : y;
