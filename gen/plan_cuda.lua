@@ -91,10 +91,12 @@ local candidates = {}
 function candidates.attn_keys(c)
   local list = {}
   local NG = c.LANES == 1 and 4 or c.LANES == 2 and 2 or 1
-  local VB = math.min(c.DV8, c.LANES <= 2 and 64 or 128 // c.LANES)
+  local VB = math.min(c.DV8, c.LANES <= 2 and 64 or math.max(8, 128 // c.LANES // 8 * 8))
   for _, most in ipairs { 8, 4, 2, 1 } do
     for _, TB in ipairs { 64, 32, 16 } do
-      if TB >= 8 * NG then list[#list + 1] = { KW = row_warps(c, most), TB = TB, NG = NG, VB = VB } end
+      local KW = row_warps(c, most)
+      -- a thread maps at most one token
+      if TB >= 8 * NG and TB <= 32 * KW then list[#list + 1] = { KW = KW, TB = TB, NG = NG, VB = VB } end
     end
   end
   list[#list + 1] = { KW = 1, TB = 16, NG = math.min(NG, 2), VB = math.min(VB, 32) }

@@ -18,7 +18,8 @@ typedef struct attn_cuda_args {
     cuda_rows q, k, v, o, go, gq, gk, gv;
     const int64_t *q_begin, *q_len, *k_begin, *k_len; /* (B) of packed sequences, else NULL */
     const unsigned char *mask; /* (B, S), or a byte a packed row, 0 = skip the key; NULL: all valid */
-    const float *w, *w_second; /* (M, D) each; of w heads are w_stride apart, 0: one for all */
+    const float *w;            /* (M, D), heads w_stride apart, 0: one for all */
+    const float *w_second;     /* (M, D) where second projections have a matrix of their own */
     const float *w2;           /* (M) |w_r|^2, a row of them a head where w_stride is not 0 */
     const float *counts;       /* (2, M) as attn_plan.count_sums, heads counts_stride apart */
     const float *row_weight;   /* (M), NULL: all 1 */
@@ -29,9 +30,9 @@ typedef struct attn_cuda_args {
     float *den, *top;          /* (H, den_rows): normaliser of a query, the largest of its logs */
     float *gq_part;            /* (row blocks, heads, T, D), where there is more than one of them */
     float *gk_part, *gv_part;  /* likewise (row blocks, heads, S, D) and (.., S, DV) */
-    /* parts of the gradients of parameters: (q_splits * row blocks, heads, NS) of scalars, (q_splits,
-     * heads, M, D) of W; then as many of the keys */
-    float *dscalars, *dw;
+    /* parts of the gradients of parameters, from queries and from keys: (splits, row blocks, heads,
+     * NS) of scalars, (splits, heads, M, D) of W; the two kernels may differ in row blocks */
+    float *dscalars, *dw, *dscalars_k, *dw_k;
     int64_t B, H, T, S, den_rows, w_stride, counts_stride, params_stride;
     int64_t q_splits, k_splits;
     float scale; /* every element of q and k is multiplied by it on loading */

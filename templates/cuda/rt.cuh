@@ -21,8 +21,12 @@ typedef unsigned char byte;
 #define DEVICE static __device__ __forceinline__
 /* A kernel of one argument, a struct by value named `args`; blocks of at most N threads, at least K of
  * which fit one multiprocessor. */
+#ifdef RT_FLAT /* a function instead, for an entry of the test's own that takes the struct apart */
+#define KERNEL(name, type, N, K) DEVICE void name##_body(const type args)
+#else
 #define KERNEL(name, type, N, K) \
     extern "C" __global__ void __launch_bounds__(N, K) name(const __grid_constant__ type args)
+#endif
 #define UNROLL _Pragma("unroll")
 #define THREAD ((int)threadIdx.x)
 #define THREADS ((int)blockDim.x)
