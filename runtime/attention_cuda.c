@@ -68,10 +68,14 @@ cuda_layout cuda_layout_of(const attention_cuda *ac, const spectra_problem *p)
     l.splits = splits(ac, &(jit_cuda_plan){.blocks = 2, .tile = 128}, 2 * l.heads,
                       p->T > p->S ? p->T : p->S);
     l.at_moments = at, at += cuda_whole(l.splits * 2 * l.heads * (5 * plan->D + 1));
-    const int64_t parts = (l.q_splits + l.k_splits) * l.heads;
-    l.at_scalars = at;
-    at += ac->options.learn ? cuda_whole(parts * qb->row_blocks * att->feature->scalars) : 0;
-    l.at_dw = at, at += ac->options.learn ? cuda_whole(parts * plan->M * plan->D) : 0;
+    if (ac->options.learn) {
+        const int64_t scalars = l.heads * att->feature->scalars,
+                      matrix = l.heads * plan->M * plan->D;
+        l.at_scalars = at, at += cuda_whole(l.q_splits * qb->row_blocks * scalars);
+        l.at_scalars_k = at, at += cuda_whole(l.k_splits * kb->row_blocks * scalars);
+        l.at_dw = at, at += cuda_whole(l.q_splits * matrix);
+        l.at_dw_k = at, at += cuda_whole(l.k_splits * matrix);
+    }
     l.work = at;
     return l;
 }
@@ -213,6 +217,8 @@ static attn_cuda_args args_of(const attention_cuda *ac, const spectra_problem *p
         .gv_part = work + l->at_gv,
         .dscalars = work + l->at_scalars,
         .dw = work + l->at_dw,
+        .dscalars_k = work + l->at_scalars_k,
+        .dw_k = work + l->at_dw_k,
         .B = p->B,
         .H = att->desc.H,
         .T = p->T,
