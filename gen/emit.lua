@@ -13,7 +13,7 @@ local target_cuda = require "gen.target_cuda"
 
 local M = {}
 
-local MODULES = { "emit", "expr", "feature", "files", "grad", "linop", "main", "ops", "pass", "plan",
+local MODULES = { "emit", "expr", "feature", "files", "formulas", "grad", "linop", "main", "ops", "pass", "plan",
   "plan_cuda", "render", "rows", "spec", "splice", "target_c", "target_cuda" }
 
 local MARK = '#include "stub.h"'

@@ -155,7 +155,7 @@ static spectra_status warm_cuda(const cli_args *a, const char *feat, int64_t D, 
     const nvrtc_info *nvrtc;
     char list[SETTING_TEXT], name[128], *held = NULL, *text = NULL;
     TRY(nvrtc_open(0, &nvrtc));
-    TRY(jit_cuda_text(feat, D, DV, M, &options, &text));
+    TRY(jit_cuda_text(feat, D, DV, M, &options, NULL, &text));
     snprintf(list, sizeof list, "%s", a->value[OPT_ARCH].text);
     snprintf(name, sizeof name, "phi of %s", feat);
     spectra_status status = SPECTRA_OK;
