@@ -40,11 +40,15 @@ end
 --   row_open(which) -> head, first lines, line that opens the loop over rows
 --   tail_mask       line that says which lanes of a tail are inside, or nil
 --   put(at, value, wide, tail)                   stores a value
+--   is_bits(field), bits_open(name) -> line      inputs that are no numbers; may be nil
 --   shared_part(name, field) -> line, at         where gradients of shared inputs are collected
 function M.render(spec, which, target)
   local backward = which == "row_bwd"
-  local fields = backward and spec.inputs or spec.outputs
-  local roots, used = {}, {}
+  local is_bits = target.is_bits or function() return false end
+  local roots, used, fields = {}, {}, {}
+  for _, field in ipairs(backward and spec.inputs or spec.outputs) do
+    if not (backward and is_bits(field)) then fields[#fields + 1] = field end
+  end
   for i, field in ipairs(fields) do
     roots[i] = backward and field.grad or field.node
   end
@@ -60,7 +64,8 @@ function M.render(spec, which, target)
         array, field.slot, array, field.slot)
     else
       inputs[var] = render.fresh(names, name .. "_row")
-      lines[#lines + 1] = place("const ", inputs[var], array, field)
+      lines[#lines + 1] = is_bits(field) and target.bits_open(inputs[var])
+        or place("const ", inputs[var], array, field)
     end
   end
   for _, input in ipairs(spec.inputs) do take(input, input.var, "in", input.name) end

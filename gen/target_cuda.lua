@@ -7,6 +7,7 @@ local row_operator = require "gen.rows"
 local M = {}
 
 M.RUNTIME = { "templates/cuda/rt.cuh", "templates/cuda/args.h" }
+local DROPOUT = "templates/cuda/dropout.cuh"
 M.SKELETON = "templates/cuda/phi.cu"
 M.MARK = '#include "stub.cuh"'
 
@@ -30,7 +31,17 @@ local function target(dtype)
     lines[#lines + 1] = indent .. "}"
   end
 
+  -- Factors of dropout are bits, not numbers, and have no gradient.
+  function t.is_bits(field)
+    return field.name == "keep"
+  end
+
+  function t.bits_open(name)
+    return ("        const byte *%s = a->keep ? a->keep + r * a->ld_keep : 0;"):format(name)
+  end
+
   function t.load(pointer)
+    if pointer:find("^keep_row") then return ("keep_at(%s, j, a->keep_factor)"):format(pointer) end
     return pointer .. "[j]"
   end
 
@@ -81,9 +92,10 @@ local function target(dtype)
 end
 
 -- What every text starts from; read(path) gives a template's text.
-local function runtime(read)
+local function runtime(read, more)
   local out = {}
   for i, path in ipairs(M.RUNTIME) do out[i] = ('#line 1 "%s"\n%s'):format(path, read(path)) end
+  if more then out[#out + 1] = ('#line 1 "%s"\n%s'):format(more, read(more)) end
   return table.concat(out)
 end
 
@@ -113,7 +125,9 @@ KERNEL(row_bwd_shared, row_cuda_args, 256, 1)
 
 -- A row operator: kernels row_fwd, row_bwd and, where inputs are shared, row_bwd_shared.
 function M.row(spec, read)
-  local out = { runtime(read), ("/* %s: %s (%s) */"):format(spec.name, spec.doc, spec.source),
+  local dropout
+  for _, input in ipairs(spec.inputs) do dropout = dropout or input.name == "keep" and DROPOUT end
+  local out = { runtime(read, dropout), ("/* %s: %s (%s) */"):format(spec.name, spec.doc, spec.source),
     row_operator.render(spec, "row_fwd", target("f32")) }
   if not spec.backward then return table.concat(out, "\n") end
   out[#out + 1] = row_operator.render(spec, "row_bwd", target("f32"))

@@ -67,6 +67,9 @@ typedef struct row_cuda_args {
     int64_t warps;
     real c[ROW_CUDA_MAX];
     unsigned add;
+    real keep_factor;          /* of what dropout keeps */
+    const unsigned char *keep; /* an input "keep" as bits (dropout.cuh); NULL: all 1 */
+    int64_t ld_keep;           /* bytes */
 } row_cuda_args;
 
 #endif
