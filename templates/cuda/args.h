@@ -41,7 +41,7 @@ typedef struct features_cuda_args {
     const real *w;        /* (M, D) */
     const real *w_second; /* (M, D), of features with two projections */
     const real *w2;       /* (M) */
-    const real *norm;     /* (NW - 1, M), norms of the rows beyond |w|^2 */
+    const real *counts;   /* (2, M) as attn_plan.count_sums, of features whose W holds counts */
     const real *linear;   /* (D, D), of features with a linear map */
     const real *s, *v;    /* scalars; vectors (NV, D) */
     real *log, *sign;
