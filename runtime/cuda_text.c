@@ -6,20 +6,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Files of the tree by path (build/jit_sources.c), and the generated kernels of row operators by
- * name (build/row_sources.c). All end with NULL. */
+/* Files of the tree by path, build/jit_sources.c. Both end with NULL. */
 extern const char *const jit_source_name[];
 extern const char *const jit_source_text[];
-extern const char *const row_cuda_name[];
-extern const char *const row_cuda_text[];
 
 enum { PATH_SIZE = 128 };
 
-static const char *find(const char *const *names, const char *const *texts, const char *name)
+static const char *find(const char *path)
 {
-    for (int i = 0; names[i]; i++)
-        if (strcmp(names[i], name) == 0)
-            return texts[i];
+    for (int i = 0; jit_source_name[i]; i++)
+        if (strcmp(jit_source_name[i], path) == 0)
+            return jit_source_text[i];
     return NULL;
 }
 
@@ -39,7 +36,7 @@ static spectra_status append_file(char **text, const char *name)
 {
     char path[PATH_SIZE], line[PATH_SIZE + 16];
     snprintf(path, sizeof path, "templates/cuda/%s", name);
-    const char *found = find(jit_source_name, jit_source_text, path);
+    const char *found = find(path);
     if (!found)
         return fail(SPECTRA_ENOTFOUND, "%s: not in this library", path);
     snprintf(line, sizeof line, "#line 1 \"%s\"\n", path);
@@ -53,22 +50,6 @@ spectra_status cuda_text(const char *defines, const char *const *names, char **o
     spectra_status status = append(&text, defines ? defines : "");
     for (int i = 0; names[i] && status == SPECTRA_OK; i++)
         status = append_file(&text, names[i]);
-    if (status == SPECTRA_OK)
-        *out = text;
-    else
-        free(text);
-    return status;
-}
-
-spectra_status cuda_row_text(const char *defines, const char *operator, char ** out)
-{
-    const char *found = find(row_cuda_name, row_cuda_text, operator);
-    if (!found)
-        return fail(SPECTRA_ENOTFOUND, "row operator %s: no CUDA text in this library", operator);
-    char *text = NULL;
-    spectra_status status = append(&text, defines ? defines : "");
-    if (status == SPECTRA_OK)
-        status = append(&text, found);
     if (status == SPECTRA_OK)
         *out = text;
     else

@@ -7,7 +7,5 @@
 /* `defines` (lines, NULL: none), then the files of templates/cuda in the order of `names`, which
  * ends with NULL. To be freed. SPECTRA_ENOTFOUND, SPECTRA_ENOMEM. */
 spectra_status cuda_text(const char *defines, const char *const *names, char **out);
-/* `defines`, then the generated kernels of a row operator. To be freed. Likewise. */
-spectra_status cuda_row_text(const char *defines, const char *operator, char ** out);
 
 #endif

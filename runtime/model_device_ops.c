@@ -1,6 +1,7 @@
 #include "model_device_internal.h"
 
 #include "cuda_text.h"
+#include "jit.h"
 #include "rng.h"
 #include "status.h"
 
@@ -50,7 +51,7 @@ static spectra_status load_row(model_device *md, int op)
     char name[48], *text = NULL;
     device_program *program = NULL;
     snprintf(name, sizeof name, "row operator %s", row_ops_here[op].name);
-    TRY(cuda_row_text(NULL, row_ops_here[op].name, &text));
+    TRY(jit_cuda_row_text(row_ops_here[op].name, &text));
     spectra_status status = device_program_get(md->dev, name, text, &program);
     free(text);
     TRY(status);
@@ -248,8 +249,8 @@ static void column_sums(model_device *md, column_cuda_args a, int64_t longest)
     a.slab = slab_rows(longest);
     a.slabs = slabs_of(longest);
     a.part = md->v.part;
-    const int64_t chunk = (int64_t)a.share.unit << a.share.shift;
-    launch(md, K_COLUMN_PART, a.slabs, (a.share.n + chunk - 1) / chunk, a.sequences, &a, sizeof a);
+    const int64_t columns = (int64_t)a.share.unit << a.share.shift;
+    launch(md, K_COLUMN_PART, a.slabs, (a.share.n + columns - 1) / columns, a.sequences, &a, sizeof a);
     launch(md, K_COLUMN_SUM, blocks_for(md, a.sequences * a.share.n, DEVICE_WARPS), 1, 1, &a,
            sizeof a);
 }
