@@ -1,5 +1,6 @@
 #include "cuda_text.h"
 
+#include "jit.h"
 #include "status.h"
 
 #include <stdio.h>
@@ -50,6 +51,21 @@ spectra_status cuda_text(const char *defines, const char *const *names, char **o
     spectra_status status = append(&text, defines ? defines : "");
     for (int i = 0; names[i] && status == SPECTRA_OK; i++)
         status = append_file(&text, names[i]);
+    if (status == SPECTRA_OK)
+        *out = text;
+    else
+        free(text);
+    return status;
+}
+
+spectra_status cuda_row_text(const char *defines, const char *name, char **out)
+{
+    char *text = NULL, *generated = NULL;
+    TRY(jit_cuda_row_text(name, &generated));
+    spectra_status status = append(&text, defines);
+    if (status == SPECTRA_OK)
+        status = append(&text, generated);
+    free(generated);
     if (status == SPECTRA_OK)
         *out = text;
     else

@@ -105,7 +105,7 @@ static void take_values(const model_device *md, const pass *p, arena *a, device_
     const model_config *c = &md->m->config;
     const int64_t R = md->shape.rows, B = md->shape.B, S = md->m->pack.sequences;
     const int64_t E = c->embed, F = c->hidden, HD = model_inner(c), L = c->layers;
-    int64_t work = 0, wide = E > F ? E : F;
+    int64_t work = 0;
     for (int64_t l = 0; l <= L; l++)
         v->x[l] = l == 0 || p->train ? floats(a, R * E) : v->x[0];
     for (int64_t l = 0; l < L; l++)
@@ -121,7 +121,7 @@ static void take_values(const model_device *md, const pass *p, arena *a, device_
     v->scores = floats(a, B * c->classes);
     v->loss = floats(a, B);
     v->work = take(a, work);
-    v->part = floats(a, device_part_floats(md, R, wide));
+    v->part = floats(a, device_part_floats(md, R));
     if (!p->train)
         return;
     int64_t narrow_bits = (E + 127) / 128 * 16, wide_bits = (F + 127) / 128 * 16;

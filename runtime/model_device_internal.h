@@ -47,8 +47,13 @@ enum {
     ROWS
 };
 
+/* A row operator, compiled for rows of n. */
 typedef struct row_kernels {
     device_function *fwd, *bwd, *shared;
+    int64_t n;
+    int shares; /* of threads with a row each, in a block */
+    int64_t
+        shared_bytes; /* of bwd; 0: gradients of shared inputs have a part a share, not a block */
 } row_kernels;
 
 /* Sizes a pass is made for. rows and longest are rounded up. */
@@ -136,8 +141,8 @@ void device_forget(model_device *md);
 
 /* ---- model_device_ops.c: launches in the model's terms ---- */
 spectra_status device_load_kernels(model_device *md);
-/* Floats of `part` that sums over `rows` rows of at most n columns take. */
-int64_t device_part_floats(const model_device *md, int64_t rows, int64_t n);
+/* Floats of `part` that sums over `rows` rows take. */
+int64_t device_part_floats(const model_device *md, int64_t rows);
 /* Rows `ld` bytes apart of dropout's bits, or none. */
 typedef struct keep_bits {
     const unsigned char *bits;

@@ -1,7 +1,6 @@
 #include "model_device_internal.h"
 
 #include "cuda_text.h"
-#include "jit.h"
 #include "rng.h"
 #include "status.h"
 
@@ -46,20 +45,50 @@ static const struct {
     [ROW_ADAMW] = {"adamw", false, false},
 };
 
+/* Whether rows of every operator but the scores' are 16-byte aligned, in buffers and in parameters:
+ * those begin at `dense` and have E, F, 3 H D or as many times E or F numbers. */
+static bool aligned_rows(const model *m)
+{
+    const model_config *c = &m->config;
+    return c->embed % 4 == 0 && c->hidden % 4 == 0 && model_inner(c) % 4 == 0 &&
+           m->at.dense % 4 == 0;
+}
+
+/* Shares as in gen/target_cuda.lua. */
+static void share_rows(row_kernels *r, int64_t n, int unit, bool shared_inputs)
+{
+    const bool known_short = n <= 1024;
+    int lanes = 4;
+    while (lanes < 32 && lanes * unit < n)
+        lanes *= 2;
+    r->n = n;
+    r->shares = DEVICE_THREADS / lanes;
+    r->shared_bytes = known_short && shared_inputs ? r->shares * n * (int64_t)sizeof(float) : 0;
+}
+
 static spectra_status load_row(model_device *md, int op)
 {
-    char name[48], *text = NULL;
+    const model_config *c = &md->m->config;
+    const int64_t n = op == ROW_CROSS_ENTROPY            ? c->classes
+                      : op == ROW_ADAMW                  ? ADAMW_ROW
+                      : op == ROW_GELU || op == ROW_RELU ? c->hidden
+                                                         : c->embed;
+    const int unit = op == ROW_ADAMW || (op != ROW_CROSS_ENTROPY && aligned_rows(md->m)) ? 4 : 1;
+    row_kernels *r = &md->row[op];
+    char name[48], defines[64], *text = NULL;
     device_program *program = NULL;
+    share_rows(r, n, unit, row_ops_here[op].shared);
     snprintf(name, sizeof name, "row operator %s", row_ops_here[op].name);
-    TRY(jit_cuda_row_text(row_ops_here[op].name, &text));
+    snprintf(defines, sizeof defines, "#define ROW_N %d\n#define ROW_UNIT %d\n", (int)n, unit);
+    TRY(cuda_row_text(defines, row_ops_here[op].name, &text));
     spectra_status status = device_program_get(md->dev, name, text, &program);
     free(text);
     TRY(status);
-    TRY(device_function_get(program, "row_fwd", 0, &md->row[op].fwd));
+    TRY(device_function_get(program, "row_fwd", 0, &r->fwd));
     if (row_ops_here[op].backward)
-        TRY(device_function_get(program, "row_bwd", 0, &md->row[op].bwd));
+        TRY(device_function_get(program, "row_bwd", r->shared_bytes, &r->bwd));
     if (row_ops_here[op].shared)
-        TRY(device_function_get(program, "row_bwd_shared", 0, &md->row[op].shared));
+        TRY(device_function_get(program, "row_bwd_shared", 0, &r->shared));
     return SPECTRA_OK;
 }
 
@@ -250,7 +279,8 @@ static void column_sums(model_device *md, column_cuda_args a, int64_t longest)
     a.slabs = slabs_of(longest);
     a.part = md->v.part;
     const int64_t columns = (int64_t)a.share.unit << a.share.shift;
-    launch(md, K_COLUMN_PART, a.slabs, (a.share.n + columns - 1) / columns, a.sequences, &a, sizeof a);
+    launch(md, K_COLUMN_PART, a.slabs, (a.share.n + columns - 1) / columns, a.sequences, &a,
+           sizeof a);
     launch(md, K_COLUMN_SUM, blocks_for(md, a.sequences * a.share.n, DEVICE_WARPS), 1, 1, &a,
            sizeof a);
 }
@@ -342,11 +372,17 @@ void device_norm(model_device *md)
     launch(md, K_NORM_SUM, 1, 1, 1, &a, sizeof a);
 }
 
-static void launch_row(model_device *md, device_function *function, row_cuda_args *a)
+static int64_t row_blocks(const model_device *md, const row_kernels *r, int64_t rows)
 {
-    const int64_t blocks[3] = {blocks_for(md, a->rows, DEVICE_WARPS), 1, 1};
-    a->warps = blocks[0] * DEVICE_WARPS;
-    launch_grid(md, function, blocks, 0, a, sizeof *a);
+    return blocks_for(md, rows, r->shares);
+}
+
+static void launch_row(model_device *md, const row_kernels *r, bool backward, row_cuda_args *a)
+{
+    const int64_t blocks[3] = {row_blocks(md, r, a->rows), 1, 1};
+    a->parts = r->shared_bytes ? blocks[0] : blocks[0] * r->shares;
+    launch_grid(md, backward ? r->bwd : r->fwd, blocks, backward ? r->shared_bytes : 0, a,
+                sizeof *a);
 }
 
 void device_adamw(model_device *md, const adamw *o, int64_t t, double lr, double beta1)
@@ -363,7 +399,7 @@ void device_adamw(model_device *md, const adamw *o, int64_t t, double lr, double
                        .ld_out = {n, n, n},
                        .c = {(float)lr, b1, b2, (float)o->eps, (float)o->weight_decay, correction1,
                              correction2, (float)o->clip}};
-    launch_row(md, md->row[ROW_ADAMW].fwd, &a);
+    launch_row(md, &md->row[ROW_ADAMW], false, &a);
 }
 
 /* ---- products -----------------------------------------------------------------------------------
@@ -399,19 +435,23 @@ void device_linear_grad(model_device *md, int64_t rows, int64_t in, int64_t out,
 /* ---- row operators ------------------------------------------------------------------------------
  */
 
-/* Floats of `part`: the most warps a launch over rows has, two shared inputs; or slabs of column
- * sums of every sequence; or segments of the embeddings' gradient. */
-int64_t device_part_floats(const model_device *md, int64_t rows, int64_t n)
+/* The parts of a launch over rows with two shared inputs; or slabs of column sums of every
+ * sequence; or segments of the embeddings' gradient. */
+int64_t device_part_floats(const model_device *md, int64_t rows)
 {
     const model_config *c = &md->m->config;
-    const int64_t S = md->m->pack.sequences;
-    const int64_t need[] = {2 * DEVICE_WARPS * blocks_for(md, rows, DEVICE_WARPS) * n,
-                            COLUMN_SLABS * (3 * model_inner(c) > n ? 3 * model_inner(c) : n),
-                            S * slabs_of(md->shape.longest) * c->embed,
+    int64_t most = md->m->pack.sequences * slabs_of(md->shape.longest) * c->embed;
+    const int64_t widest = 3 * model_inner(c) > c->classes ? 3 * model_inner(c) : c->classes;
+    const int64_t need[] = {COLUMN_SLABS * widest,
                             (2 * rows / SEGMENT + c->vocab + c->length) * c->embed};
-    int64_t most = 0;
     for (size_t i = 0; i < sizeof need / sizeof need[0]; i++)
         most = need[i] > most ? need[i] : most;
+    for (int op = 0; op < ROWS; op++) {
+        const row_kernels *r = &md->row[op];
+        int64_t parts = row_blocks(md, r, rows) * (r->shared_bytes ? 1 : r->shares);
+        if (row_ops_here[op].shared && 2 * parts * r->n > most)
+            most = 2 * parts * r->n;
+    }
     return most;
 }
 
@@ -419,7 +459,7 @@ static void row_forward(model_device *md, int op, row_cuda_args *a, float *y, in
 {
     a->out[0] = y;
     a->ld_out[0] = ld;
-    launch_row(md, md->row[op].fwd, a);
+    launch_row(md, &md->row[op], false, a);
 }
 
 static void row_backward(model_device *md, int op, row_cuda_args *a, const float *gy, int64_t ld)
@@ -427,7 +467,7 @@ static void row_backward(model_device *md, int op, row_cuda_args *a, const float
     a->gout[0] = gy;
     a->ld_gout[0] = ld;
     a->part = md->v.part;
-    launch_row(md, md->row[op].bwd, a);
+    launch_row(md, &md->row[op], true, a);
     if (row_ops_here[op].shared) {
         const int64_t blocks[3] = {blocks_for(md, a->n, DEVICE_WARPS), 1, 1};
         launch_grid(md, md->row[op].shared, blocks, 0, a, sizeof *a);
