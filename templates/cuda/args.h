@@ -69,8 +69,10 @@ typedef struct features_cuda_args {
     int D, M, side; /* side 0 = query, 1 = key */
 } features_cuda_args;
 
-/* Row operators, as row_args in kernel.h. part (shared inputs, warps of row_bwd's launch, n) gets the
- * gradients of shared inputs by warp; row_bwd_shared adds them up. */
+/* Row operators, as row_args in kernel.h. part (shared inputs, parts, n) gets the gradients of shared
+ * inputs; row_bwd_shared adds them up. parts: blocks of row_bwd's launch where the text was made for
+ * rows of n <= 1024 (ROW_N), which then needs n floats of shared memory for each share of ROW_LANES
+ * threads; else shares of all blocks. */
 enum { ROW_CUDA_MAX = 8 };
 typedef struct row_cuda_args {
     int64_t rows, n;
@@ -83,9 +85,12 @@ typedef struct row_cuda_args {
     real *gin[ROW_CUDA_MAX];
     int64_t ld_gin[ROW_CUDA_MAX];
     real *part;
-    int64_t warps;
+    int64_t parts;
     real c[ROW_CUDA_MAX];
     unsigned add;
+    real keep_factor;          /* of what dropout keeps */
+    const unsigned char *keep; /* an input "keep" as bits (dropout.cuh); NULL: all 1 */
+    int64_t ld_keep;           /* bytes */
 } row_cuda_args;
 
 #endif
