@@ -325,11 +325,14 @@ end
 -- adapt of a feature, run by one warp: every lane has the scalars, coordinates are shared out.
 local function warp_adapt(spec)
   local t = target("f32")
-  local loops = t.loops
   function t.loops(lines, indent, body)
-    local from = #lines + 1
-    loops(lines, indent, body)
-    lines[from] = indent .. "for (int j = THREAD; j < d; j += 32) {"
+    lines[#lines + 1] = indent .. "for (int64_t j = THREAD; j < d; j += 32) {"
+    body(indent .. "    ", false)
+    lines[#lines + 1] = indent .. "}"
+  end
+  function t.load(pointer) return "shared_load(" .. pointer .. " + j)" end
+  function t.finish(op, name)
+    return (op == "sum" and "warp_sum(%s)" or "warp_max(%s)"):format(name)
   end
   local out = {}
   feature.adapt(spec, t, out)
@@ -342,6 +345,11 @@ function M.params(header, spec, kernel, sizes, options, read)
   if kernel == "attn_params" and spec.adapt then prologue = prologue .. warp_adapt(spec) end
   local constants, launch = plan_cuda.params_kernel(kernel, spec, sizes, options)
   return kernel_text(header, kernel, prologue, constants, read), launch
+end
+
+function M.plain(header, spec, kernel, sizes, _, read)
+  local constants, launch = plan_cuda.plain_kernel()
+  return kernel_text(header, kernel, M.prologue(spec, sizes, "f32", read), constants, read), launch
 end
 
 local REDUCE = [[

@@ -5,11 +5,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const attention_device_kind *const kinds[] = {&attention_device_softmax};
+static const attention_device_kind *const kinds[] = {&attention_device_softmax,
+                                                     &attention_device_performer};
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
 
 spectra_status attention_device_new(spectra_attention *att, device *dev, bool fast,
                                     attention_device **out)
+{
+    return attention_device_new_typed(att, dev, fast, false, out);
+}
+
+spectra_status attention_device_new_typed(spectra_attention *att, device *dev, bool fast, bool bf16,
+                                          attention_device **out)
 {
     const attention_device_kind *kind = NULL;
     for (int i = 0; i < KINDS; i++)
@@ -21,10 +28,12 @@ spectra_status attention_device_new(spectra_attention *att, device *dev, bool fa
     if (att->desc.official)
         return fail(SPECTRA_EUNSUPPORTED,
                     "the reference's behaviour (official) runs on the CPU only");
+    if (bf16 && kind != &attention_device_performer)
+        return fail(SPECTRA_EUNSUPPORTED, "attention %s has no bf16 kernels", att->desc.attn);
     attention_device *ad = calloc(1, sizeof *ad);
     if (!ad)
         return fail(SPECTRA_ENOMEM, "%s: out of memory", kind->name);
-    *ad = (attention_device){.kind = kind, .att = att, .dev = dev, .fast = fast};
+    *ad = (attention_device){.kind = kind, .att = att, .dev = dev, .fast = fast, .bf16 = bf16};
     spectra_status status = kind->init(ad);
     if (status != SPECTRA_OK) {
         attention_device_free(ad);

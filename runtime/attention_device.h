@@ -51,14 +51,18 @@ struct attention_device {
     spectra_attention *att;
     device *dev;
     bool fast; /* TF32 where products go through tensor cores */
+    bool bf16; /* q, k, v, o and their gradients are bf16, strides count such; performer only */
     void *own; /* the kind's */
 };
 
-extern const attention_device_kind attention_device_softmax;
+extern const attention_device_kind attention_device_softmax, attention_device_performer;
 
 /* SPECTRA_EUNSUPPORTED names what the device cannot do: a kind, the reference's behaviour. */
 spectra_status attention_device_new(spectra_attention *att, device *dev, bool fast,
                                     attention_device **out);
+/* The same with bf16 in the place of float where `bf16` is set. */
+spectra_status attention_device_new_typed(spectra_attention *att, device *dev, bool fast, bool bf16,
+                                          attention_device **out);
 void attention_device_free(attention_device *ad);
 /* The host's attention has another matrix or other parameters (a draw, a checkpoint, new values of
  * what is trained): they go to the device. Needed once before the first forward. */

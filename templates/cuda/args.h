@@ -33,8 +33,10 @@ typedef struct attn_cuda_args {
     /* parts of the gradients of parameters, from queries and from keys: (splits, row blocks, heads,
      * NS) of scalars, (splits, heads, M, D) of W; the two kernels may differ in row blocks */
     float *dscalars, *dw, *dscalars_k, *dw_k;
+    float *learned;            /* (H, NS) | (M, D) | (M): sums that attn_learned adds to */
     int64_t B, H, T, S, den_rows, w_stride, counts_stride, params_stride;
     int64_t q_splits, k_splits;
+    int64_t q_row_blocks, k_row_blocks; /* of the two backward kernels */
     float scale; /* every element of q and k is multiplied by it on loading */
 } attn_cuda_args;
 
