@@ -105,7 +105,9 @@ static void list_text(const jit_entry *list, int count)
         const jit_entry *e = &list[i];
         char age[48];
         age_text(e->seconds, age, sizeof age);
-        if (e->good)
+        if (e->good && !e->D) /* a text that has no sizes */
+            printf("%-42s  %-9s %9lld  %s\n", e->feature, e->isa, (long long)e->bytes, age);
+        else if (e->good)
             printf("%-16s %-10s %4lld %4lld %5lld  %-9s %9lld  %s\n", e->feature, "any",
                    (long long)e->D, (long long)e->DV, (long long)e->M, e->isa, (long long)e->bytes,
                    age);
