@@ -8,6 +8,7 @@ TEST_WITH_test_emulator_text := emulated attend oracle
 TEST_WITH_test_learned := oracle attend
 TEST_WITH_test_model := model_oracle
 TEST_WITH_test_model_kernels := emulated
+TEST_WITH_test_softmax_device := emulated
 TEST_WITH_test_property_attention := oracle attend
 TEST_WITH_test_property_estimate := oracle attend
 TEST_WITH_test_property_features := oracle attend
