@@ -259,8 +259,11 @@ local function target(dtype)
     }, "    for (int64_t first = 0; first < a->rows; first += shares) {"
   end
 
-  -- Every thread takes part in sums: where rows have run out, one more time in those of the last.
+  -- Every thread of a warp takes part in sums: where rows have run out for some of them, in those of the
+  -- last row once more.
   t.row_start = {
+    "        if (first + share - share % (32 / ROW_LANES) >= a->rows)",
+    "            break; /* nothing is left for this warp */",
     "        const bool inside = first + share < a->rows;",
     "        const int64_t r = inside ? first + share : a->rows - 1;",
   }

@@ -214,7 +214,7 @@ static bool unordered(const mark *m, const emulator_lane *self)
         return true;
     if (m->block != block_of(self)->epoch)
         return false;
-    return m->lane->warp != self->warp || m->warp != self->warp->epoch;
+    return m->lane->warp != self->warp || m->warp == self->warp->epoch;
 }
 
 /* `other`: what the other thread did, or does: then no barrier would help. */

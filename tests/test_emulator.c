@@ -143,6 +143,27 @@ static void warps_exchange(void **state)
         assert_true(out[64 + t] == (float)(t >= 32));
 }
 
+/* Shared memory of a warp's own: warp_sync is enough, and needed. */
+static void warps_share_memory(void **state)
+{
+    (void)state;
+#define NEIGHBOUR(name, sync)                                       \
+    small("KERNEL(" name ", small_args, 64, 1)\n"                   \
+          "{\n"                                                     \
+          "    SHARED_MEMORY(memory);\n"                            \
+          "    float *x = (float *)memory;\n"                       \
+          "    shared_store(x + THREAD, 1);\n" sync                 \
+          "    args.out[THREAD] = shared_load(x + (THREAD ^ 1));\n" \
+          "}\n",                                                    \
+          name)
+    const emulator_options races = {.check_races = true};
+    reset();
+    emulated_ok(launch(NEIGHBOUR("ordered", "    warp_sync();\n"), 1, 64, 256, 0, &races));
+    FAILS(launch(NEIGHBOUR("unordered", ""), 1, 64, 256, 0, &races), "shared_load (small.cu:6)",
+          "shared_store (small.cu:5)", "no barrier between");
+#undef NEIGHBOUR
+}
+
 /* Bits a tensor core does not read are set in the inputs. */
 static void products_of_fragments(void **state)
 {
@@ -509,6 +530,7 @@ int main(void)
         cmocka_unit_test(every_order_reduces),
         cmocka_unit_test(a_missing_barrier_is_seen),
         cmocka_unit_test(warps_exchange),
+        cmocka_unit_test(warps_share_memory),
         cmocka_unit_test(products_of_fragments),
         cmocka_unit_test(copies_come_when_waited_for),
         cmocka_unit_test(clusters_add),
