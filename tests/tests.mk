@@ -56,12 +56,18 @@ $(B)/tests/test_gradient: $(O)/double/test_gradient.o $(O)/tests/oracle.o $(DOUB
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) $(SAN) $^ -lcmocka -lm -o $@
 
-$(B)/tests/nvrtc: tests/nvrtc.c
+$(B)/tests/nvrtc: $(O)/tests/nvrtc.o $(O)/tests/nvrtc_load.o
 	@mkdir -p $(@D)
-	@$(CC) $(CPPFLAGS) $(CFLAGS) $^ -ldl -o $@
+	@$(CC) $(CFLAGS) $^ -ldl -o $@
+
+CUDA_PTX_O := $(patsubst %,$(O)/tests/%.o,cuda_ptx cuda_ptx_run cuda_case nvrtc_load attend oracle)
+$(CUDA_PTX_O): tests/cuda_case.h tests/cuda_ptx.h tests/nvrtc.h
+$(B)/tests/cuda_ptx: $(CUDA_PTX_O) $(B)/libspectraformer.a
+	@mkdir -p $(@D)
+	@$(CC) $(CFLAGS) $(SAN) $^ $(LDLIBS) -o $@
 
 test-programs: $(B)/spectraformer $(B)/libspectraformer.so $(TEST_BIN) $(B)/tests/golden $(ALONE_BIN) \
-	$(B)/tests/test_gradient $(B)/tests/nvrtc
+	$(B)/tests/test_gradient $(B)/tests/nvrtc $(B)/tests/cuda_ptx
 
 # The same sources under AddressSanitizer and UndefinedBehaviorSanitizer; the kernels in portable C and
 # for the widest vectors, which saves a third of the compilation.
@@ -86,5 +92,6 @@ run-tests: test-programs
 	    'golden=sh tests/golden.sh $(B)/tests/golden' \
 	    'asan-golden=sh tests/golden.sh build/asan/tests/golden' \
 	    'nvrtc=$(B)/tests/nvrtc $(CUDA_TEXT)' \
+	    'cuda-ptx=sh tests/cuda_ptx.sh $(B)/tests/cuda_ptx $(LUA) build/cuda-ptx' \
 	    'gen-check=$(LUA) gen/main.lua --check' \
 	    'lint=sh tests/lint.sh'
