@@ -64,7 +64,7 @@ end
 
 local function backward(c, k, rows_of_state)
   local ROWS = 16 * k.KW
-  return c.NP * ROWS * c.LDX + rows_of_state * (c.DV8 + 4) + tile_floats(c, k.TB)
+  return 16 + c.NP * ROWS * c.LDX + rows_of_state * (c.DV8 + 4) + tile_floats(c, k.TB)
     + c.PARTS * k.TB * (c.DV8 + 4) + c.NP * ROWS * k.TB + k.KW * c.SUMS * k.TB
     + c.LEARN * (up(k.TB * 3, 4) + ROWS * c.LDX) + 2 * c.LINEAR * c.D8 * c.LDX
 end

@@ -62,9 +62,15 @@ $(B)/tests/test_gradient: $(O)/double/test_gradient.o $(O)/tests/oracle.o $(DOUB
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) $(SAN) $^ -lcmocka -lm -o $@
 
-$(B)/tests/nvrtc: tests/nvrtc.c
+$(B)/tests/nvrtc: $(O)/tests/nvrtc.o $(O)/tests/nvrtc_load.o
 	@mkdir -p $(@D)
-	@$(CC) $(CPPFLAGS) $(CFLAGS) $^ -ldl -o $@
+	@$(CC) $(CFLAGS) $^ -ldl -o $@
+
+CUDA_PTX_O := $(patsubst %,$(O)/tests/%.o,cuda_ptx cuda_ptx_run cuda_case nvrtc_load attend oracle)
+$(CUDA_PTX_O): tests/cuda_case.h tests/cuda_ptx.h tests/nvrtc.h
+$(B)/tests/cuda_ptx: $(CUDA_PTX_O) $(B)/libspectraformer.a
+	@mkdir -p $(@D)
+	@$(CC) $(CFLAGS) $(SAN) $^ $(LDLIBS) -o $@
 
 # A driver, an NVRTC and a cuBLAS of our own in one library under three names (tests/fake.h).
 FAKE_O := $(patsubst %,$(O)/tests/%.o,fake fake_cuda fake_modules fake_nvrtc fake_cublas)
@@ -75,7 +81,7 @@ $(FAKE)/libfake.so: $(FAKE_O) $(B)/libspectraformer.a
 	@for name in libcuda.so.1 libnvrtc.so.13 libcublas.so.13; do ln -sf libfake.so $(@D)/$$name; done
 
 test-programs: $(B)/spectraformer $(B)/libspectraformer.so $(TEST_BIN) $(B)/tests/golden $(ALONE_BIN) \
-	$(B)/tests/test_gradient $(B)/tests/nvrtc $(FAKE)/libfake.so
+	$(B)/tests/test_gradient $(B)/tests/nvrtc $(B)/tests/cuda_ptx $(FAKE)/libfake.so
 
 # The same sources under AddressSanitizer and UndefinedBehaviorSanitizer; the kernels in portable C and
 # for the widest vectors, which saves a third of the compilation.
@@ -101,5 +107,6 @@ run-tests: test-programs
 	    'golden=sh tests/golden.sh $(B)/tests/golden' \
 	    'asan-golden=sh tests/golden.sh build/asan/tests/golden' \
 	    'nvrtc=$(B)/tests/nvrtc $(CUDA_TEXT)' \
+	    'cuda-ptx=sh tests/cuda_ptx.sh $(B)/tests/cuda_ptx $(LUA) build/cuda-ptx' \
 	    'gen-check=$(LUA) gen/main.lua --check' \
 	    'lint=sh tests/lint.sh'
