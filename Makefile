@@ -162,12 +162,13 @@ build/task_specs.c: gen/embed.lua $(wildcard specs/task/*.lua)
 # what a kernel is generated from at run time
 JIT_SOURCES := $(sort $(filter-out gen/main.lua gen/check.lua gen/embed.lua gen/files.lua,$(wildcard gen/*.lua)) \
 	$(wildcard specs/feature/*.lua specs/matrix/*.lua templates/c/* templates/cuda/*) \
-	runtime/kernel.h runtime/sample_primitives.h)
+	runtime/kernel.h runtime/sample_primitives.h runtime/emulator_abi.h runtime/emulator_rt.h)
 build/jit_sources.c: gen/embed.lua $(JIT_SOURCES)
 	@mkdir -p build
 	@$(LUA) gen/embed.lua --paths $@ jit_source $(JIT_SOURCES)
 $(O)/runtime/jit_compile.o: CPPFLAGS += -DKERNEL_FLAGS='"$(KERNEL_FLAGS)"' \
 	-DKERNEL_FLAGS_ISA='{"$(ISA_portable)", "$(ISA_avx2)", "$(ISA_avx512)"}'
+$(O)/runtime/emulator.o: CPPFLAGS += -DEMULATOR_CHECKED='"$(SAN)"'
 
 $(O)/%.portable.o: %.c $(KERNEL_HEADERS)
 	$(COMPILE) $(ISA_portable) -DISA_NAME=portable -c $< -o $@

@@ -259,11 +259,12 @@ static loaded *get(const wanted *w, const char *folder, const jit_key *key)
     return k;
 }
 
-static void put(const wanted *w, const char *folder, const jit_key *key, const jit_bytes *image)
+static void put(const char *name, const char *target, const int64_t sizes[3], const char *folder,
+                const jit_key *key, const jit_bytes *image)
 {
-    jit_entry about = {.D = w->D, .DV = w->DV, .M = w->M};
-    snprintf(about.feature, sizeof about.feature, "%s", w->feat);
-    snprintf(about.isa, sizeof about.isa, "%s", registry_isa_name(w->isa));
+    jit_entry about = {.D = sizes[0], .DV = sizes[1], .M = sizes[2]};
+    snprintf(about.feature, sizeof about.feature, "%s", name);
+    snprintf(about.isa, sizeof about.isa, "%s", target);
     snprintf(about.compiler, sizeof about.compiler, "%s", compiler()->path);
     if (jit_cache_put(folder, key, &about, image) != SPECTRA_OK) {
         char sentence[1024];
@@ -287,7 +288,8 @@ static spectra_status compile(const wanted *w, const jit_text *text, const char 
     TRY(jit_compile(compiler(), w->isa, text, temporary_folder(), &image));
     spectra_status status = load(w, &image, out);
     if (status == SPECTRA_OK && folder)
-        put(w, folder, key, &image);
+        put(w->feat, registry_isa_name(w->isa), (const int64_t[]){w->D, w->DV, w->M}, folder, key,
+            &image);
     free(image.data);
     return status;
 }
@@ -423,6 +425,87 @@ spectra_status jit_warm(const char *feat, int64_t D, int64_t DV, int64_t M, bool
     pthread_mutex_unlock(&lock);
     if (status == SPECTRA_OK)
         *compiled = fresh;
+    return status;
+}
+
+/* ---- other texts ------------------------------------------------------------------------------
+ */
+
+static spectra_status object_key(const char *name, const char *target, const char *text,
+                                 const char *flags, jit_key *key)
+{
+    struct utsname machine;
+    char *all = NULL;
+    uname(&machine);
+    int n = asprintf(&all, "2\n%s %zu\n%s\n%s\n%s", machine.machine, 8 * sizeof(void *), target,
+                     flags, text);
+    if (n < 0)
+        return fail(SPECTRA_ENOMEM, "%s: out of memory", name);
+    jit_digest(all, (size_t)n, key->text);
+    free(all);
+    key->compiler[0] = 0;
+    if (compiler())
+        memcpy(key->compiler, compiler()->identity, sizeof key->compiler);
+    return SPECTRA_OK;
+}
+
+static void *object_get(const char *folder, const jit_key *key)
+{
+    jit_bytes image;
+    char *path = NULL;
+    if (!folder || !jit_cache_get(folder, key, warn, &image, &path))
+        return NULL;
+    void *handle = jit_load(&image, temporary_folder());
+    if (!handle) {
+        char sentence[1024];
+        (void)jit_cache_remove(path);
+        snprintf(sentence, sizeof sentence, "%s: removed (%s)", path, spectra_message());
+        warn(sentence);
+    }
+    free(image.data);
+    free(path);
+    return handle;
+}
+
+/* Under the lock. */
+static spectra_status object_make(const char *name, const char *target, const char *text,
+                                  const char *flags, void **handle)
+{
+    jit_key key;
+    if (settings.policy == JIT_NEVER)
+        return fail(SPECTRA_EUNSUPPORTED,
+                    "%s has to be compiled, which SPECTRA_JIT=never forbids; SPECTRA_JIT=auto "
+                    "allows it",
+                    name);
+    TRY(object_key(name, target, text, flags, &key));
+    const char *folder = cache_folder();
+    *handle = object_get(folder, &key);
+    if (*handle)
+        return SPECTRA_OK;
+    if (!compiler())
+        return fail(SPECTRA_EUNSUPPORTED,
+                    "%s has to be compiled, and there is no C compiler '%.120s'; install gcc and "
+                    "libc6-dev, or name a compiler in CC",
+                    name, compiler_name());
+    const jit_bytes source = {(char *)(uintptr_t)text, strlen(text)};
+    jit_bytes image = {.data = NULL};
+    TRY(jit_compile_text(compiler(), &source, flags, temporary_folder(), &image));
+    *handle = jit_load(&image, temporary_folder());
+    if (*handle && folder)
+        put(name, target, (const int64_t[]){0, 0, 0}, folder, &key, &image);
+    free(image.data);
+    return *handle ? SPECTRA_OK : SPECTRA_EUNSUPPORTED;
+}
+
+spectra_status jit_object(const char *name, const char *target, const char *text, const char *flags,
+                          void **handle)
+{
+    void *made = NULL;
+    pthread_mutex_lock(&lock);
+    spectra_status status = object_make(name, target, text, flags, &made);
+    pthread_mutex_unlock(&lock);
+    if (status == SPECTRA_OK)
+        *handle = made;
     return status;
 }
 

@@ -56,6 +56,12 @@ spectra_status jit_spec_open(const char *path, const char *hash, const jit_spec 
 /* Of a spec that was opened; NULL. */
 const jit_spec *jit_spec_find(const char *name);
 
+/* A C text of the runtime's own as an object that stays loaded: compiled with these options, or
+ * from the cache, whose list calls it `name`, for `target`. SPECTRA_EFORMAT with what the compiler
+ * wrote, SPECTRA_EUNSUPPORTED under JIT_NEVER and without a compiler. */
+spectra_status jit_object(const char *name, const char *target, const char *text, const char *flags,
+                          void **handle);
+
 /* Kernels of one feature for exact sizes, compiled or taken from the cache whatever was built.
  * SPECTRA_EUNSUPPORTED under JIT_NEVER. */
 spectra_status jit_warm(const char *feat, int64_t D, int64_t DV, int64_t M, bool *compiled);

@@ -21,7 +21,7 @@
 #endif
 static const char *const isa_flags[ISA_COUNT] = KERNEL_FLAGS_ISA;
 
-enum { PARTS = 8, WORDS = 64, IMAGE_LIMIT = 64 << 20, SAID = 700 };
+enum { PARTS = 8, WORDS = 64, IMAGE_LIMIT = 64 << 20, SAID = 700, FLAGS = 1024 };
 
 /* ---- finding one ------------------------------------------------------------------------------
  */
@@ -87,7 +87,7 @@ void jit_compile_flags(isa level, char *out, size_t size)
 
 /* One compilation: files of its own in the folder, words of the command. */
 typedef struct job {
-    char flags[1024]; /* cut into words */
+    char flags[FLAGS]; /* cut into words */
     const char *word[WORDS];
     int count;
     char *object, *said; /* owned */
@@ -100,9 +100,10 @@ static void add_word(job *j, const char *word)
         j->word[j->count++] = word;
 }
 
-static void add_flags(job *j)
+static void add_flags(job *j, const char *flags)
 {
     char *held = NULL;
+    snprintf(j->flags, sizeof j->flags, "%s", flags);
     for (char *word = strtok_r(j->flags, " ", &held); word; word = strtok_r(NULL, " ", &held))
         add_word(j, word);
 }
@@ -130,7 +131,8 @@ static spectra_status start(job *j, const jit_compiler *c)
     return SPECTRA_OK;
 }
 
-static spectra_status finish(job *j, const jit_compiler *c)
+/* `wrong`: what it is when the compiler ran and did not like what it read. */
+static spectra_status finish(job *j, const jit_compiler *c, spectra_status wrong)
 {
     int code = 0;
     while (waitpid(j->pid, &code, 0) < 0) {
@@ -152,7 +154,7 @@ static spectra_status finish(job *j, const jit_compiler *c)
     }
     while (said.size && said.data[said.size - 1] == '\n')
         said.size--;
-    spectra_status status = fail(SPECTRA_EUNSUPPORTED, "%s failed: %.*s", c->path,
+    spectra_status status = fail(wrong, "%s failed: %.*s", c->path,
                                  (int)(said.size < SAID ? said.size : SAID), said.data);
     free(said.data);
     return status;
@@ -183,51 +185,59 @@ static spectra_status job_new(job *j, const jit_compiler *c, const char *folder,
     return SPECTRA_OK;
 }
 
-/* The parts are independent, so they run side by side. The table, the last one, is portable like
- * the tables that are built ahead. */
-static spectra_status compile_parts(job *jobs, const jit_compiler *c, isa level, int parts,
-                                    const char *folder, const char *source)
+/* What becomes one shared object. */
+typedef struct source {
+    const jit_bytes *text;
+    int parts;                /* compiled apart with -DPART=0 ... */
+    char flags[PARTS][FLAGS]; /* of each */
+    const char *link_flags;
+    spectra_status wrong; /* what a text is that does not compile */
+} source;
+
+/* The parts are independent, so they run side by side. */
+static spectra_status compile_parts(job *jobs, const jit_compiler *c, const source *s,
+                                    const char *folder, const char *path)
 {
-    char isa_define[64], part_define[PARTS][32], name[32];
+    char part_define[PARTS][32], name[32];
     spectra_status status = SPECTRA_OK;
-    snprintf(isa_define, sizeof isa_define, "-DISA_NAME=%s", registry_isa_name(level));
-    for (int i = 0; i < parts && status == SPECTRA_OK; i++) {
+    for (int i = 0; i < s->parts && status == SPECTRA_OK; i++) {
         job *j = &jobs[i];
         snprintf(name, sizeof name, "part%d", i);
         snprintf(part_define[i], sizeof part_define[i], "-DPART=%d", i);
         status = job_new(j, c, folder, name);
         if (status != SPECTRA_OK)
             break;
-        jit_compile_flags(i == parts - 1 ? ISA_PORTABLE : level, j->flags, sizeof j->flags);
-        add_flags(j);
-        const char *const rest[] = {isa_define, part_define[i], "-c", source, "-o", j->object};
+        add_flags(j, s->flags[i]);
+        const char *const rest[] = {part_define[i], "-c", path, "-o", j->object};
         for (size_t k = 0; k < sizeof rest / sizeof rest[0]; k++)
             add_word(j, rest[k]);
         status = start(j, c);
     }
-    for (int i = 0; i < parts; i++) {
+    for (int i = 0; i < s->parts; i++) {
         if (!jobs[i].pid)
             continue;
         if (status == SPECTRA_OK)
-            status = finish(&jobs[i], c);
+            status = finish(&jobs[i], c, s->wrong);
         else
             waitpid(jobs[i].pid, NULL, 0); /* the first sentence is the one reported */
     }
     return status;
 }
 
-static spectra_status link_parts(job *jobs, const jit_compiler *c, int parts, const char *folder)
+static spectra_status link_parts(job *jobs, const jit_compiler *c, const source *s,
+                                 const char *folder)
 {
-    job *j = &jobs[parts];
+    job *j = &jobs[s->parts];
     TRY(job_new(j, c, folder, "kernel"));
     add_word(j, "-shared");
-    for (int i = 0; i < parts; i++)
+    add_flags(j, s->link_flags);
+    for (int i = 0; i < s->parts; i++)
         add_word(j, jobs[i].object);
     const char *const rest[] = {"-o", j->object, "-lm"};
     for (size_t k = 0; k < sizeof rest / sizeof rest[0]; k++)
         add_word(j, rest[k]);
     TRY(start(j, c));
-    return finish(j, c);
+    return finish(j, c, SPECTRA_EUNSUPPORTED);
 }
 
 static spectra_status write_source(const char *path, const jit_bytes *text)
@@ -239,31 +249,31 @@ static spectra_status write_source(const char *path, const jit_bytes *text)
     return written ? SPECTRA_OK : fail(SPECTRA_EIO, "%s: cannot write: %s", path, strerror(errno));
 }
 
-static spectra_status compile_in(const jit_compiler *c, isa level, const jit_text *text,
-                                 const char *folder, jit_bytes *image)
+static spectra_status compile_in(const jit_compiler *c, const source *s, const char *folder,
+                                 jit_bytes *image)
 {
-    char *source = outfile_join(folder, "kernel.c");
-    if (!source || text->parts > PARTS) {
-        free(source);
+    char *path = outfile_join(folder, "kernel.c");
+    if (!path || s->parts > PARTS) {
+        free(path);
         return fail(SPECTRA_ENOMEM, "compiling a kernel: out of memory");
     }
     job jobs[PARTS + 1] = {{.count = 0}};
-    spectra_status status = write_source(source, &text->text);
+    spectra_status status = write_source(path, s->text);
     if (status == SPECTRA_OK)
-        status = compile_parts(jobs, c, level, text->parts, folder, source);
+        status = compile_parts(jobs, c, s, folder, path);
     if (status == SPECTRA_OK)
-        status = link_parts(jobs, c, text->parts, folder);
+        status = link_parts(jobs, c, s, folder);
     if (status == SPECTRA_OK)
-        status = jit_read_file(jobs[text->parts].object, IMAGE_LIMIT, image);
-    for (int i = 0; i <= text->parts; i++)
+        status = jit_read_file(jobs[s->parts].object, IMAGE_LIMIT, image);
+    for (int i = 0; i <= s->parts; i++)
         job_free(&jobs[i]);
-    unlink(source);
-    free(source);
+    unlink(path);
+    free(path);
     return status;
 }
 
-spectra_status jit_compile(const jit_compiler *c, isa level, const jit_text *text,
-                           const char *temporary, jit_bytes *image)
+static spectra_status compile(const jit_compiler *c, const source *s, const char *temporary,
+                              jit_bytes *image)
 {
     char *folder = outfile_join(temporary, "spectraformer-XXXXXX");
     if (!folder)
@@ -274,8 +284,30 @@ spectra_status jit_compile(const jit_compiler *c, isa level, const jit_text *tex
         free(folder);
         return status;
     }
-    spectra_status status = compile_in(c, level, text, folder, image);
+    spectra_status status = compile_in(c, s, folder, image);
     rmdir(folder);
     free(folder);
     return status;
+}
+
+/* The table, the last part, is portable like the tables that are built ahead. */
+spectra_status jit_compile(const jit_compiler *c, isa level, const jit_text *text,
+                           const char *temporary, jit_bytes *image)
+{
+    source s = {
+        .text = &text->text, .parts = text->parts, .link_flags = "", .wrong = SPECTRA_EUNSUPPORTED};
+    for (int i = 0; i < text->parts && i < PARTS; i++) {
+        jit_compile_flags(i == text->parts - 1 ? ISA_PORTABLE : level, s.flags[i], FLAGS - 64);
+        const size_t n = strlen(s.flags[i]);
+        snprintf(s.flags[i] + n, FLAGS - n, " -DISA_NAME=%s", registry_isa_name(level));
+    }
+    return compile(c, &s, temporary, image);
+}
+
+spectra_status jit_compile_text(const jit_compiler *c, const jit_bytes *text, const char *flags,
+                                const char *temporary, jit_bytes *image)
+{
+    source s = {.text = text, .parts = 1, .link_flags = flags, .wrong = SPECTRA_EFORMAT};
+    snprintf(s.flags[0], FLAGS, "%s", flags);
+    return compile(c, &s, temporary, image);
 }

@@ -54,6 +54,9 @@ void jit_compile_flags(isa level, char *out, size_t size);
 /* The parts at once, then linked: a shared object. SPECTRA_EUNSUPPORTED with what it wrote. */
 spectra_status jit_compile(const jit_compiler *c, isa level, const jit_text *text,
                            const char *temporary, jit_bytes *image);
+/* One text of one part with these options: a shared object. SPECTRA_EFORMAT with what it wrote. */
+spectra_status jit_compile_text(const jit_compiler *c, const jit_bytes *text, const char *flags,
+                                const char *temporary, jit_bytes *image);
 
 /* ---- jit_cache.c ----------------------------------------------------------------------------- */
 

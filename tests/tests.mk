@@ -3,6 +3,7 @@
 TEST_NAMES := $(filter-out test_gradient,$(patsubst tests/%.c,%,$(wildcard tests/test_*.c)))
 TEST_WITH_test_approx := oracle
 TEST_WITH_test_chain := oracle attend
+TEST_WITH_test_emulator := emulated
 TEST_WITH_test_learned := oracle attend
 TEST_WITH_test_model := model_oracle
 TEST_WITH_test_property_attention := oracle attend
@@ -66,7 +67,8 @@ test-programs: $(B)/spectraformer $(B)/libspectraformer.so $(TEST_BIN) $(B)/test
 # The same sources under AddressSanitizer and UndefinedBehaviorSanitizer; the kernels in portable C and
 # for the widest vectors, which saves a third of the compilation.
 ASAN_NAMES := test_support test_files test_matrix test_data test_softmax test_row test_jit \
-	test_property_attention test_property_state test_property_matrix_structure test_chain test_learned test_approx
+	test_property_attention test_property_state test_property_matrix_structure test_chain test_learned test_approx \
+	test_emulator
 ASAN_MAKE := B=build/asan OPT=-O1 $(if $(filter avx2,$(ISAS)),ISAS='portable avx512') \
 	SAN='-DWITHOUT_avx2 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer'
 sanitized:

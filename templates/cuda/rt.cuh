@@ -1,7 +1,8 @@
 /* What every generated CUDA file starts from: types, and one name for every intrinsic, warp
  * primitive and memory access. No headers, so that NVRTC needs no include path. The text below and
  * in the skeletons is C as well as CUDA: with RT_EMULATED the compiler of the host has seen
- * runtime/emulator_rt.h, which gives the part between the #ifndef lines for fibres on a CPU.
+ * runtime/emulator_rt.h, which gives the part between the #ifndef lines for fibres on a CPU and
+ * checks every use. Plain dereferences work there, but are neither checked nor counted.
  */
 #ifndef RT_CUH
 #define RT_CUH
@@ -36,6 +37,52 @@ DEVICE void block_sync(void)
 {
     __syncthreads();
 }
+
+#ifdef CLUSTERS /* sm_90 and later: blocks along x that run together */
+DEVICE void cluster_sync(void)
+{
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+/* Number of this block in its cluster. */
+DEVICE int cluster_rank(void)
+{
+    unsigned rank;
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return (int)rank;
+}
+
+/* What lies at the place of `p`, an address of this block's shared memory, in that of another block
+ * of the cluster; which must not end before it has been read. */
+DEVICE unsigned cluster_address(const void *p, int rank)
+{
+    const unsigned at = (unsigned)__cvta_generic_to_shared(p);
+    unsigned there;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(at), "r"(rank));
+    return there;
+}
+
+DEVICE float cluster_load(const float *p, int rank)
+{
+    float x;
+    asm volatile("ld.shared::cluster.f32 %0, [%1];"
+                 : "=f"(x)
+                 : "r"(cluster_address(p, rank))
+                 : "memory");
+    return x;
+}
+
+DEVICE float4 cluster_load4(const float *p, int rank)
+{
+    float4 x;
+    asm volatile("ld.shared::cluster.v4.f32 {%0,%1,%2,%3}, [%4];"
+                 : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
+                 : "r"(cluster_address(p, rank))
+                 : "memory");
+    return x;
+}
+#endif
 
 DEVICE void warp_sync(void)
 {
@@ -281,6 +328,10 @@ DEVICE real warp_max(real x)
         x = real_max(x, warp_shuffle_xor(x, lanes));
     return x;
 }
+#ifdef RT_EMULATED /* so that a message names the line that calls them */
+#define warp_sum(x) EMULATOR_INSIDE("warp_sum", warp_sum(x))
+#define warp_max(x) EMULATOR_INSIDE("warp_max", warp_max(x))
+#endif
 
 /* Numbers of bf16: the upper half of a float's bits; to nearest, ties to even. */
 DEVICE float from_bf16(unsigned half)
