@@ -6,6 +6,7 @@ D      ?= 32
 DV     ?= 32
 M      ?= 128
 DTYPE  ?= f32
+ARCH   ?=
 PAIRS  ?= saderf-qmc
 PREFIX ?= /usr/local
 CC     ?= gcc
@@ -94,6 +95,8 @@ help:
 	@echo "make test            install what is missing, run every test"
 	@echo "make gen FEAT=saderf KERNEL=qmc [D=32 DV=32 M=128 DTYPE=f32]"
 	@echo "                     kernels of a pair for fixed sizes into build/saderf-qmc/; the next make links them"
+	@echo "make gen ARCH=\"sm_80 sm_90a\" FEAT=saderf KERNEL=qmc"
+	@echo "                     the same, and its CUDA text compiled for these GPUs (needs NVRTC, no GPU)"
 	@echo "make bench           fused kernels against the same mathematics unfused, on this machine"
 	@echo "make approx          error, bias, variance and time of every pair, heat maps in build/approx/report.html"
 	@echo "make install         into PREFIX=$(PREFIX): command, library, header"
@@ -136,6 +139,12 @@ ifneq ($(FEAT)$(KERNEL),)
 else
 	@echo "generated: build/base $(ALL_PAIRS:%=build/%)"
 endif
+ifneq ($(ARCH),)
+	@$(MAKE) --no-print-directory build/base/registry.inc $(O)/cubin
+	@$(O)/cubin build/base/cubins.inc "$(ARCH)" $$(find build/base/row -name '*.cu' | sort)
+	@for pair in $(if $(FEAT)$(KERNEL),$(FEAT)-$(KERNEL),$(ALL_PAIRS)); do \
+	    $(O)/cubin build/$$pair/cubins.inc "$(ARCH)" $$(find build/$$pair -name '*.cu' | sort) || exit 1; done
+endif
 
 diff-gen:
 	@rm -rf build/diff-gen && mkdir -p build/diff-gen/old build/diff-gen/new
@@ -148,7 +157,7 @@ diff-gen:
 # ---- compilation ----------------------------------------------------------------------------------
 
 CLI_C := $(wildcard runtime/cli*.c) runtime/main.c
-LIB_C := $(filter-out $(CLI_C),$(wildcard runtime/*.c)) build/task_specs.c build/jit_sources.c
+LIB_C := $(filter-out $(CLI_C),$(wildcard runtime/*.c)) build/task_specs.c build/jit_sources.c build/cubins.c
 TABLE_C := build/base/features.c build/base/matrices.c build/registry.c
 KERNEL_O := $(foreach i,$(ISAS),$(KERNEL_C:%.c=$(O)/%.$(i).o))
 LIB_O := $(LIB_C:%.c=$(O)/%.o) $(TABLE_C:%.c=$(O)/%.o) $(KERNEL_O)
@@ -159,8 +168,17 @@ build/task_specs.c: gen/embed.lua $(wildcard specs/task/*.lua)
 	@mkdir -p build
 	$(LUA) gen/embed.lua $@ task_spec $(wildcard specs/task/*.lua)
 
+# machine code of GPUs, part of the library so that an installed one finds it: `make gen ARCH=...`
+build/cubins.c: gen/cubins.lua $(wildcard build/*/cubins.inc)
+	@mkdir -p build
+	@$(LUA) gen/cubins.lua $@ $(wildcard build/*/cubins.inc)
+	@touch $@
+CUBIN_O := $(patsubst %,$(O)/runtime/%.o,device_nvrtc library jit_cache outfile status)
+$(O)/cubin: $(O)/gen/cubin.o $(CUBIN_O)
+	@$(CC) $(CFLAGS) $(SAN) $^ -lmd -ldl -o $@
+
 # what a kernel is generated from at run time
-JIT_SOURCES := $(sort $(filter-out gen/main.lua gen/check.lua gen/embed.lua gen/files.lua,$(wildcard gen/*.lua)) \
+JIT_SOURCES := $(sort $(filter-out gen/main.lua gen/check.lua gen/embed.lua gen/cubins.lua gen/files.lua,$(wildcard gen/*.lua)) \
 	$(wildcard specs/feature/*.lua specs/matrix/*.lua templates/c/* templates/cuda/*) \
 	runtime/kernel.h runtime/sample_primitives.h runtime/emulator_abi.h runtime/emulator_rt.h)
 build/jit_sources.c: gen/embed.lua $(JIT_SOURCES)
@@ -233,7 +251,7 @@ run-approx: $(B)/spectraformer
 
 # ---- style ----------------------------------------------------------------------------------------
 
-C_FILES := $(wildcard runtime/*.[ch] templates/c/*.[ch] tests/*.[ch] bench/*.[ch])
+C_FILES := $(wildcard gen/*.c runtime/*.[ch] templates/c/*.[ch] tests/*.[ch] bench/*.[ch])
 format:
 	clang-format -i $(C_FILES)
 lint:

@@ -101,15 +101,45 @@ function M.kernels(command, feature, id, sizes, dtype)
   return texts
 end
 
+-- Kinds of CUDA text of a feature: what options.kind may be.
+M.CUDA_KINDS = { "phi" }
+
+local function cuda_text(command, feature, sizes, dtype)
+  local prologue = target_cuda.prologue(feature, sizes, dtype, M.read)
+  return splice.splice(header(command, feature), prologue, M.read(target_cuda.SKELETON),
+    target_cuda.SKELETON, target_cuda.MARK)
+end
+
+-- CUDA text of a feature for exact sizes, the same whether it is written ahead or made at run time:
+-- what was compiled ahead is found by it. options: kind, one of M.CUDA_KINDS.
+function M.cuda(feature, sizes, dtype, options)
+  local known = false
+  for _, kind in ipairs(M.CUDA_KINDS) do known = known or kind == options.kind end
+  if not known then
+    error(("unknown kind of CUDA text '%s'%s"):format(options.kind,
+      spec.suggestion(options.kind, M.CUDA_KINDS)), 0)
+  end
+  local command = ("lua5.4 gen/main.lua --cuda FEAT=%s KIND=%s D=%d DV=%d M=%d%s"):format(
+    feature.own and feature.path or feature.name, options.kind, sizes.D, sizes.DV, sizes.M,
+    dtype == "f32" and "" or " DTYPE=" .. dtype)
+  return cuda_text(command, feature, sizes, dtype)
+end
+
+local BASE = "lua5.4 gen/main.lua --base"
+
+-- CUDA text of a row operator, for any size.
+function M.cuda_row(row)
+  return ("/* %s */\n"):format(BASE) .. target_cuda.row(row, M.read)
+end
+
 -- The three C files and phi.cu of one feature: list of { path, text }.
 local function attention_files(out, command, feature, id, sizes, dtype)
   local files, texts = {}, M.kernels(command, feature, id, sizes, dtype)
   for i, kind in ipairs(plan.kinds_of(feature)) do
     files[i] = { ("%s/%s.c"):format(out, kind.name), texts[i] }
   end
-  local device = target_cuda.prologue(feature, sizes, dtype, M.read)
-  files[#files + 1] = { out .. "/phi.cu", splice.splice(header(command, feature), device,
-    M.read(target_cuda.SKELETON), target_cuda.SKELETON, target_cuda.MARK) }
+  files[#files + 1] = { out .. "/phi.cu", sizes.D > 0 and M.cuda(feature, sizes, dtype, { kind = "phi" })
+    or cuda_text(command, feature, sizes, dtype) }
   return files
 end
 
@@ -174,8 +204,7 @@ end
 
 -- Any-size kernels of every feature, row operators, the tables of features and matrices.
 function M.base(out)
-  local command = "lua5.4 gen/main.lua --base"
-  local top = ("/* %s */\n"):format(command)
+  local command, top = BASE, ("/* %s */\n"):format(BASE)
   local features, matrices, rows = M.load_all("feature"), M.load_all("matrix"), M.load_all("row")
   local any, files = { D = 0, DV = 0, M = 0 }, {}
   local registry = { ("// %s\n// dtype f32\n"):format(command) }
@@ -191,7 +220,7 @@ function M.base(out)
   for _, row in ipairs(rows) do
     local stem = ("%s/row/%s"):format(out, row.name)
     files[#files + 1] = { stem .. ".c", top .. target_c.row(row) }
-    files[#files + 1] = { stem .. ".cu", top .. target_cuda.row(row, M.read) }
+    files[#files + 1] = { stem .. ".cu", M.cuda_row(row) }
     registry[#registry + 1] = ("ROW(%s, %d)\n"):format(row.name, row.backward and 1 or 0)
     sources[#sources + 1] = row.path
   end

@@ -82,4 +82,14 @@ function M.text(feature, sizes)
   return table.concat(out), #parts
 end
 
+-- CUDA text of a feature for exact sizes; options as emit.cuda has them.
+function M.cuda(feature, sizes, options)
+  return emit.cuda(feature, sizes, "f32", options)
+end
+
+-- CUDA text of a row operator, by name.
+function M.cuda_row(name)
+  return emit.cuda_row(emit.load("row", name))
+end
+
 return M

@@ -15,6 +15,7 @@ local HELP = [[
 lua5.4 gen/main.lua FEAT=saderf KERNEL=qmc [D=32 DV=32 M=128 DTYPE=f32] OUT=build/saderf-qmc
 lua5.4 gen/main.lua --base OUT=build/base
 lua5.4 gen/main.lua --jit FEAT=saderf|./mine.lua [D=32 DV=32 M=128] OUT=file.c   what is compiled at run time
+lua5.4 gen/main.lua --cuda FEAT=saderf|./mine.lua KIND=phi [D=32 DV=32 M=128] OUT=file.cu   the same, for a GPU
 lua5.4 gen/main.lua --registry OUT=build/registry.c build/base build/saderf-qmc ...
 lua5.4 gen/main.lua --list                 features, matrices, row operators
 lua5.4 gen/main.lua --catalogue            the README's tables of both, as Markdown
@@ -23,8 +24,8 @@ lua5.4 gen/main.lua --deps (as the first two)   make rules of what would be writ
 ]]
 
 local COMMANDS = { ["--base"] = true, ["--registry"] = true, ["--list"] = true, ["--check"] = true,
-  ["--deps"] = true, ["--jit"] = true, ["--catalogue"] = true, ["--help"] = true }
-local SETTINGS = { "FEAT", "KERNEL", "D", "DV", "M", "DTYPE", "OUT" }
+  ["--deps"] = true, ["--jit"] = true, ["--cuda"] = true, ["--catalogue"] = true, ["--help"] = true }
+local SETTINGS = { "FEAT", "KERNEL", "D", "DV", "M", "DTYPE", "OUT", "KIND" }
 
 local function usage(message, ...)
   error({ usage = message:format(...) }, 0)
@@ -64,13 +65,29 @@ local function sizes_of(settings)
   return sizes
 end
 
-local function jit_files(settings)
-  if not settings.FEAT or not settings.OUT then usage("--jit needs FEAT= and OUT=") end
+local function dtype_of(settings)
+  local dtype = settings.DTYPE or "f32"
+  if dtype ~= "f32" and dtype ~= "f64" then usage("DTYPE=%s: must be f32 or f64", dtype) end
+  return dtype
+end
+
+local function feature_of(settings, command)
+  if not settings.FEAT or not settings.OUT then usage("%s needs FEAT= and OUT=", command) end
   local own = settings.FEAT:find("/", 1, true)
   local text, message
   if own then text, message = disk.text(settings.FEAT) end
   if message then error(message, 0) end
-  return { { settings.OUT, (jit.text(jit.feature(settings.FEAT, text), sizes_of(settings))) } }
+  return jit.feature(settings.FEAT, text)
+end
+
+local function jit_files(settings)
+  return { { settings.OUT, (jit.text(feature_of(settings, "--jit"), sizes_of(settings))) } }
+end
+
+local function cuda_files(settings)
+  local feature = feature_of(settings, "--cuda")
+  return { { settings.OUT, emit.cuda(feature, sizes_of(settings), dtype_of(settings),
+    { kind = settings.KIND or "phi" }) } }
 end
 
 local function files_of(commands, settings)
@@ -79,9 +96,7 @@ local function files_of(commands, settings)
   if not settings.FEAT or not settings.KERNEL then
     usage("FEAT= and KERNEL= are needed; --list shows what there is")
   end
-  local dtype = settings.DTYPE or "f32"
-  if dtype ~= "f32" and dtype ~= "f64" then usage("DTYPE=%s: must be f32 or f64", dtype) end
-  return emit.pair(settings.OUT, settings.FEAT, settings.KERNEL, sizes_of(settings), dtype)
+  return emit.pair(settings.OUT, settings.FEAT, settings.KERNEL, sizes_of(settings), dtype_of(settings))
 end
 
 local function list()
@@ -109,6 +124,8 @@ local function main()
     emit.write(emit.registry(settings.OUT, rest))
   elseif commands["--jit"] then
     emit.write(jit_files(settings))
+  elseif commands["--cuda"] then
+    emit.write(cuda_files(settings))
   else
     if rest[1] then usage("unexpected argument '%s'", rest[1]) end
     local files = files_of(commands, settings)

@@ -114,6 +114,34 @@ function M.attention(spec, kernel, sizes, options, read)
   end)
 end
 
+-- adapt of a feature, run by one warp: every lane has the scalars, coordinates are shared out.
+local function warp_adapt(spec)
+  local t = target("f32")
+  local loops = t.loops
+  function t.loops(lines, indent, body)
+    local from = #lines + 1
+    loops(lines, indent, body)
+    lines[from] = indent .. "for (int j = THREAD; j < d; j += 32) {"
+  end
+  local out = {}
+  feature.adapt(spec, t, out)
+  return (table.concat(out, "\n"):gsub("static void [%w_]+_adapt%(", "DEVICE void adapt(", 1))
+end
+
+-- Kernels that make a feature's data-dependent parameters.
+M.params_kernels = { "attn_moments", "attn_params", "attn_counts" }
+
+function M.params(spec, kernel, sizes, options, read)
+  local path = "templates/cuda/" .. kernel .. ".cu"
+  local out = { M.prologue(spec, sizes, "f32", read) }
+  out[#out + 1] = ("enum { BF16 = %d, SHARED_BYTES = 49152 };\n"):format(options.dtype == "bf16" and 1 or 0)
+  if kernel == "attn_params" then out[#out + 1] = warp_adapt(spec) end
+  local text = splice.splice("", table.concat(out, "\n"), read(path), path, M.MARK)
+  return splice.inline(text, path, function(name)
+    return "templates/cuda/" .. name, read("templates/cuda/" .. name)
+  end)
+end
+
 local REDUCE = [[
 /* After row_bwd: adds the warps' parts to the gradients of shared inputs, in their order, a thread an
  * element. */

@@ -223,75 +223,114 @@ static bool key_of(const wanted *w, const jit_text *text, jit_key *key)
     return true;
 }
 
-static spectra_status load(const wanted *w, const jit_bytes *image, loaded **out)
+/* A kernel on its way. */
+typedef struct making {
+    const wanted *wanted;
+    const jit_text *text;
+    loaded *kernel;
+} making;
+
+static spectra_status load(void *context, const jit_bytes *image)
 {
+    making *m = context;
     void *handle = jit_load(image, temporary_folder());
     if (!handle)
         return SPECTRA_EUNSUPPORTED;
     const attn_row *row = dlsym(handle, "jit_row");
     const feature_info *const *info = dlsym(handle, "jit_feature");
-    if (!row || !info || strcmp(row->feat, w->feat) != 0)
-        return fail(SPECTRA_EUNSUPPORTED, "loading a kernel: it is not that of %s", w->feat);
-    loaded *k = malloc(sizeof *k);
-    if (!k)
+    if (!row || !info || strcmp(row->feat, m->wanted->feat) != 0)
+        return fail(SPECTRA_EUNSUPPORTED, "loading a kernel: it is not that of %s",
+                    m->wanted->feat);
+    m->kernel = malloc(sizeof *m->kernel);
+    if (!m->kernel)
         return fail(SPECTRA_ENOMEM, "loading a kernel: out of memory");
-    *k = (loaded){.row = *row, .info = *info};
-    k->row.isa = w->isa;
-    *out = k;
+    *m->kernel = (loaded){.row = *row, .info = *info};
+    m->kernel->row.isa = m->wanted->isa;
     return SPECTRA_OK;
 }
 
-/* From the cache. */
-static loaded *get(const wanted *w, const char *folder, const jit_key *key)
+static spectra_status compile(void *context, jit_bytes *image)
 {
-    jit_bytes image;
-    char *path = NULL, sentence[1024];
-    loaded *k = NULL;
-    if (!folder || !jit_cache_get(folder, key, warn, &image, &path))
-        return NULL;
-    if (load(w, &image, &k) != SPECTRA_OK) {
-        (void)jit_cache_remove(path);
-        snprintf(sentence, sizeof sentence, "%s: removed (%s)", path, spectra_message());
-        warn(sentence);
-    }
-    free(image.data);
-    free(path);
-    return k;
-}
-
-static void put(const char *name, const char *target, const int64_t sizes[3], const char *folder,
-                const jit_key *key, const jit_bytes *image)
-{
-    jit_entry about = {.D = sizes[0], .DV = sizes[1], .M = sizes[2]};
-    snprintf(about.feature, sizeof about.feature, "%s", name);
-    snprintf(about.isa, sizeof about.isa, "%s", target);
-    snprintf(about.compiler, sizeof about.compiler, "%s", compiler()->path);
-    if (jit_cache_put(folder, key, &about, image) != SPECTRA_OK) {
-        char sentence[1024];
-        snprintf(sentence, sizeof sentence, "the kernel is not kept: %s", spectra_message());
-        warn(sentence);
-    }
-}
-
-static spectra_status compile(const wanted *w, const jit_text *text, const char *folder,
-                              const jit_key *key, loaded **out)
-{
+    const making *m = context;
     char why[320];
     if (!compiler()) {
         snprintf(why, sizeof why,
                  "there is no C compiler '%.120s' to make one; install gcc and libc6-dev, or name "
                  "a compiler in CC",
                  compiler_name());
-        return no_kernel(w, why);
+        return no_kernel(m->wanted, why);
     }
+    return jit_compile(compiler(), m->wanted->isa, m->text, temporary_folder(), image);
+}
+
+/* From the folder; one that cannot be loaded is removed. */
+static bool get(const jit_job *job, const char *folder)
+{
+    jit_bytes image;
+    char *path = NULL, sentence[1024];
+    if (!folder || !jit_cache_get(folder, &job->key, warn, &image, &path))
+        return false;
+    const bool good = job->load(job->context, &image) == SPECTRA_OK;
+    if (!good) {
+        (void)jit_cache_remove(path);
+        snprintf(sentence, sizeof sentence, "%s: removed (%s)", path, spectra_message());
+        warn(sentence);
+    }
+    free(image.data);
+    free(path);
+    return good;
+}
+
+/* Under the lock. */
+static spectra_status run_job(const jit_job *job, bool *compiled)
+{
+    const char *folder = cache_folder();
+    *compiled = false;
+    if (get(job, folder))
+        return SPECTRA_OK;
     jit_bytes image = {.data = NULL};
-    TRY(jit_compile(compiler(), w->isa, text, temporary_folder(), &image));
-    spectra_status status = load(w, &image, out);
-    if (status == SPECTRA_OK && folder)
-        put(w->feat, registry_isa_name(w->isa), (const int64_t[]){w->D, w->DV, w->M}, folder, key,
-            &image);
+    TRY(job->compile(job->context, &image));
+    *compiled = true;
+    spectra_status status = job->load(job->context, &image);
+    if (status == SPECTRA_OK && folder &&
+        jit_cache_put(folder, &job->key, &job->about, &image) != SPECTRA_OK) {
+        char sentence[1024];
+        snprintf(sentence, sizeof sentence, "the kernel is not kept: %s", spectra_message());
+        warn(sentence);
+    }
     free(image.data);
     return status;
+}
+
+spectra_status jit_make(const jit_job *job, bool *compiled)
+{
+    if (settings.policy == JIT_NEVER)
+        return fail(SPECTRA_EUNSUPPORTED,
+                    "no kernel of %s for %s was built, and SPECTRA_JIT=never forbids to compile "
+                    "one; SPECTRA_JIT=auto does",
+                    job->about.feature, job->about.isa);
+    pthread_mutex_lock(&lock);
+    spectra_status status = run_job(job, compiled);
+    pthread_mutex_unlock(&lock);
+    return status;
+}
+
+const jit_compiler *jit_settings_compiler(void)
+{
+    pthread_mutex_lock(&lock);
+    const jit_compiler *c = compiler();
+    pthread_mutex_unlock(&lock);
+    if (!c)
+        (void)fail(SPECTRA_EUNSUPPORTED,
+                   "there is no C compiler '%s'; install gcc and libc6-dev, or name a compiler in "
+                   "CC",
+                   compiler_name());
+    return c;
+}
+
+const char *jit_settings_temporary(void)
+{
+    return temporary_folder();
 }
 
 /* Under the lock. */
@@ -299,27 +338,30 @@ static spectra_status make(const wanted *w, bool *compiled, loaded **out)
 {
     const own_spec *own = spec_find(w->feat);
     jit_text text;
-    jit_key key = {.compiler = ""};
     TRY(jit_generate(own ? own->path : w->feat, own ? own->text : NULL, w->D, w->DV, w->M, &text));
-    spectra_status status = SPECTRA_OK;
-    loaded *k = NULL;
-    if (!key_of(w, &text, &key)) {
-        status = fail(SPECTRA_ENOMEM, "generating %s: out of memory", w->feat);
-    } else {
-        if (compiler())
-            memcpy(key.compiler, compiler()->identity, sizeof key.compiler);
-        const char *folder = cache_folder();
-        k = get(w, folder, &key);
-        *compiled = !k;
-        if (!k)
-            status = compile(w, &text, folder, &key, &k);
+    making m = {w, &text, NULL};
+    jit_job job = {.about = {.D = w->D, .DV = w->DV, .M = w->M},
+                   .key = {.compiler = ""},
+                   .context = &m,
+                   .compile = compile,
+                   .load = load};
+    snprintf(job.about.feature, sizeof job.about.feature, "%s", w->feat);
+    snprintf(job.about.isa, sizeof job.about.isa, "%s", registry_isa_name(w->isa));
+    if (compiler()) {
+        snprintf(job.about.compiler, sizeof job.about.compiler, "%s", compiler()->path);
+        memcpy(job.key.compiler, compiler()->identity, sizeof job.key.compiler);
     }
+    spectra_status status = SPECTRA_OK;
+    if (!key_of(w, &text, &job.key))
+        status = fail(SPECTRA_ENOMEM, "generating %s: out of memory", w->feat);
+    else
+        status = run_job(&job, compiled);
     free(text.text.data);
     if (status != SPECTRA_OK)
         return status;
-    k->next = kernels;
-    kernels = k;
-    *out = k;
+    m.kernel->next = kernels;
+    kernels = m.kernel;
+    *out = m.kernel;
     return SPECTRA_OK;
 }
 
@@ -428,6 +470,16 @@ spectra_status jit_warm(const char *feat, int64_t D, int64_t DV, int64_t M, bool
     return status;
 }
 
+spectra_status jit_cuda_text(const char *feat, int64_t D, int64_t DV, int64_t M,
+                             const jit_cuda_options *options, char **text)
+{
+    const int64_t sizes[] = {D, DV, M};
+    pthread_mutex_lock(&lock);
+    const own_spec *own = spec_find(feat);
+    pthread_mutex_unlock(&lock);
+    return jit_generate_cuda(own ? own->path : feat, own ? own->text : NULL, sizes, options, text);
+}
+
 /* ---- other texts ------------------------------------------------------------------------------
  */
 
@@ -449,63 +501,58 @@ static spectra_status object_key(const char *name, const char *target, const cha
     return SPECTRA_OK;
 }
 
-static void *object_get(const char *folder, const jit_key *key)
+/* An object on its way. */
+typedef struct object {
+    const char *name, *text, *flags;
+    void *handle;
+} object;
+
+static spectra_status object_load(void *context, const jit_bytes *image)
 {
-    jit_bytes image;
-    char *path = NULL;
-    if (!folder || !jit_cache_get(folder, key, warn, &image, &path))
-        return NULL;
-    void *handle = jit_load(&image, temporary_folder());
-    if (!handle) {
-        char sentence[1024];
-        (void)jit_cache_remove(path);
-        snprintf(sentence, sizeof sentence, "%s: removed (%s)", path, spectra_message());
-        warn(sentence);
-    }
-    free(image.data);
-    free(path);
-    return handle;
+    object *o = context;
+    o->handle = jit_load(image, temporary_folder());
+    return o->handle ? SPECTRA_OK : SPECTRA_EUNSUPPORTED;
 }
 
-/* Under the lock. */
-static spectra_status object_make(const char *name, const char *target, const char *text,
-                                  const char *flags, void **handle)
+static spectra_status object_compile(void *context, jit_bytes *image)
 {
-    jit_key key;
-    if (settings.policy == JIT_NEVER)
-        return fail(SPECTRA_EUNSUPPORTED,
-                    "%s has to be compiled, which SPECTRA_JIT=never forbids; SPECTRA_JIT=auto "
-                    "allows it",
-                    name);
-    TRY(object_key(name, target, text, flags, &key));
-    const char *folder = cache_folder();
-    *handle = object_get(folder, &key);
-    if (*handle)
-        return SPECTRA_OK;
+    const object *o = context;
+    const jit_bytes source = {(char *)(uintptr_t)o->text, strlen(o->text)};
     if (!compiler())
         return fail(SPECTRA_EUNSUPPORTED,
                     "%s has to be compiled, and there is no C compiler '%.120s'; install gcc and "
                     "libc6-dev, or name a compiler in CC",
-                    name, compiler_name());
-    const jit_bytes source = {(char *)(uintptr_t)text, strlen(text)};
-    jit_bytes image = {.data = NULL};
-    TRY(jit_compile_text(compiler(), &source, flags, temporary_folder(), &image));
-    *handle = jit_load(&image, temporary_folder());
-    if (*handle && folder)
-        put(name, target, (const int64_t[]){0, 0, 0}, folder, &key, &image);
-    free(image.data);
-    return *handle ? SPECTRA_OK : SPECTRA_EUNSUPPORTED;
+                    o->name, compiler_name());
+    return jit_compile_text(compiler(), &source, o->flags, temporary_folder(), image);
+}
+
+/* Under the lock. */
+static spectra_status object_make(const char *target, object *o)
+{
+    jit_job job = {.context = o, .compile = object_compile, .load = object_load};
+    bool compiled;
+    if (settings.policy == JIT_NEVER)
+        return fail(SPECTRA_EUNSUPPORTED,
+                    "%s has to be compiled, which SPECTRA_JIT=never forbids; SPECTRA_JIT=auto "
+                    "allows it",
+                    o->name);
+    TRY(object_key(o->name, target, o->text, o->flags, &job.key));
+    snprintf(job.about.feature, sizeof job.about.feature, "%s", o->name);
+    snprintf(job.about.isa, sizeof job.about.isa, "%s", target);
+    if (compiler())
+        snprintf(job.about.compiler, sizeof job.about.compiler, "%s", compiler()->path);
+    return run_job(&job, &compiled);
 }
 
 spectra_status jit_object(const char *name, const char *target, const char *text, const char *flags,
                           void **handle)
 {
-    void *made = NULL;
+    object o = {name, text, flags, NULL};
     pthread_mutex_lock(&lock);
-    spectra_status status = object_make(name, target, text, flags, &made);
+    spectra_status status = object_make(target, &o);
     pthread_mutex_unlock(&lock);
     if (status == SPECTRA_OK)
-        *handle = made;
+        *handle = o.handle;
     return status;
 }
 

@@ -78,6 +78,18 @@ spectra_status jit_list(jit_entry **out, int *count);
 /* Removes them, and nothing else that may lie there. */
 spectra_status jit_clear(int *removed);
 
+/* Which CUDA text of a feature: what gen/emit.lua's cuda() is given, beside the sizes. */
+typedef struct jit_cuda_options {
+    const char *kind; /* "phi": the kernel `features` of templates/cuda/phi.cu */
+} jit_cuda_options;
+
+/* The text for a feature, built-in or of a spec that was opened, and exact sizes; to be freed. What
+ * device_program_get compiles. SPECTRA_EFORMAT, SPECTRA_ENOMEM. */
+spectra_status jit_cuda_text(const char *feat, int64_t D, int64_t DV, int64_t M,
+                             const jit_cuda_options *options, char **text);
+/* The same of a row operator, for any size: kernels row_fwd, row_bwd, row_bwd_shared. */
+spectra_status jit_cuda_row_text(const char *name, char **text);
+
 /* Text that the generator makes. */
 enum { GENERATED_FILES = 16 };
 typedef struct generated_file {

@@ -218,6 +218,72 @@ spectra_status jit_check_spec(const char *path, const char *spec, char **name)
     return SPECTRA_OK;
 }
 
+/* ---- CUDA text --------------------------------------------------------------------------------
+ */
+
+typedef struct cuda_request {
+    const char *name, *spec;         /* of a feature; spec NULL: built-in */
+    const int64_t *sizes;            /* D, DV, M */
+    const jit_cuda_options *options; /* NULL: name is a row operator's */
+    char *text;
+    bool no_memory;
+} cuda_request;
+
+/* The options as a table on the stack: what gen/emit.lua's cuda() is given. */
+static void push_options(lua_State *L, const jit_cuda_options *o)
+{
+    lua_newtable(L);
+    lua_pushstring(L, o->kind);
+    lua_setfield(L, -2, "kind");
+}
+
+/* require("gen.jit").cuda(.feature(name, spec), sizes, options), or .cuda_row(name) */
+static int run_cuda(lua_State *L)
+{
+    cuda_request *r = lua_touserdata(L, 1);
+    const jit_cuda_options *o = r->options;
+    open_libraries(L);
+    push_function(L, "gen.jit", o ? "cuda" : "cuda_row");
+    if (o) {
+        push_function(L, "gen.jit", "feature");
+        lua_remove(L, -2);
+        lua_pushstring(L, r->name);
+        lua_pushstring(L, r->spec);
+        lua_call(L, 2, 1);
+        push_sizes(L, r->sizes);
+        push_options(L, o);
+        lua_call(L, 3, 1);
+    } else {
+        lua_pushstring(L, r->name);
+        lua_call(L, 1, 1);
+    }
+    size_t size;
+    const char *text = luaL_checklstring(L, -1, &size);
+    r->text = copy(text, size);
+    r->no_memory = !r->text;
+    return 0;
+}
+
+static spectra_status generate_text(cuda_request *r, char **text)
+{
+    spectra_status status = in_new_state(run_cuda, r, &r->no_memory, r->name);
+    if (status == SPECTRA_OK)
+        *text = r->text;
+    return status;
+}
+
+spectra_status jit_generate_cuda(const char *feat, const char *spec, const int64_t sizes[3],
+                                 const jit_cuda_options *options, char **text)
+{
+    cuda_request r = {.name = feat, .spec = spec, .sizes = sizes, .options = options};
+    return generate_text(&r, text);
+}
+
+spectra_status jit_cuda_row_text(const char *name, char **text)
+{
+    return generate_text(&(cuda_request){.name = name}, text);
+}
+
 /* ---- the files of a pair ----------------------------------------------------------------------
  */
 

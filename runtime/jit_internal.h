@@ -20,6 +20,39 @@ void jit_digest(const void *data, size_t size, jit_hash out);
 /* The whole of a file of at most `limit` bytes. SPECTRA_EIO, SPECTRA_EFORMAT, SPECTRA_ENOMEM. */
 spectra_status jit_read_file(const char *path, size_t limit, jit_bytes *out);
 
+enum { JIT_COMPILER_WORDS = 16 };
+typedef struct jit_compiler {
+    char *words; /* the command, 0 between its words; owned */
+    char *path;  /* of the program; owned */
+    int count;
+    char *word[JIT_COMPILER_WORDS]; /* options that come first */
+    jit_hash identity;              /* of path, size, time of change and options */
+} jit_compiler;
+
+/* ---- jit.c ------------------------------------------------------------------------------------
+ * The way of every kernel: out of the folder, else compiled, loaded, and kept. */
+
+typedef struct jit_key {
+    jit_hash text;     /* of everything but the compiler */
+    jit_hash compiler; /* "": there is none, an entry of any will do */
+} jit_key;
+
+typedef struct jit_job {
+    jit_entry about; /* what the folder says of it; sizes of the file are not looked at */
+    jit_key key;
+    void *context;
+    spectra_status (*compile)(void *context, jit_bytes *image);
+    /* Takes an image into use. One that cannot be used is not kept. */
+    spectra_status (*load)(void *context, const jit_bytes *image);
+} jit_job;
+
+/* SPECTRA_EUNSUPPORTED under JIT_NEVER, and what the two functions fail with. */
+spectra_status jit_make(const jit_job *job, bool *compiled);
+/* The C compiler of the settings; NULL: there is none, and the sentence says which was looked for.
+ */
+const jit_compiler *jit_settings_compiler(void);
+const char *jit_settings_temporary(void);
+
 /* ---- jit_generate.c --------------------------------------------------------------------------
  * The generator in a Lua state of its own that has no files and no processes. */
 
@@ -35,16 +68,11 @@ spectra_status jit_generate(const char *feat, const char *spec, int64_t D, int64
 /* Checks a user's own spec only; its name, to be freed. */
 spectra_status jit_check_spec(const char *path, const char *spec, char **name);
 
-/* ---- jit_compile.c -------------------------------------------------------------------------- */
+/* jit_cuda_text with the text of a user's own spec, feat is then its path. */
+spectra_status jit_generate_cuda(const char *feat, const char *spec, const int64_t sizes[3],
+                                 const jit_cuda_options *options, char **text);
 
-enum { JIT_COMPILER_WORDS = 16 };
-typedef struct jit_compiler {
-    char *words; /* the command, 0 between its words; owned */
-    char *path;  /* of the program; owned */
-    int count;
-    char *word[JIT_COMPILER_WORDS]; /* options that come first */
-    jit_hash identity;              /* of path, size, time of change and options */
-} jit_compiler;
+/* ---- jit_compile.c -------------------------------------------------------------------------- */
 
 /* False: not found. The compiler is not run: a warm start costs no process. */
 bool jit_compiler_find(const char *command, const char *search, jit_compiler *out);
@@ -59,11 +87,6 @@ spectra_status jit_compile_text(const jit_compiler *c, const jit_bytes *text, co
                                 const char *temporary, jit_bytes *image);
 
 /* ---- jit_cache.c ----------------------------------------------------------------------------- */
-
-typedef struct jit_key {
-    jit_hash text;     /* of everything but the compiler */
-    jit_hash compiler; /* "": there is none, an entry of any will do */
-} jit_key;
 
 /* Makes the folder if it is not there. NULL, or why it cannot be used (in a static buffer). */
 const char *jit_cache_open(const char *folder);

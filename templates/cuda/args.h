@@ -37,13 +37,29 @@ typedef struct attn_cuda_args {
     float scale; /* every element of q and k is multiplied by it on loading */
 } attn_cuda_args;
 
+/* Moments of every head, and the parameters made of them (attn_moments, attn_params, attn_counts). */
+typedef struct params_cuda_args {
+    cuda_rows q, k;
+    const int64_t *q_begin, *q_len, *k_begin, *k_len;
+    const unsigned char *q_mask, *k_mask;
+    float *part;         /* (splits, 2 sides, heads, 5 D + 1) */
+    const float *base;   /* (heads, params_stride) defaults and what was given */
+    float *params;       /* likewise, the result, as attn_cuda_args.params */
+    const double *uniform; /* (M, D) */
+    float *w, *w2, *counts; /* a head: (M, D) w_stride apart, (M), (2, M) */
+    int64_t B, H, T, S, splits, params_stride, w_stride;
+    float scale;
+    unsigned given;      /* bits of scalars and, behind them, of vectors that were given */
+    int counts_law, counts_slot; /* count_law of kernel.h, and which scalar is its parameter */
+} params_cuda_args;
+
 /* Features of n tokens: log and sign (n, LANES, M), as attn_fwd_ops.features does. */
 typedef struct features_cuda_args {
     const real *x;        /* (n, D), rows ldx apart */
     const real *w;        /* (M, D) */
     const real *w_second; /* (M, D), of features with two projections */
     const real *w2;       /* (M) */
-    const real *norm;     /* (NW - 1, M), norms of the rows beyond |w|^2 */
+    const real *counts;   /* (2, M) as attn_plan.count_sums, of features whose W holds counts */
     const real *linear;   /* (D, D), of features with a linear map */
     const real *s, *v;    /* scalars; vectors (NV, D) */
     real *log, *sign;

@@ -31,6 +31,20 @@ DEVICE real coordinate(const features_cuda_args *a, int D, int64_t t, int i, rea
     return y;
 }
 
+/* Norm k of row r of W beyond |w|^2. */
+DEVICE real row_norm(const features_cuda_args *a, int D, int M, int r, int k)
+{
+    const int slot = k == 1 ? NORM1 : NORM2;
+    if (COUNTS)
+        return a->counts[(int64_t)(k - 1) * M + r];
+    real sum = 0;
+    for (int i = 0; i < D; i++) {
+        const real w = a->w[(int64_t)r * D + i];
+        sum += w * w * a->v[(slot > 0 ? slot : 0) * D + i];
+    }
+    return sum;
+}
+
 /* Shared memory: 32 + 2 * MAX_D reals. */
 KERNEL(features, features_cuda_args, 1024, 1)
 {
@@ -71,7 +85,7 @@ KERNEL(features, features_cuda_args, 1024, 1)
             }
             norms[0] = a.w2[r];
             for (int k = 1; k < NW; k++)
-                norms[k] = a.norm[(int64_t)(k - 1) * M + r];
+                norms[k] = row_norm(&a, D, M, r, k);
             phi_row(norms, uni, row);
             phi(u, row, uni, tok, logs, signs);
             for (int lane = 0; lane < LANES; lane++) {
