@@ -197,6 +197,8 @@ $(O)/%.avx512.o: %.c $(KERNEL_HEADERS)
 $(O)/%.o: %.c $(HEADERS)
 	$(COMPILE) -c $< -o $@
 $(O)/tests/%.o $(O)/bench/%.o: CFLAGS += -Itests
+# the same bits whether or not the machine can fuse
+$(O)/runtime/rng_curand.o: CFLAGS += -ffp-contract=off
 
 $(B)/spectraformer: $(CLI_O) $(B)/libspectraformer.a
 	@$(CC) $(CFLAGS) $(SAN) $^ $(LDLIBS) -o $@

@@ -3,6 +3,7 @@
 local E = require "gen.expr"
 local emit = require "gen.emit"
 local feature = require "gen.feature"
+local schema = require "gen.spec"
 
 local M = {}
 
@@ -130,7 +131,8 @@ local function feature_cases(spec)
     local nodes, n = {}, 5
     for i, output in ipairs(spec.adapt) do nodes[i] = output.node end
     cases[#cases + 1] = {
-      outputs = nodes, seeds = adapt_seeds, wrt = { table.unpack(vars.m, 1, 4) }, grads = grads, n = n,
+      outputs = nodes, seeds = adapt_seeds, grads = grads, n = n,
+      wrt = { table.unpack(vars.m, 1, schema.SMOOTH_MOMENTS) },
       point = function(singular)
         local env = { m1x = vector(n, -0.5, 0.5), m1y = vector(n, -0.5, 0.5), m2x = vector(n, 0.3, 1),
           m2y = vector(n, 0.3, 1), a1x = vector(n, 0.3, 1), a1y = vector(n, 0.3, 1),

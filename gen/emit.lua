@@ -5,6 +5,7 @@ local disk = require "gen.files"
 local component = require "gen.feature"
 local linop = require "gen.linop"
 local plan = require "gen.plan"
+local plan_cuda = require "gen.plan_cuda"
 local spec = require "gen.spec"
 local splice = require "gen.splice"
 local target_c = require "gen.target_c"
@@ -12,8 +13,8 @@ local target_cuda = require "gen.target_cuda"
 
 local M = {}
 
-local MODULES = { "emit", "expr", "feature", "files", "grad", "linop", "main", "ops", "pass", "plan",
-  "render", "rows", "spec", "splice", "target_c", "target_cuda" }
+local MODULES = { "emit", "expr", "feature", "files", "formulas", "grad", "linop", "main", "ops", "pass", "plan",
+  "plan_cuda", "render", "rows", "spec", "splice", "target_c", "target_cuda" }
 
 local MARK = '#include "stub.h"'
 
@@ -102,7 +103,8 @@ function M.kernels(command, feature, id, sizes, dtype)
 end
 
 -- Kinds of CUDA text of a feature: what options.kind may be.
-M.CUDA_KINDS = { "phi" }
+M.CUDA_KINDS = { "phi", table.unpack(plan_cuda.params) }
+table.move(plan_cuda.kernels, 1, #plan_cuda.kernels, #M.CUDA_KINDS + 1, M.CUDA_KINDS)
 
 local function cuda_text(command, feature, sizes, dtype)
   local prologue = target_cuda.prologue(feature, sizes, dtype, M.read)
@@ -111,7 +113,8 @@ local function cuda_text(command, feature, sizes, dtype)
 end
 
 -- CUDA text of a feature for exact sizes, the same whether it is written ahead or made at run time:
--- what was compiled ahead is found by it. options: kind, one of M.CUDA_KINDS.
+-- what was compiled ahead is found by it; of a kernel also how it is launched. options: kind, one of
+-- M.CUDA_KINDS; of kernels dtype, precision, learn, arch (plan_cuda.kernel).
 function M.cuda(feature, sizes, dtype, options)
   local known = false
   for _, kind in ipairs(M.CUDA_KINDS) do known = known or kind == options.kind end
@@ -122,7 +125,17 @@ function M.cuda(feature, sizes, dtype, options)
   local command = ("lua5.4 gen/main.lua --cuda FEAT=%s KIND=%s D=%d DV=%d M=%d%s"):format(
     feature.own and feature.path or feature.name, options.kind, sizes.D, sizes.DV, sizes.M,
     dtype == "f32" and "" or " DTYPE=" .. dtype)
-  return cuda_text(command, feature, sizes, dtype)
+  if options.kind == "phi" then return cuda_text(command, feature, sizes, dtype) end
+  for _, setting in ipairs { { "dtype", "DTYPE", "f32" }, { "precision", "PRECISION", "float32" },
+    { "learn", "LEARN", false }, { "arch", "ARCH", 80 } } do
+    local value = options[setting[1]] or setting[3]
+    if value ~= setting[3] then command = ("%s %s=%s"):format(command, setting[2], value) end
+  end
+  local make = target_cuda.attention
+  for _, kernel in ipairs(plan_cuda.params) do
+    if kernel == options.kind then make = target_cuda.params end
+  end
+  return make(header(command, feature), feature, options.kind, sizes, options, M.read)
 end
 
 local BASE = "lua5.4 gen/main.lua --base"

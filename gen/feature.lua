@@ -4,6 +4,7 @@ local E = require "gen.expr"
 local grad = require "gen.grad"
 local pass = require "gen.pass"
 local render = require "gen.render"
+local schema = require "gen.spec"
 
 local M = {}
 
@@ -194,14 +195,14 @@ local function moments_known(spec)
   return inputs, known
 end
 
-local MOMENT_NAMES = { "m1x", "m1y", "m2x", "m2y", "a1x", "a1y", "low", "high" }
-local ADAPT_NAMES = { "d", "dp", "j", "m", "dm", "s", "v", "ds", "dv", "count", table.unpack(MOMENT_NAMES) }
+local ADAPT_NAMES = { "d", "dp", "j", "m", "dm", "s", "v", "ds", "dv", "count",
+  table.unpack(schema.MOMENTS) }
 
 -- `const real *m1x = m;` and so on for the rows of m that the body reads, and `count`.
 local function opening(body)
   local text, lines = "\n" .. table.concat(body, "\n") .. "\n", {}
   if text:find("%f[%w_]count%f[^%w_]") then lines[1] = "    const real count = (real)d;" end
-  for i, name in ipairs(MOMENT_NAMES) do
+  for i, name in ipairs(schema.MOMENTS) do
     if text:find("%f[%w_]" .. name .. "%f[^%w_]") then
       lines[#lines + 1] = ("    const real *%s = m + %d * dp;"):format(name, i - 1)
     end
@@ -274,7 +275,7 @@ function M.adapt_gradients(spec)
     nodes[i] = output.node
     seeds[i] = E.var("g_" .. output.name, E.ROW | E.TOKEN, output.vector)
   end
-  return grad.gradients(nodes, seeds, { table.unpack(spec.vars.m, 1, 4) }), seeds
+  return grad.gradients(nodes, seeds, { table.unpack(spec.vars.m, 1, schema.SMOOTH_MOMENTS) }), seeds
 end
 
 function M.adapt_grad(spec, target, out)

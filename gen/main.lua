@@ -15,7 +15,8 @@ local HELP = [[
 lua5.4 gen/main.lua FEAT=saderf KERNEL=qmc [D=32 DV=32 M=128 DTYPE=f32] OUT=build/saderf-qmc
 lua5.4 gen/main.lua --base OUT=build/base
 lua5.4 gen/main.lua --jit FEAT=saderf|./mine.lua [D=32 DV=32 M=128] OUT=file.c   what is compiled at run time
-lua5.4 gen/main.lua --cuda FEAT=saderf|./mine.lua KIND=phi [D=32 DV=32 M=128] OUT=file.cu   the same, for a GPU
+lua5.4 gen/main.lua --cuda FEAT=saderf|./mine.lua KIND=phi [D=32 DV=32 M=128] OUT=file.cu   the same, for a GPU;
+    KIND=attn_keys ... [DTYPE=bf16 PRECISION=fast LEARN=true ARCH=90]   kernels of attention
 lua5.4 gen/main.lua --registry OUT=build/registry.c build/base build/saderf-qmc ...
 lua5.4 gen/main.lua --list                 features, matrices, row operators
 lua5.4 gen/main.lua --catalogue            the README's tables of both, as Markdown
@@ -25,7 +26,8 @@ lua5.4 gen/main.lua --deps (as the first two)   make rules of what would be writ
 
 local COMMANDS = { ["--base"] = true, ["--registry"] = true, ["--list"] = true, ["--check"] = true,
   ["--deps"] = true, ["--jit"] = true, ["--cuda"] = true, ["--catalogue"] = true, ["--help"] = true }
-local SETTINGS = { "FEAT", "KERNEL", "D", "DV", "M", "DTYPE", "OUT", "KIND" }
+local SETTINGS = { "FEAT", "KERNEL", "D", "DV", "M", "DTYPE", "OUT", "KIND", "PRECISION",
+  "LEARN", "ARCH" }
 
 local function usage(message, ...)
   error({ usage = message:format(...) }, 0)
@@ -71,6 +73,15 @@ local function dtype_of(settings)
   return dtype
 end
 
+-- A setting that is one of a few words; the first is the default.
+local function choice(settings, name, allowed)
+  local value = settings[name] or allowed[1]
+  for _, word in ipairs(allowed) do
+    if word == value then return value end
+  end
+  usage("%s=%s: must be %s", name, value, table.concat(allowed, " or "))
+end
+
 local function feature_of(settings, command)
   if not settings.FEAT or not settings.OUT then usage("%s needs FEAT= and OUT=", command) end
   local own = settings.FEAT:find("/", 1, true)
@@ -86,8 +97,15 @@ end
 
 local function cuda_files(settings)
   local feature = feature_of(settings, "--cuda")
-  return { { settings.OUT, emit.cuda(feature, sizes_of(settings), dtype_of(settings),
-    { kind = settings.KIND or "phi" }) } }
+  local kind = settings.KIND or "phi"
+  if kind == "phi" then
+    return { { settings.OUT, (emit.cuda(feature, sizes_of(settings), dtype_of(settings), { kind = kind })) } }
+  end
+  local options = { kind = kind, dtype = choice(settings, "DTYPE", { "f32", "bf16" }),
+    precision = choice(settings, "PRECISION", { "float32", "fast" }),
+    learn = choice(settings, "LEARN", { "false", "true" }) == "true",
+    arch = tonumber(settings.ARCH or "80") or usage("ARCH=%s: must be a number, 80, 90 ...", settings.ARCH) }
+  return { { settings.OUT, (emit.cuda(feature, sizes_of(settings), "f32", options)) } }
 end
 
 local function files_of(commands, settings)

@@ -178,7 +178,7 @@ M.atan = {
 
 -- I1(a) / I0(a) of a >= 0, for parameters: it has no derivative.
 M.bessel_ratio = {
-  arity = 1, c = "s_bessel_ratio($1)", prec = 4, flops = 40,
+  arity = 1, c = "s_bessel_ratio($1)", cuda = "bessel_ratio($1)", prec = 4, flops = 40,
   eval = function(a)
     local k, ratio = 60 + 2 * math.ceil(a), 0.0
     for n = k, 1, -1 do ratio = a / (2 * n + a * ratio) end

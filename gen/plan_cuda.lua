@@ -18,6 +18,9 @@ M.classes = {
 M.kernels = { "attn_keys", "attn_queries", "attn_queries_bwd", "attn_keys_bwd" }
 M.causal_kernels = { "attn_keys", "attn_causal", "attn_causal_queries_bwd", "attn_causal_keys_bwd", "attn_step" }
 
+-- Those that make data-dependent parameters, before the others.
+M.params = { "attn_moments", "attn_params", "attn_counts" }
+
 function M.template(kernel) return "templates/cuda/" .. kernel .. ".cu" end
 
 local function up(n, unit) return (n + unit - 1) // unit * unit end
@@ -102,10 +105,12 @@ local candidates = {}
 function candidates.attn_keys(c)
   local list = {}
   local NG = c.LANES == 1 and 4 or c.LANES == 2 and 2 or 1
-  local VB = math.min(c.DV8, c.LANES <= 2 and 64 or 128 // c.LANES)
+  local VB = math.min(c.DV8, c.LANES <= 2 and 64 or math.max(8, 128 // c.LANES // 8 * 8))
   for _, most in ipairs { 8, 4, 2, 1 } do
     for _, TB in ipairs { 64, 32, 16 } do
-      if TB >= 8 * NG then list[#list + 1] = { KW = row_warps(c, most), TB = TB, NG = NG, VB = VB } end
+      local KW = row_warps(c, most)
+      -- a thread maps at most one token
+      if TB >= 8 * NG and TB <= 32 * KW then list[#list + 1] = { KW = KW, TB = TB, NG = NG, VB = VB } end
     end
   end
   list[#list + 1] = { KW = 1, TB = 16, NG = math.min(NG, 2), VB = math.min(VB, 32) }
@@ -160,17 +165,35 @@ local function power_of_two(n)
   return p
 end
 
--- The constants of one kernel: { name, value } in order, as the skeleton's enum; and a table of them.
--- options: dtype "f32" or "bf16", precision "float32" or "fast", learn, class (of M.classes).
+local function class_of(arch)
+  for _, class in ipairs(M.classes) do
+    for _, known in ipairs(class.archs) do
+      if known == arch then return class end
+    end
+  end
+  return M.classes[2] -- what is not known is taken for the smaller
+end
+
+-- How a kernel is launched: jit_cuda_plan.
+local function launch_of(c, k)
+  local rows = k.CHUNK and 1 or (c.M + 16 * k.KW - 1) // (16 * k.KW)
+  return { shared = k.SHARED_BYTES, threads = k.BLOCK_THREADS, blocks = k.MIN_BLOCKS, tile = k.TB,
+    row_blocks = rows, value_blocks = k.VB and (c.DV8 + k.VB - 1) // k.VB or 1 }
+end
+
+-- The constants of one kernel: { name, value } in order, as the skeleton's enum; and how it is launched.
+-- options: dtype "f32" or "bf16", precision "float32" or "fast", learn, arch.
 function M.kernel(name, spec, sizes, options)
   local c = constants(spec, sizes, options)
-  local class = options.class or M.classes[1]
+  local class = class_of(options.arch or 80)
   local found
   for _, limit in ipairs { class.two, class.block } do
     for _, k in ipairs(candidates[name](c)) do
       -- more memory is better than fewer warps, as rows of W are split then
       local bytes = 4 * shared[name](c, k)
-      if not found and bytes <= limit and (limit == class.block or k.KW == candidates[name](c)[1].KW) then
+      -- a thread a token at least
+      local fits = bytes <= limit and k.TB <= 32 * k.KW
+      if not found and fits and (limit == class.block or k.KW == candidates[name](c)[1].KW) then
         found = k
         k.SHARED_BYTES = bytes
       end
@@ -190,7 +213,20 @@ function M.kernel(name, spec, sizes, options)
     "MIN_BLOCKS", "SHARED_BYTES", "PRODUCTS", "BF16", "LEARN", "SECOND_OWN" } do
     if k[key] then list[#list + 1] = { key, k[key] } end
   end
-  return list, k
+  return list, launch_of(c, k)
+end
+
+-- The same of the kernels that make parameters.
+function M.params_kernel(name, spec, sizes, options)
+  local bf16 = options.dtype == "bf16"
+  local group = sizes.D % 4 == 0 and not bf16 and 4 or 1
+  local lines = 256 // (sizes.D // group)
+  local launch = ({
+    attn_moments = { threads = 256, shared = 4 * lines * (5 * sizes.D + 1) },
+    attn_params = { threads = 32, shared = 4 * sizes.D * (8 + #spec.vectors) },
+    attn_counts = { threads = 128, shared = 0 },
+  })[name]
+  return { { "BF16", bf16 and 1 or 0 }, { "SHARED_BYTES", launch.shared } }, launch
 end
 
 return M

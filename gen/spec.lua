@@ -1,6 +1,7 @@
 -- Loads a spec in a sandbox, checks every field, runs its functions on symbolic values. What is
 -- wrong with a spec is reported as `file:line: message`.
 local E = require "gen.expr"
+local formulas = require "gen.formulas"
 local grad = require "gen.grad"
 local linop = require "gen.linop"
 
@@ -70,6 +71,7 @@ local function sandbox()
     "abs", "lt", "where", "sum", "rmax" } do
     env[op] = E[op]
   end
+  for _, name in ipairs(formulas.NAMES) do env[name] = formulas[name] end
   for _, shape in ipairs { "row", "shared", "one" } do
     env[shape] = function(name) return { shape = shape, name = name } end
   end
@@ -86,11 +88,16 @@ local function function_line(fn)
   return debug.getinfo(fn, "S").linedefined
 end
 
--- Runs a function of the spec; its locals give their names to the expressions they hold.
+local is_formula = {}
+for _, name in ipairs(formulas.NAMES) do is_formula[formulas[name]] = true end
+
+-- Runs a function of the spec; its locals, and those of the formulas it calls, give their names to
+-- the expressions they hold.
 local function run(spec, fn, ...)
   E.called = ("%s:%d: "):format(spec.path, function_line(fn))
   local function name_locals()
-    if debug.getinfo(2, "f").func ~= fn then return end
+    local returning = debug.getinfo(2, "f").func
+    if returning ~= fn and not is_formula[returning] then return end
     for i = 1, 200 do
       local name, value = debug.getlocal(2, i)
       if not name then break end

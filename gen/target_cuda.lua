@@ -100,18 +100,23 @@ function M.prologue(spec, sizes, dtype, read)
   return table.concat(table.move(functions, 1, #functions, #out + 1, out), "\n")
 end
 
--- One attention kernel (plan_cuda.kernels) of a feature for exact sizes.
-function M.attention(spec, kernel, sizes, options, read)
-  local path = plan_cuda.template(kernel)
-  local out = { M.prologue(spec, sizes, "f32", read), "enum {" }
-  for _, constant in ipairs(plan_cuda.kernel(kernel, spec, sizes, options)) do
+local FOLDER = "templates/cuda/"
+
+-- The skeleton of a kernel with all it includes, after a prologue and constants.
+local function kernel_text(header, kernel, prologue, constants, read)
+  local path, out = plan_cuda.template(kernel), { prologue, "enum {" }
+  for _, constant in ipairs(constants) do
     out[#out + 1] = ("    %s = %d,"):format(constant[1], constant[2])
   end
   out[#out + 1] = "};\n"
-  local text = splice.splice("", table.concat(out, "\n"), read(path), path, M.MARK)
-  return splice.inline(text, path, function(name)
-    return "templates/cuda/" .. name, read("templates/cuda/" .. name)
-  end)
+  local text = splice.splice(header, table.concat(out, "\n"), read(path), path, M.MARK)
+  return splice.inline(text, path, function(name) return FOLDER .. name, read(FOLDER .. name) end)
+end
+
+-- One attention kernel (plan_cuda.kernels) of a feature for exact sizes, and how it is launched.
+function M.attention(header, spec, kernel, sizes, options, read)
+  local constants, launch = plan_cuda.kernel(kernel, spec, sizes, options)
+  return kernel_text(header, kernel, M.prologue(spec, sizes, "f32", read), constants, read), launch
 end
 
 -- adapt of a feature, run by one warp: every lane has the scalars, coordinates are shared out.
@@ -128,18 +133,12 @@ local function warp_adapt(spec)
   return (table.concat(out, "\n"):gsub("static void [%w_]+_adapt%(", "DEVICE void adapt(", 1))
 end
 
--- Kernels that make a feature's data-dependent parameters.
-M.params_kernels = { "attn_moments", "attn_params", "attn_counts" }
-
-function M.params(spec, kernel, sizes, options, read)
-  local path = "templates/cuda/" .. kernel .. ".cu"
-  local out = { M.prologue(spec, sizes, "f32", read) }
-  out[#out + 1] = ("enum { BF16 = %d, SHARED_BYTES = 49152 };\n"):format(options.dtype == "bf16" and 1 or 0)
-  if kernel == "attn_params" then out[#out + 1] = warp_adapt(spec) end
-  local text = splice.splice("", table.concat(out, "\n"), read(path), path, M.MARK)
-  return splice.inline(text, path, function(name)
-    return "templates/cuda/" .. name, read("templates/cuda/" .. name)
-  end)
+-- One of the kernels that make a feature's data-dependent parameters (plan_cuda.params).
+function M.params(header, spec, kernel, sizes, options, read)
+  local prologue = M.prologue(spec, sizes, "f32", read)
+  if kernel == "attn_params" and spec.adapt then prologue = prologue .. warp_adapt(spec) end
+  local constants, launch = plan_cuda.params_kernel(kernel, spec, sizes, options)
+  return kernel_text(header, kernel, prologue, constants, read), launch
 end
 
 local REDUCE = [[

@@ -1,6 +1,6 @@
-/* Random-feature attention on a device: the kernels of templates/cuda for one attention's feature and
- * sizes, their launches and workspace. The attention itself (matrix, given parameters) stays the
- * host's; attention_cuda_update brings it over.
+/* Random-feature attention on a device: the kernels of templates/cuda for one attention's feature
+ * and sizes, their launches and workspace. The attention itself (matrix, given parameters) stays
+ * the host's; attention_cuda_update brings it over.
  */
 #ifndef SPECTRA_ATTENTION_CUDA_H
 #define SPECTRA_ATTENTION_CUDA_H

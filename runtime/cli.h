@@ -4,6 +4,7 @@
 #ifndef SPECTRA_CLI_H
 #define SPECTRA_CLI_H
 
+#include "device.h"
 #include "settings.h"
 
 #include <signal.h>
@@ -86,6 +87,8 @@ typedef enum option_id {
     OPT_TRAINED,
     OPT_TRIALS,
     OPT_INPUT_STD,
+    OPT_DEVICE,
+    OPT_ARCH,
     OPT_HELP,
     OPT_COUNT
 } option_id;
@@ -126,6 +129,10 @@ spectra_status cli_print_json(json_t *object);
  * because the reference system's options are the other way round. The path of a spec is opened and
  * gives its name. Defaults: posrf, orf. */
 spectra_status cli_pair(const cli_args *a, const char **feat, const char **kernel);
+
+/* The device of --device, to be closed; NULL stays for "cpu". SPECTRA_EUNSUPPORTED says what is
+ * missing: nothing is computed elsewhere than asked for. */
+spectra_status cli_device(const cli_args *a, device **out);
 
 spectra_status cli_train(const cli_args *a);
 spectra_status cli_eval(const cli_args *a);

@@ -1,5 +1,6 @@
 #include "attention.h"
 #include "cli.h"
+#include "device_features.h"
 #include "npy.h"
 #include "outfile.h"
 #include "registry.h"
@@ -243,6 +244,12 @@ spectra_status cli_attend(const cli_args *a)
     return status;
 }
 
+spectra_status cli_device(const cli_args *a, device **out)
+{
+    const char *kind = a->value[OPT_DEVICE].text;
+    return strcmp(kind, "cpu") == 0 ? SPECTRA_OK : device_open(kind, out);
+}
+
 /* ---- features ---------------------------------------------------------------------------------
  */
 
@@ -257,8 +264,10 @@ static spectra_status write_in(const char *folder, const char *name, int ndim, c
     return status;
 }
 
-static spectra_status write_side(const spectra_attention *att, held_memory *m, int side,
-                                 const npy_array *x, const float *blocks, const char *folder)
+/* dev NULL: the CPU. */
+static spectra_status write_side(const spectra_attention *att, device *dev, held_memory *m,
+                                 int side, const npy_array *x, const float *blocks,
+                                 const char *folder)
 {
     const int64_t B = x->shape[0], H = x->shape[1], n = x->shape[2];
     const int64_t width = att->feature->lanes * att->desc.M, count = B * H * n * width;
@@ -266,12 +275,14 @@ static spectra_status write_side(const spectra_attention *att, held_memory *m, i
     float *log, *sign;
     TRY(take_floats(m, count, &log));
     TRY(take_floats(m, count, &sign));
-    TRY(attention_features(att, side, B, H, n, x->data, blocks, log, sign));
+    TRY(dev ? device_features(dev, att, side, B, H, n, x->data, blocks, log, sign)
+            : attention_features(att, side, B, H, n, x->data, blocks, log, sign));
     TRY(write_in(folder, side ? "log_y.npy" : "log_x.npy", 4, shape, log));
     return write_in(folder, side ? "sign_y.npy" : "sign_x.npy", 4, shape, sign);
 }
 
-static spectra_status features_all(const cli_args *a, held_memory *m, spectra_attention **att)
+static spectra_status features_all(const cli_args *a, held_memory *m, spectra_attention **att,
+                                   device **dev)
 {
     const char *folder = NULL;
     npy_array x = {.data = NULL}, y = {.data = NULL};
@@ -288,14 +299,15 @@ static spectra_status features_all(const cli_args *a, held_memory *m, spectra_at
     const int64_t B = x.shape[0], H = x.shape[1], T = x.shape[2], S = y.shape[2], D = x.shape[3];
     TRY(read_mask(a, m, B, S, &mask));
     desc.H = H, desc.D = desc.DV = D;
+    TRY(cli_device(a, dev));
     TRY(spectra_attention_new(&desc, att));
     TRY(set_inputs(a, m, *att));
     float *blocks;
     TRY(take_floats(m, B * H * performer_block_floats(*att), &blocks));
     TRY(attention_adapt(*att, B, H, T, S, x.data, y.data, T == S ? mask : NULL, mask, blocks));
     TRY(outfile_folder(folder));
-    TRY(write_side(*att, m, 0, &x, blocks, folder));
-    TRY(write_side(*att, m, 1, &y, blocks, folder));
+    TRY(write_side(*att, *dev, m, 0, &x, blocks, folder));
+    TRY(write_side(*att, *dev, m, 1, &y, blocks, folder));
     return write_in(folder, "row_weight.npy", 1, &desc.M, (*att)->row_weight);
 }
 
@@ -303,8 +315,10 @@ spectra_status cli_features(const cli_args *a)
 {
     held_memory memory = {0};
     spectra_attention *att = NULL;
-    spectra_status status = features_all(a, &memory, &att);
+    device *dev = NULL;
+    spectra_status status = features_all(a, &memory, &att, &dev);
     spectra_attention_free(att);
+    device_close(dev);
     release(&memory);
     return status;
 }

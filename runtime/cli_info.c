@@ -177,6 +177,17 @@ static const char *row_text(const attn_row *row, char *buf, size_t size)
     return buf;
 }
 
+static void add_line(void *to, const char *what, const char *text)
+{
+    json_object_set_new(to, what, json_string(text));
+}
+
+static void print_line(void *to, const char *what, const char *text)
+{
+    (void)to;
+    printf("%-13s %s\n", what, text);
+}
+
 spectra_status cli_info(const cli_args *a)
 {
     char cpu[128], text[160];
@@ -189,16 +200,20 @@ spectra_status cli_info(const cli_args *a)
         json_t *kernels = json_array();
         for (const attn_row *row = generated_attn; row->feat; row++)
             json_array_append_new(kernels, json_string(row_text(row, text, sizeof text)));
-        return cli_print_json(json_pack(
-            "{s:s, s:s, s:s, s:i, s:i, s:b, s:s, s:o}", "version", spectra_version(), "cpu", cpu,
-            "instructions", isa_text, "processors", (int)processors, "threads",
-            omp_get_max_threads(), "blas_found", blas, "blas", blas_text, "kernels", kernels));
+        json_t *devices = json_object();
+        device_describe(add_line, devices);
+        return cli_print_json(json_pack("{s:s, s:s, s:s, s:i, s:i, s:b, s:s, s:o, s:o}", "version",
+                                        spectra_version(), "cpu", cpu, "instructions", isa_text,
+                                        "processors", (int)processors, "threads",
+                                        omp_get_max_threads(), "blas_found", blas, "blas",
+                                        blas_text, "devices", devices, "kernels", kernels));
     }
     printf("version       %s\n", spectra_version());
     printf("processor     %s, %ld\n", cpu, processors);
     printf("instructions  %s\n", isa_text);
     printf("threads       %d\n", omp_get_max_threads());
     printf("BLAS          %s%s\n", blas ? "" : "none: ", blas_text);
+    device_describe(print_line, NULL);
     printf("kernels\n");
     for (const attn_row *row = generated_attn; row->feat; row++)
         printf("  %s\n", row_text(row, text, sizeof text));

@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include "cli.h"
+#include "device_nvrtc.h"
 #include "jit.h"
 #include "registry.h"
 #include "status.h"
@@ -99,18 +100,21 @@ static const char *age_text(int64_t seconds, char *buf, size_t size)
 static void list_text(const jit_entry *list, int count)
 {
     if (count)
-        printf("%-16s %-10s %4s %4s %5s  %-9s %9s  %s\n", "feature", "matrix", "D", "DV", "M",
+        printf("%-24s %-10s %4s %4s %5s  %-9s %9s  %s\n", "feature", "matrix", "D", "DV", "M",
                "for", "bytes", "age");
     for (int i = 0; i < count; i++) {
         const jit_entry *e = &list[i];
         char age[48];
         age_text(e->seconds, age, sizeof age);
-        if (e->good)
-            printf("%-16s %-10s %4lld %4lld %5lld  %-9s %9lld  %s\n", e->feature, "any",
+        if (e->good && e->D == 0) /* a program of a device, whose name says it all */
+            printf("%-24s %-10s %4s %4s %5s  %-9s %9lld  %s\n", e->feature, "any", "-", "-", "-",
+                   e->isa, (long long)e->bytes, age);
+        else if (e->good)
+            printf("%-24s %-10s %4lld %4lld %5lld  %-9s %9lld  %s\n", e->feature, "any",
                    (long long)e->D, (long long)e->DV, (long long)e->M, e->isa, (long long)e->bytes,
                    age);
         else
-            printf("%-16s %42s %9lld  %s\n", "damaged", "", (long long)e->bytes, age);
+            printf("%-24s %42s %9lld  %s\n", "damaged", "", (long long)e->bytes, age);
     }
     printf("%d kernels\n", count);
 }
@@ -136,12 +140,47 @@ static spectra_status clear_entries(void)
     return SPECTRA_OK;
 }
 
+static spectra_status use_nothing(void *context, const jit_bytes *image)
+{
+    (void)context;
+    (void)image;
+    return SPECTRA_OK;
+}
+
+/* The CUDA text of a feature for the GPUs of --arch. */
+static spectra_status warm_cuda(const cli_args *a, const char *feat, int64_t D, int64_t DV,
+                                int64_t M)
+{
+    static const jit_cuda_options options = {.kind = "phi"};
+    const nvrtc_info *nvrtc;
+    char list[SETTING_TEXT], name[128], *held = NULL, *text = NULL;
+    TRY(nvrtc_open(0, &nvrtc));
+    TRY(jit_cuda_text(feat, D, DV, M, &options, NULL, &text));
+    snprintf(list, sizeof list, "%s", a->value[OPT_ARCH].text);
+    snprintf(name, sizeof name, "phi of %s", feat);
+    spectra_status status = SPECTRA_OK;
+    for (char *arch = strtok_r(list, ",", &held); arch && status == SPECTRA_OK;
+         arch = strtok_r(NULL, ",", &held)) {
+        bool compiled = false;
+        status = nvrtc_check_target(nvrtc, arch);
+        if (status == SPECTRA_OK)
+            status = nvrtc_make(nvrtc, NULL, name, text, arch, use_nothing, NULL, &compiled);
+        if (status == SPECTRA_OK)
+            printf("%-16s D %lld DV %lld M %lld  %s  %s\n", feat, (long long)D, (long long)DV,
+                   (long long)M, arch, compiled ? "compiled" : "is there");
+    }
+    free(text);
+    return status;
+}
+
 static spectra_status warm_one(const cli_args *a, const char *feat)
 {
     const int64_t D = a->value[OPT_D].integer, M = a->value[OPT_M].integer;
     const int64_t DV = a->value[OPT_VALUE_SIZE].given ? a->value[OPT_VALUE_SIZE].integer : D;
     struct timespec from, to;
     bool compiled = false;
+    if (a->value[OPT_ARCH].given)
+        return warm_cuda(a, feat, D, DV, M);
     clock_gettime(CLOCK_MONOTONIC, &from);
     TRY(jit_warm(feat, D, DV, M, &compiled));
     clock_gettime(CLOCK_MONOTONIC, &to);
@@ -172,5 +211,7 @@ spectra_status cli_jit(const cli_args *a)
     bool list = a->value[OPT_LIST].given, clear = a->value[OPT_CLEAR].given;
     if (list + clear + a->value[OPT_WARM].given != 1)
         return fail(SPECTRA_EINVAL, "jit needs one of --list, --clear, --warm");
+    if (a->value[OPT_ARCH].given && !a->value[OPT_WARM].given)
+        return fail(SPECTRA_EINVAL, "--arch goes with --warm");
     return list ? list_entries(a) : clear ? clear_entries() : warm(a);
 }

@@ -154,6 +154,14 @@ static const option options[OPT_COUNT] = {
                        "standard deviation of random queries and keys"},
     [OPT_DTYPE] = {"dtype", NULL, "NAME", SETTING_STRING, CLI_GEN, NULL, 0, 0, "f32", "f32|f64",
                    "numbers of the kernels"},
+    [OPT_DEVICE] = {"device", NULL, "NAME", SETTING_STRING, CLI_FEATURES, NULL, 0, 0, "cpu",
+                    "cpu|cuda|emu",
+                    "where it is computed: cuda is an NVIDIA GPU, emu runs a GPU's "
+                    "kernels on this CPU"},
+    [OPT_ARCH] =
+        {"arch", NULL, "NAME,...", SETTING_STRING, CLI_JIT, NULL, 0, 0, NULL, NULL,
+         "with --warm: CUDA text instead, for these GPUs (sm_80,sm_90a), which need not be "
+         "here"},
     [OPT_HELP] = {"help", NULL, NULL, FLAG, EVERY, NULL, 0, 0, NULL, NULL, "this text"},
 };
 

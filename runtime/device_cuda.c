@@ -148,23 +148,13 @@ static spectra_status cuda_zero(device *dev, void *to, int64_t bytes)
 /* ---- programs ---------------------------------------------------------------------------------
  */
 
-/* A program on its way. nvrtc NULL: there is none, for the reason given. */
+/* A program on its way. */
 typedef struct making {
     device *dev;
-    const char *name, *text;
-    const nvrtc_info *nvrtc;
-    char target[NVRTC_TARGET], why[512];
+    const char *name, *compiler; /* for the sentence */
+    char target[NVRTC_TARGET];
     cuda_module *module;
 } making;
-
-static spectra_status compile(void *context, jit_bytes *image)
-{
-    const making *m = context;
-    if (!m->nvrtc)
-        return fail(SPECTRA_EUNSUPPORTED, "no kernel of %s for %s was built, and %s", m->name,
-                    m->target, m->why);
-    return nvrtc_compile(m->name, m->text, m->target, image);
-}
 
 static spectra_status load(void *context, const jit_bytes *image)
 {
@@ -178,33 +168,27 @@ static spectra_status load(void *context, const jit_bytes *image)
     return fail(SPECTRA_EUNSUPPORTED,
                 "%s, compiled for %s by %s, on a driver for CUDA %d.%d: update the driver, or "
                 "install an NVRTC no newer than it",
-                spectra_message(), m->target, m->nvrtc ? m->nvrtc->text : "another NVRTC",
-                driver / 1000, driver % 1000 / 10);
+                spectra_message(), m->target, m->compiler, driver / 1000, driver % 1000 / 10);
 }
 
 static spectra_status cuda_program(device *dev, const char *name, const char *text, void **module)
 {
-    making m = {.dev = dev, .name = name, .text = text};
+    making m = {.dev = dev, .name = name, .compiler = "NVRTC ahead", .target = "its kind of GPU"};
+    char why[512] = "";
+    const nvrtc_info *nvrtc = NULL;
     jit_bytes built;
+    bool compiled;
     TRY(cuda_enter(dev));
     if (device_built(text, dev->arch, &built)) {
         TRY(load(&m, &built));
         *module = m.module;
         return SPECTRA_OK;
     }
-    jit_job job = {.context = &m, .compile = compile, .load = load};
-    if (nvrtc_open(state(dev)->driver, &m.nvrtc) != SPECTRA_OK)
-        snprintf(m.why, sizeof m.why, "%s", spectra_message());
-    TRY(nvrtc_target(m.nvrtc, dev->arch, m.target));
-    TRY(nvrtc_key(text, m.target, job.key.text));
-    snprintf(job.about.feature, sizeof job.about.feature, "%s", name);
-    snprintf(job.about.isa, sizeof job.about.isa, "%.15s", m.target);
-    if (m.nvrtc) {
-        snprintf(job.about.compiler, sizeof job.about.compiler, "%s", m.nvrtc->text);
-        memcpy(job.key.compiler, m.nvrtc->identity, sizeof job.key.compiler);
-    }
-    bool compiled;
-    TRY(jit_make(&job, &compiled));
+    if (nvrtc_open(state(dev)->driver, &nvrtc) != SPECTRA_OK)
+        snprintf(why, sizeof why, "%s", spectra_message());
+    TRY(nvrtc_target(nvrtc, dev->arch, m.target));
+    m.compiler = nvrtc ? nvrtc->text : "another NVRTC";
+    TRY(nvrtc_make(nvrtc, why, name, text, m.target, load, &m, &compiled));
     *module = m.module;
     return SPECTRA_OK;
 }

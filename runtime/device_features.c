@@ -78,7 +78,7 @@ static spectra_status get_kernel(work *w)
     char name[128], *text = NULL;
     device_program *program = NULL;
     snprintf(name, sizeof name, "phi of %s", f->name);
-    TRY(jit_cuda_text(f->name, d->D, d->DV, d->M, &options, &text));
+    TRY(jit_cuda_text(f->name, d->D, d->DV, d->M, &options, NULL, &text));
     spectra_status status = device_program_get(w->dev, name, text, &program);
     free(text);
     TRY(status);

@@ -36,4 +36,11 @@ spectra_status nvrtc_key(const char *text, const char *target, jit_hash out);
 spectra_status nvrtc_compile(const char *name, const char *text, const char *target,
                              jit_bytes *image);
 
+/* The same through the cache of jit.h: load is given what was found or compiled. info NULL: there
+ * is no NVRTC, for the reason `why`, and only the cache can help. What jit_make fails with. */
+spectra_status nvrtc_make(const nvrtc_info *info, const char *why, const char *name,
+                          const char *text, const char *target,
+                          spectra_status (*load)(void *context, const jit_bytes *image),
+                          void *context, bool *compiled);
+
 #endif

@@ -23,6 +23,14 @@ typedef struct float2 {
 typedef struct float4 {
     float x, y, z, w;
 } __attribute__((aligned(16))) float4;
+static inline float2 make_float2(float x, float y)
+{
+    return (float2){x, y};
+}
+static inline float4 make_float4(float x, float y, float z, float w)
+{
+    return (float4){x, y, z, w};
+}
 typedef struct uint2 {
     unsigned x, y;
 } __attribute__((aligned(8))) uint2;

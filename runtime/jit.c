@@ -471,13 +471,14 @@ spectra_status jit_warm(const char *feat, int64_t D, int64_t DV, int64_t M, bool
 }
 
 spectra_status jit_cuda_text(const char *feat, int64_t D, int64_t DV, int64_t M,
-                             const jit_cuda_options *options, char **text)
+                             const jit_cuda_options *options, jit_cuda_plan *plan, char **text)
 {
     const int64_t sizes[] = {D, DV, M};
     pthread_mutex_lock(&lock);
     const own_spec *own = spec_find(feat);
     pthread_mutex_unlock(&lock);
-    return jit_generate_cuda(own ? own->path : feat, own ? own->text : NULL, sizes, options, text);
+    return jit_generate_cuda(own ? own->path : feat, own ? own->text : NULL, sizes, options, plan,
+                             text);
 }
 
 /* ---- other texts ------------------------------------------------------------------------------

@@ -80,13 +80,28 @@ spectra_status jit_clear(int *removed);
 
 /* Which CUDA text of a feature: what gen/emit.lua's cuda() is given, beside the sizes. */
 typedef struct jit_cuda_options {
-    const char *kind; /* "phi": the kernel `features` of templates/cuda/phi.cu */
+    /* "phi": the kernel `features` of templates/cuda/phi.cu; or a kernel of attention or of its
+     * parameters by its own name, "attn_keys" ... */
+    const char *kind;
+    bool bf16;  /* type of q, k, v, o and their gradients; else float */
+    bool fast;  /* products of TF32; else three of them */
+    bool learn; /* backward: with the gradients of W and of scalars */
+    int arch;   /* compute capability times 10 that sizes are chosen for, 0: 80 */
 } jit_cuda_options;
+
+/* How such a kernel is launched; zeros where it has no choice of sizes. */
+typedef struct jit_cuda_plan {
+    int64_t shared; /* bytes */
+    int threads;
+    int blocks; /* of it a multiprocessor holds at a time */
+    int tile;   /* tokens */
+    int row_blocks, value_blocks; /* blocks along z: of rows of W, of columns of v */
+} jit_cuda_plan;
 
 /* The text for a feature, built-in or of a spec that was opened, and exact sizes; to be freed. What
  * device_program_get compiles. SPECTRA_EFORMAT, SPECTRA_ENOMEM. */
 spectra_status jit_cuda_text(const char *feat, int64_t D, int64_t DV, int64_t M,
-                             const jit_cuda_options *options, char **text);
+                             const jit_cuda_options *options, jit_cuda_plan *plan, char **text);
 /* The same of a row operator, for any size: kernels row_fwd, row_bwd, row_bwd_shared. */
 spectra_status jit_cuda_row_text(const char *name, char **text);
 

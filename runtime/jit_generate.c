@@ -225,6 +225,7 @@ typedef struct cuda_request {
     const char *name, *spec;         /* of a feature; spec NULL: built-in */
     const int64_t *sizes;            /* D, DV, M */
     const jit_cuda_options *options; /* NULL: name is a row operator's */
+    jit_cuda_plan plan;
     char *text;
     bool no_memory;
 } cuda_request;
@@ -235,6 +236,33 @@ static void push_options(lua_State *L, const jit_cuda_options *o)
     lua_newtable(L);
     lua_pushstring(L, o->kind);
     lua_setfield(L, -2, "kind");
+    lua_pushstring(L, o->bf16 ? "bf16" : "f32");
+    lua_setfield(L, -2, "dtype");
+    lua_pushstring(L, o->fast ? "fast" : "float32");
+    lua_setfield(L, -2, "precision");
+    lua_pushboolean(L, o->learn);
+    lua_setfield(L, -2, "learn");
+    lua_pushinteger(L, o->arch ? o->arch : 80);
+    lua_setfield(L, -2, "arch");
+}
+
+/* Field `name` of the table on top, 0 where there is none. */
+static int plan_field(lua_State *L, const char *name)
+{
+    lua_getfield(L, -1, name);
+    const int value = (int)lua_tointeger(L, -1);
+    lua_pop(L, 1);
+    return value;
+}
+
+/* What emit.cuda gives beside the text, on top of the stack: a table or nil. */
+static jit_cuda_plan plan_of(lua_State *L)
+{
+    if (!lua_istable(L, -1))
+        return (jit_cuda_plan){0};
+    return (jit_cuda_plan){plan_field(L, "shared"),     plan_field(L, "threads"),
+                           plan_field(L, "blocks"),     plan_field(L, "tile"),
+                           plan_field(L, "row_blocks"), plan_field(L, "value_blocks")};
 }
 
 /* require("gen.jit").cuda(.feature(name, spec), sizes, options), or .cuda_row(name) */
@@ -252,7 +280,9 @@ static int run_cuda(lua_State *L)
         lua_call(L, 2, 1);
         push_sizes(L, r->sizes);
         push_options(L, o);
-        lua_call(L, 3, 1);
+        lua_call(L, 3, 2);
+        r->plan = plan_of(L);
+        lua_pop(L, 1);
     } else {
         lua_pushstring(L, r->name);
         lua_call(L, 1, 1);
@@ -273,10 +303,13 @@ static spectra_status generate_text(cuda_request *r, char **text)
 }
 
 spectra_status jit_generate_cuda(const char *feat, const char *spec, const int64_t sizes[3],
-                                 const jit_cuda_options *options, char **text)
+                                 const jit_cuda_options *options, jit_cuda_plan *plan, char **text)
 {
     cuda_request r = {.name = feat, .spec = spec, .sizes = sizes, .options = options};
-    return generate_text(&r, text);
+    TRY(generate_text(&r, text));
+    if (plan)
+        *plan = r.plan;
+    return SPECTRA_OK;
 }
 
 spectra_status jit_cuda_row_text(const char *name, char **text)

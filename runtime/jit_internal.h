@@ -70,7 +70,7 @@ spectra_status jit_check_spec(const char *path, const char *spec, char **name);
 
 /* jit_cuda_text with the text of a user's own spec, feat is then its path. */
 spectra_status jit_generate_cuda(const char *feat, const char *spec, const int64_t sizes[3],
-                                 const jit_cuda_options *options, char **text);
+                                 const jit_cuda_options *options, jit_cuda_plan *plan, char **text);
 
 /* ---- jit_compile.c -------------------------------------------------------------------------- */
 

@@ -1,7 +1,8 @@
 /* Weight matrices that are trained: W and its row weights as differentiable functions of parameters
  * theta and of a fixed sample, the one the recipe of the matrix's spec draws. Everything is
- * computed in double precision. Adding a learner touches its C file and the table in
- * matrix_learner.c; adding a matrix from a known one touches one spec.
+ * computed in double precision. Adding a learner touches its C file, its declaration below, the
+ * table in matrix_learner.c and the names that specs may give, LEARNERS in gen/spec.lua; adding a
+ * matrix from a known one touches one spec.
  *
  * They change the kernel that is estimated: unbiasedness is a property of the first values only,
  * which are chosen so that W is the fixed sample, or as good a one. */

@@ -1,7 +1,12 @@
 /* Counter-based random numbers: Philox4x32-10 (Salmon et al. 2011). No state: a number is a
  * function of (seed, use, layer, step, index), so any part of a stream can be made anywhere. The
- * key is the seed; the counter is {index low, index high, use << 24 | layer, step}: with use =
- * layer = step = 0 the words are those of cuRAND's Philox generator in order. */
+ * key is the seed; the counter is {index low, index high, use << 24 | layer, step}.
+ *
+ * For cuRAND that is subsequence step << 32 | use << 24 | layer: in a kernel, the words from
+ * `first` on are those of curand_init(seed, subsequence, first, &state). Its host interface only
+ * has subsequences 0 .. 65535, four words of each in turn, and no use is 0, so it makes none of
+ * these streams; rng_curand.h makes its sequences. Uniform and normal numbers are made of words
+ * otherwise than there. */
 #ifndef SPECTRA_RNG_H
 #define SPECTRA_RNG_H
 
@@ -32,7 +37,8 @@ void rng_block(const rng_stream *s, uint64_t index, uint32_t out[4]);
 void rng_words(const rng_stream *s, uint64_t first, int64_t n, uint32_t *out);
 /* Uniform in (0, 1], 32 bits: (word + 1) * 2^-32 in double, never 0. */
 double rng_uniform(const rng_stream *s, uint64_t index);
-/* Standard normal by inverse distribution function of 53 bits (two words a number). */
+/* Standard normal by inverse distribution function of 53 bits (two words a number). Beyond 1.44 its
+ * last bits are those of the C library's log. */
 double rng_normal(const rng_stream *s, uint64_t index);
 /* Uniform integer in [0, n) without bias worth mentioning (64-bit multiply-high). */
 uint64_t rng_below(const rng_stream *s, uint64_t index, uint64_t n);

@@ -15,6 +15,7 @@ TEST_WITH_test_property_matrix_error := oracle estimate
 TEST_WITH_test_property_state := oracle attend
 TEST_WITH_test_property_convergence := oracle attend
 TEST_WITH_test_row := oracle
+TEST_WITH_test_attention_device := attend emulated
 TEST_WITH_golden := golden_attention golden_case golden_model attend
 
 TEST_BIN := $(TEST_NAMES:%=$(B)/tests/%)
@@ -61,14 +62,22 @@ $(B)/tests/nvrtc: tests/nvrtc.c
 	@mkdir -p $(@D)
 	@$(CC) $(CPPFLAGS) $(CFLAGS) $^ -ldl -o $@
 
+# A driver, an NVRTC and a cuBLAS of our own in one library under three names (tests/fake.h).
+FAKE_O := $(patsubst %,$(O)/tests/%.o,fake fake_cuda fake_modules fake_nvrtc fake_cublas)
+FAKE := $(B)/tests/fake
+$(FAKE)/libfake.so: $(FAKE_O) $(B)/libspectraformer.a
+	@mkdir -p $(@D)
+	@$(CC) $(CFLAGS) $(SAN) -shared -Wl,-Bsymbolic $^ $(LDLIBS) -o $@
+	@for name in libcuda.so.1 libnvrtc.so.13 libcublas.so.13; do ln -sf libfake.so $(@D)/$$name; done
+
 test-programs: $(B)/spectraformer $(B)/libspectraformer.so $(TEST_BIN) $(B)/tests/golden $(ALONE_BIN) \
-	$(B)/tests/test_gradient $(B)/tests/nvrtc
+	$(B)/tests/test_gradient $(B)/tests/nvrtc $(FAKE)/libfake.so
 
 # The same sources under AddressSanitizer and UndefinedBehaviorSanitizer; the kernels in portable C and
 # for the widest vectors, which saves a third of the compilation.
 ASAN_NAMES := test_support test_files test_matrix test_data test_softmax test_row test_jit \
 	test_property_attention test_property_state test_property_matrix_structure test_chain test_learned test_approx \
-	test_emulator
+	test_emulator test_curand
 ASAN_MAKE := B=build/asan OPT=-O1 $(if $(filter avx2,$(ISAS)),ISAS='portable avx512') \
 	SAN='-DWITHOUT_avx2 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer'
 sanitized:

@@ -17,10 +17,6 @@ return {
 
   -- Moments are those of the mapped x and y.
   adapt = function(m)
-    local pairs_mean = sum(m.m2x) + sum(m.m2y) + 2 * sum(m.m1x * m.m1y)
-    local phi = max(pairs_mean / m.d, 0)
-    local root = sqrt((2 * phi + 1) ^ 2 + 8 * phi)
-    local A = -phi / (1 + (1 + 12 * phi) / (root + 2 * phi))
-    return { A = max(A, -64) }
+    return { A = optimal_A(pairs_mean(m) / m.d) }
   end,
 }

@@ -36,9 +36,7 @@ return {
   end,
 
   adapt = function(m, p)
-    local value = max(m.m2x + m.m2y + 2 * (m.m1x * m.m1y), 0)
-    local root = sqrt((2 * value + 1) ^ 2 + 8 * value)
-    local a = max(-value / (1 + (1 + 12 * value) / (root + 2 * value)), -64)
+    local a = optimal_A(m.m2x + m.m2y + 2 * (m.m1x * m.m1y))
     local re, im = 1 - 4 * a, -4 * p.tilt * a
     local size = sqrt(re * re + im * im)
     local half = sqrt((size + re) / 2)

@@ -29,16 +29,6 @@ return {
   end,
 
   adapt = function(m)
-    local s = m.a1x * m.a1y
-    -- The root of -d/p + sum s (1 - p)^(-3/2) I1/I0(2 s / sqrt(1 - p)), by bisection of log(1 - p).
-    local low, high = log(1e-6), log(0.999)
-    for _ = 1, 24 do
-      local middle = (low + high) / 2
-      local rest = exp(middle)
-      local root = sqrt(rest)
-      local slope = sum(s * bessel_ratio(2 * s / root)) / (rest * root) - m.d / (1 - rest)
-      low, high = where(lt(0, slope), middle, low), where(lt(0, slope), high, middle)
-    end
-    return { p = 1 - exp((low + high) / 2) }
+    return { p = optimal_p(m.a1x * m.a1y, m.d) }
   end,
 }

@@ -26,16 +26,7 @@ return {
 
   adapt = function(m)
     local c = m.low - (1e-3 * (m.high - m.low) + 1e-6)
-    local s = (m.m1x - c) * (m.m1y - c)
-    -- The root of -d/p + sum s (1 - p)^(-3/2) I1/I0(2 s / sqrt(1 - p)), by bisection of log(1 - p).
-    local low, high = log(1e-6), log(0.999)
-    for _ = 1, 24 do
-      local middle = (low + high) / 2
-      local rest = exp(middle)
-      local root = sqrt(rest)
-      local slope = sum(s * bessel_ratio(2 * s / root)) / (rest * root) - m.d / (1 - rest)
-      low, high = where(lt(0, slope), middle, low), where(lt(0, slope), high, middle)
-    end
-    return { c = c, half_c2 = sum(c * c) / 2, p = 1 - exp((low + high) / 2) }
+    local p = optimal_p((m.m1x - c) * (m.m1y - c), m.d)
+    return { c = c, half_c2 = sum(c * c) / 2, p = p }
   end,
 }

@@ -14,13 +14,8 @@ return {
     return d / 4 * log(1 - 4 * p.A)
   end,
 
-  -- The root of 16 A^2 - (2 - 4 phi) A - phi = 0, free of cancellation for every phi >= 0.
   adapt = function(m)
-    local pairs_mean = sum(m.m2x) + sum(m.m2y) + 2 * sum(m.m1x * m.m1y)
-    local phi = max(pairs_mean / m.d, 0)
-    local root = sqrt((2 * phi + 1) ^ 2 + 8 * phi)
-    local A = -phi / (1 + (1 + 12 * phi) / (root + 2 * phi))
-    return { A = max(A, -64) }
+    return { A = optimal_A(pairs_mean(m) / m.d) }
   end,
 
   official = {

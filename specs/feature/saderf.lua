@@ -28,11 +28,8 @@ return {
     local ratio = (m.m2y + eps) / (m.m2x + eps)
     local psi = clamp(sqrt(sqrt(ratio)), 1 / 8, 8)
     local psi2 = psi * psi
-    local pairs_mean = sum(psi2 * m.m2x) + sum(m.m2y / psi2) + 2 * sum(m.m1x * m.m1y)
-    local phi = max(pairs_mean / m.d, 0)
-    local root = sqrt((2 * phi + 1) ^ 2 + 8 * phi)
-    local A = -phi / (1 + (1 + 12 * phi) / (root + 2 * phi))
-    return { A = max(A, -64), psi = psi }
+    local mapped = { m1x = m.m1x, m1y = m.m1y, m2x = psi2 * m.m2x, m2y = m.m2y / psi2 }
+    return { A = optimal_A(pairs_mean(mapped) / m.d), psi = psi }
   end,
 
   official = {

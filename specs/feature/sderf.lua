@@ -21,9 +21,7 @@ return {
   end,
   -- Moments are those of Q'x, where the matrix is diagonal.
   adapt = function(m)
-    local value = max(m.m2x + m.m2y + 2 * (m.m1x * m.m1y), 0)
-    local root = sqrt((2 * value + 1) ^ 2 + 8 * value)
-    local a = max(-value / (1 + (1 + 12 * value) / (root + 2 * value)), -64)
+    local a = optimal_A(m.m2x + m.m2y + 2 * (m.m1x * m.m1y))
     return { a = a, b = sqrt(1 - 4 * a), level = sum(log(1 - 4 * a)) / 4 }
   end,
   constant = function(p)

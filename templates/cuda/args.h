@@ -18,7 +18,8 @@ typedef struct attn_cuda_args {
     cuda_rows q, k, v, o, go, gq, gk, gv;
     const int64_t *q_begin, *q_len, *k_begin, *k_len; /* (B) of packed sequences, else NULL */
     const unsigned char *mask; /* (B, S), or a byte a packed row, 0 = skip the key; NULL: all valid */
-    const float *w, *w_second; /* (M, D) each; of w heads are w_stride apart, 0: one for all */
+    const float *w;            /* (M, D), heads w_stride apart, 0: one for all */
+    const float *w_second;     /* (M, D) where second projections have a matrix of their own */
     const float *w2;           /* (M) |w_r|^2, a row of them a head where w_stride is not 0 */
     const float *counts;       /* (2, M) as attn_plan.count_sums, heads counts_stride apart */
     const float *row_weight;   /* (M), NULL: all 1 */
@@ -29,17 +30,17 @@ typedef struct attn_cuda_args {
     float *den, *top;          /* (H, den_rows): normaliser of a query, the largest of its logs */
     float *gq_part;            /* (row blocks, heads, T, D), where there is more than one of them */
     float *gk_part, *gv_part;  /* likewise (row blocks, heads, S, D) and (.., S, DV) */
-    /* parts of the gradients of parameters: (q_splits * row blocks, heads, NS) of scalars, (q_splits,
-     * heads, M, D) of W; then as many of the keys */
-    float *dscalars, *dw;
-    /* causal: of each row block what it knows of a query, (row blocks, heads, T, DV) by the largest log
+    /* parts of the gradients of parameters, from queries and from keys: (splits, row blocks, heads,
+     * NS) of scalars, (splits, heads, M, D) of W; the two kernels may differ in row blocks */
+    float *dscalars, *dw, *dscalars_k, *dw_k;
+    /* causal, of each row block what it knows of a query, (row blocks, heads, T, DV) by the largest log
      * top_part of its own, (row blocks, heads, T) like den_part; where there is more than one of them */
     float *o_part, *den_part, *top_part;
     float *gden; /* (H, den_rows) -(go . o) / den */
     float *refs; /* (heads, tiles, F) references at the start of every tile of the backward kernels */
     /* (row blocks, heads, tiles) two halves, bits of the tokens that start a segment, low ones first */
     unsigned short *starts;
-    float *gscalars, *gw;         /* (heads, NS), (heads, M, D): the sums of dscalars and dw */
+    float *gscalars, *gw;         /* (heads, NS), (heads, M, D): the sums of those parts */
     const unsigned char *active;  /* (B) sequences that take a step; NULL: all */
     int64_t row_blocks;           /* of o_part */
     int64_t q_blocks, k_blocks;   /* row blocks of the backward kernels of queries and of keys */

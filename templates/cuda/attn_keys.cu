@@ -170,7 +170,7 @@ KERNEL(attn_keys, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
     load_linear(params, 3, memory + AT_LINEAR);
     load_matrix(args.w + head * args.w_stride, first, ROWS, memory + AT_W);
     if (NP > 1)
-        load_matrix(args.w_second, first, ROWS, memory + AT_W2);
+        load_matrix(second_matrix(&args, head), first, ROWS, memory + AT_W2);
     if (from < to) {
         stage_rows(&k, from, to, D, stage_k);
         stage_rows(&v, from, to, DV, stage_v);

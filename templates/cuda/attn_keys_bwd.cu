@@ -205,7 +205,7 @@ KERNEL(attn_keys_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
     load_linear(params, 2, memory + AT_TRANSPOSED);
     load_matrix(args.w + head * args.w_stride, first, ROWS, memory + AT_W);
     if (NP > 1)
-        load_matrix(args.w_second, first, ROWS, memory + AT_W2);
+        load_matrix(second_matrix(&args, head), first, ROWS, memory + AT_W2);
     load_gradient(&args, head, first, memory);
     start_rows(&args, head, first + warp_row, uni, &rows);
     if (from < to) {
@@ -248,7 +248,7 @@ KERNEL(attn_keys_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
     }
     if (LEARN) {
         block_sync();
-        store_parameters(&args, head, first, warp_row, args.q_splits + BLOCK, memory + AT_DW,
-                         memory + AT_SUMS, rows.gs, rows.gw);
+        store_parameters(&args, head, first, warp_row, memory + AT_DW, memory + AT_SUMS, rows.gs,
+                         rows.gw, args.dscalars_k, args.dw_k);
     }
 }

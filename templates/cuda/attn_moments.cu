@@ -12,7 +12,7 @@ enum {
     AT_COUNT = LINES * SUMS * CD,
     AT_END = AT_COUNT + LINES
 };
-static_assert(AT_END * 4 <= SHARED_BYTES, "shared memory of attn_moments");
+static_assert(AT_END * 4 == SHARED_BYTES, "shared memory of attn_moments");
 
 DEVICE void load_group(const params_cuda_args *a, const cuda_rows *x, int64_t at, float *value)
 {
@@ -77,7 +77,7 @@ KERNEL(attn_moments, params_cuda_args, MOMENT_THREADS, 1)
             shared_store(counts + line, count);
     }
     block_sync();
-    float *part = args.part + ((BLOCK * 2 + side) * args.B * args.H + head) * PART;
+    float *part = args.part + ((BLOCK * 2 + side) * args.B * args.H + head) * SIDE_FLOATS;
     for (int i = THREAD; i < SUMS * CD; i += THREADS) {
         const int k = i / CD;
         float sum = shared_load(memory + i);

@@ -5,6 +5,8 @@
 
 #include "params.cuh"
 
+static_assert(4 * (8 + NV) * CD == SHARED_BYTES, "shared memory of attn_params");
+
 /* Moments of the head, (MOMENTS, D) as in kernel.h, from the splits' sums in their order. */
 DEVICE void merge_moments(const params_cuda_args *a, int64_t head, float *m)
 {
@@ -14,7 +16,7 @@ DEVICE void merge_moments(const params_cuda_args *a, int64_t head, float *m)
         for (int side = 0; side < 2; side++) {
             float sums[SUMS] = {0, 0, 0, INFINITY, -INFINITY}, count = 0;
             for (int64_t i = 0; i < a->splits; i++) {
-                const float *part = a->part + ((i * 2 + side) * heads + head) * PART;
+                const float *part = a->part + ((i * 2 + side) * heads + head) * SIDE_FLOATS;
                 UNROLL
                 for (int k = 0; k < SUMS; k++)
                     sums[k] = add_sum(k, sums[k], global_load(part + k * CD + j));

@@ -94,7 +94,7 @@ DEVICE void load_rows(const attn_cuda_args *a, int64_t head, int first, const fl
 {
     load_matrix(a->w + head * a->w_stride, first, CHUNK, memory + AT_W);
     if (NP > 1)
-        load_matrix(a->w_second, first, CHUNK, memory + AT_W2);
+        load_matrix(second_matrix(a, head), first, CHUNK, memory + AT_W2);
     for (int i = THREAD; i < CHUNK; i += THREADS) {
         float norms[NW], row[NROW];
         row_norms(a, head, first + i, norms);

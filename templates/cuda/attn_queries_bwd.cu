@@ -272,7 +272,7 @@ KERNEL(attn_queries_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
     load_linear(params, 0, memory + AT_TRANSPOSED);
     load_matrix(args.w + head * args.w_stride, first, ROWS, memory + AT_W);
     if (NP > 1)
-        load_matrix(args.w_second, first, ROWS, memory + AT_W2);
+        load_matrix(second_matrix(&args, head), first, ROWS, memory + AT_W2);
     load_state(&args, head, first, memory);
     start_rows(&args, head, first + warp_row, uni, &rows);
     if (from < to) {
@@ -317,6 +317,6 @@ KERNEL(attn_queries_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
     block_sync();
     store_state(&rows, memory, first, warp_row, args.dpart + (BLOCK * heads + head) * DSTATE);
     if (LEARN)
-        store_parameters(&args, head, first, warp_row, BLOCK, memory + AT_DW, memory + AT_SUMS,
-                         rows.gs, rows.gw);
+        store_parameters(&args, head, first, warp_row, memory + AT_DW, memory + AT_SUMS, rows.gs,
+                         rows.gw, args.dscalars, args.dw);
 }

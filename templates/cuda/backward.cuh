@@ -247,16 +247,16 @@ DEVICE void parameter_gradient(const float *u, const float *norms, const float *
         gw[i] += dw[i];
 }
 
-/* The block's part of both. `part`: of the queries' splits, or of the keys' behind them. scratch (KW *
- * NS). A norm's gradient reaches W through 2 w. */
+/* The block's part of both, into `scalars` and `matrices`. scratch (KW * NS). A norm's gradient
+ * reaches W through 2 w. */
 DEVICE void store_parameters(const attn_cuda_args *a, int64_t head, int first, int warp_row,
-                             int64_t part, const float *dw, float *scratch, float *gs,
-                             float (*gw)[NW])
+                             const float *dw, float *scratch, float *gs, float (*gw)[NW],
+                             float *scalars, float *matrices)
 {
     const int weights[3] = {-1, NORM1, NORM2}, g = THREAD % 32 / 4, t = THREAD % 4;
     const int64_t heads = a->B * a->H;
     const float *w = a->w + head * a->w_stride, *vectors = a->params + head * a->params_stride + NS;
-    float *to = a->dw + (part * heads + head) * M * D;
+    float *to = matrices + (BLOCK * heads + head) * M * D;
     UNROLL
     for (int i = 0; i < 2; i++) {
         const int row = warp_row + g + 8 * i, r = first + row;
@@ -284,7 +284,7 @@ DEVICE void store_parameters(const attn_cuda_args *a, int64_t head, int first, i
         float sum = 0;
         for (int i = 0; i < KW; i++)
             sum += shared_load(scratch + i * NS + k);
-        global_store(a->dscalars + ((part * ROW_BLOCKS + BLOCK_Z) * heads + head) * NS + k,
+        global_store(scalars + ((BLOCK * ROW_BLOCKS + BLOCK_Z) * heads + head) * NS + k,
                      k == SIDE ? 0 : sum);
     }
 }

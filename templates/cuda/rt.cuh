@@ -21,8 +21,12 @@ typedef unsigned char byte;
 #define DEVICE static __device__ __forceinline__
 /* A kernel of one argument, a struct by value named `args`; blocks of at most N threads, at least K of
  * which fit one multiprocessor. */
+#ifdef RT_FLAT /* a function instead, for an entry of the test's own that takes the struct apart */
+#define KERNEL(name, type, N, K) DEVICE void name##_body(const type args)
+#else
 #define KERNEL(name, type, N, K) \
     extern "C" __global__ void __launch_bounds__(N, K) name(const __grid_constant__ type args)
+#endif
 #define UNROLL _Pragma("unroll")
 #define THREAD ((int)threadIdx.x)
 #define THREADS ((int)blockDim.x)
@@ -308,6 +312,17 @@ DEVICE float rt_cosf(float x)
 
 #define rt_sin sin /* of double; its own slow path is no matter there */
 #define rt_cos cos
+
+/* I1(x) / I0(x), x >= 0: Gauss's continued fraction, beyond 50 the asymptotic series. */
+DEVICE float bessel_ratio(float x)
+{
+    if (x > 50)
+        return 1 - 0.5f / x - 0.125f / (x * x) - 0.125f / (x * x * x);
+    float ratio = 0;
+    for (int n = 12 + (int)(x + x / 2); n > 0; n--)
+        ratio = x / ((float)(2 * n) + x * ratio);
+    return ratio;
+}
 
 DEVICE real real_max(real x, real y)
 {

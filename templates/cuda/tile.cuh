@@ -314,6 +314,12 @@ DEVICE void load_matrix(const float *w, int first, int count, float *to)
     }
 }
 
+/* The matrix of second projections: one of the feature's own, or W, which may be the head's. */
+DEVICE const float *second_matrix(const attn_cuda_args *a, int64_t head)
+{
+    return SECOND_OWN ? a->w_second : a->w + head * a->w_stride;
+}
+
 /* The norms of row r of W. */
 DEVICE void row_norms(const attn_cuda_args *a, int64_t head, int r, float *norms)
 {
