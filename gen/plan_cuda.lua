@@ -15,8 +15,8 @@ M.classes = {
 }
 
 -- Kernels, in the order they are launched; each is a text of its own.
-M.kernels = { "attn_keys", "attn_queries", "attn_queries_bwd", "attn_keys_bwd" }
-M.causal_kernels = { "attn_keys", "attn_causal", "attn_causal_queries_bwd", "attn_causal_keys_bwd", "attn_step" }
+M.kernels = { "attn_keys", "attn_queries", "attn_queries_bwd", "attn_keys_bwd", "attn_causal",
+  "attn_combine", "attn_causal_queries_bwd", "attn_causal_keys_bwd", "attn_sum", "attn_step" }
 
 -- Those that make data-dependent parameters, before the others.
 M.params = { "attn_moments", "attn_params", "attn_counts" }

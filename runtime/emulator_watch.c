@@ -213,7 +213,7 @@ static bool unordered(const mark *m, const emulator_lane *self)
         return true;
     if (m->block != block_of(self)->epoch)
         return false;
-    return m->lane->warp != self->warp || m->warp != self->warp->epoch;
+    return m->lane->warp != self->warp || m->warp == self->warp->epoch;
 }
 
 static _Noreturn void race(emulator_lane *self, int owner, uintptr_t at, const char *did,
