@@ -15,7 +15,8 @@ M.classes = {
 }
 
 -- Kernels, in the order they are launched; each is a text of its own.
-M.kernels = { "attn_keys", "attn_queries", "attn_queries_bwd", "attn_keys_bwd" }
+M.kernels = { "attn_keys", "attn_queries", "attn_queries_bwd", "attn_keys_bwd", "attn_causal",
+  "attn_combine", "attn_causal_queries_bwd", "attn_causal_keys_bwd", "attn_sum", "attn_step" }
 
 -- Those that make data-dependent parameters, before the others.
 M.params = { "attn_moments", "attn_params", "attn_counts" }
@@ -81,6 +82,19 @@ function shared.attn_keys_bwd(c, k)
   return backward(c, k, rows) + rows * k.TB + 2 * k.TB * (stage_row(c, c.D) + stage_row(c, c.DV)) // 4
 end
 
+-- What the causal kernels share: W, the state or its gradient, both sides' tiles, values, hoisted values.
+local function causal(c, k)
+  local ROWS = 16 * k.KW
+  return c.NP * ROWS * c.LDX + c.LANES * ROWS * (c.DV8 + 4) + 2 * tile_floats(c, k.TB) - c.NV * c.D8
+    + c.PARTS * k.TB * (c.DV8 + 4) + 2 * c.LINEAR * c.D8 * c.LDX
+end
+
+function shared.attn_causal(c, k)
+  local FB = c.LANES * 16 * k.KW
+  return causal(c, k) + 2 * FB + FB * k.TB + k.KW * k.TB * (c.DV8 + 4) + 2 * k.KW * k.TB + up(k.KW, 4)
+    + k.TB * (2 * stage_row(c, c.D) + stage_row(c, c.DV)) // 4
+end
+
 -- Rows of W in blocks of at most `most` warps, all about equally full.
 local function row_warps(c, most)
   local warps = c.MP // 16
@@ -132,6 +146,21 @@ function candidates.attn_queries_bwd(c)
 end
 
 candidates.attn_keys_bwd = candidates.attn_queries_bwd
+
+-- A warp holds the features of all lanes of its rows for a tile, and a block about 256 rows of state.
+local function causal_candidates(c)
+  local list = {}
+  local least = c.LANES > 2 and 16 or 32
+  for _, most in ipairs { 8, 4, 2, 1 } do
+    for TB = least, 16, -16 do
+      local KW = row_warps(c, math.min(most, math.max(1, 16 // c.LANES)))
+      list[#list + 1] = { KW = KW, TB = TB, NG = TB // 8 }
+    end
+  end
+  return list
+end
+
+candidates.attn_causal = causal_candidates
 
 local function power_of_two(n)
   local p = 1

@@ -2,6 +2,7 @@
 
 TEST_NAMES := $(filter-out test_gradient,$(patsubst tests/%.c,%,$(wildcard tests/test_*.c)))
 TEST_WITH_test_approx := oracle
+TEST_WITH_test_causal_device := attend emulated
 TEST_WITH_test_chain := oracle attend
 TEST_WITH_test_emulator := emulated
 TEST_WITH_test_emulator_product := emulated

@@ -162,7 +162,7 @@ KERNEL(attn_keys, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
     const byte *mask = args.mask ? args.mask + (args.k_begin ? args.k_begin[b] : b * args.S) : 0;
     const head_rows k = rows_of(&args.k, args.k_begin, b, h), v = rows_of(&args.v, args.k_begin, b, h);
     int64_t from, to;
-    split_range(n, args.k_splits, BLOCK, TB, &from, &to);
+    split_range(n, args.k_splits, BLOCK, SPLIT, &from, &to);
 
     float s[S1], uni[NUNI], row[2][NROW];
     load_scalars(params, 1, s, uni);

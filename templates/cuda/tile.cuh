@@ -27,6 +27,7 @@ enum {
     PARTS = PRODUCTS == 3 ? 2 : 1,
     LDX = D8 + 4,
     TOKEN = 3,
+    SPLIT = 64, /* tokens; splits of causal kernels are whole numbers of them */
     ELEMENT = BF16 ? 2 : 4, /* bytes of a number of q, k, v, o and their gradients */
     V1 = NV > 0 ? NV : 1,
     S1 = NS > 0 ? NS : 1,
