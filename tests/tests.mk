@@ -1,7 +1,9 @@
 # Test programs and how they are run. Each links tests/NAME.c, the helpers named here, the library.
 
-TEST_NAMES := $(filter-out test_gradient,$(patsubst tests/%.c,%,$(wildcard tests/test_*.c)))
+GRADIENT_NAMES := test_gradient test_gradient_causal
+TEST_NAMES := $(filter-out $(GRADIENT_NAMES),$(patsubst tests/%.c,%,$(wildcard tests/test_*.c)))
 TEST_WITH_test_approx := oracle
+TEST_WITH_test_causal := oracle attend
 TEST_WITH_test_chain := oracle attend
 TEST_WITH_test_learned := oracle attend
 TEST_WITH_test_model := model_oracle
@@ -50,9 +52,11 @@ build/double/registry.c: build/base/registry.inc
 	@$(LUA) gen/main.lua --registry OUT=$@ build/base
 $(O)/double/registry.o: build/double/registry.c $(KERNEL_HEADERS)
 	$(COMPILE) -DREAL=double -DPORTABLE_ONLY -c $< -o $@
-$(O)/double/test_gradient.o: tests/test_gradient.c $(HEADERS)
+$(O)/double/test_gradient%.o: tests/test_gradient%.c tests/gradient.h $(HEADERS)
 	$(COMPILE) -Itests -DREAL=double -c $< -o $@
-$(B)/tests/test_gradient: $(O)/double/test_gradient.o $(O)/tests/oracle.o $(DOUBLE_O)
+$(O)/double/test_gradient.o: tests/test_gradient.c tests/gradient.h $(HEADERS)
+	$(COMPILE) -Itests -DREAL=double -c $< -o $@
+$(GRADIENT_NAMES:%=$(B)/tests/%): $(B)/tests/%: $(O)/double/%.o $(O)/tests/oracle.o $(DOUBLE_O)
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) $(SAN) $^ -lcmocka -lm -o $@
 
@@ -61,7 +65,7 @@ $(B)/tests/nvrtc: tests/nvrtc.c
 	@$(CC) $(CPPFLAGS) $(CFLAGS) $^ -ldl -o $@
 
 test-programs: $(B)/spectraformer $(B)/libspectraformer.so $(TEST_BIN) $(B)/tests/golden $(ALONE_BIN) \
-	$(B)/tests/test_gradient $(B)/tests/nvrtc
+	$(GRADIENT_NAMES:%=$(B)/tests/%) $(B)/tests/nvrtc
 
 # The same sources under AddressSanitizer and UndefinedBehaviorSanitizer; the kernels in portable C and
 # for the widest vectors, which saves a third of the compilation.
@@ -71,7 +75,7 @@ ASAN_MAKE := B=build/asan OPT=-O1 $(if $(filter avx2,$(ISAS)),ISAS='portable avx
 	SAN='-DWITHOUT_avx2 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer'
 sanitized:
 	@$(MAKE) --no-print-directory $(ASAN_MAKE) $(ASAN_NAMES:%=build/asan/tests/%) build/asan/tests/golden \
-	    build/asan/tests/test_gradient build/asan/spectraformer
+	    $(GRADIENT_NAMES:%=build/asan/tests/%) build/asan/spectraformer
 
 run-tests: test-programs
 	@sh tests/run.sh \
@@ -80,9 +84,9 @@ run-tests: test-programs
 	    'jit=sh tests/jit.sh' \
 	    'cli=sh tests/cli.sh' \
 	    'lua=busted --lua=$(LUA) -o plainTerminal tests/lua' \
-	    $(foreach t,$(TEST_NAMES) test_gradient,'$(t)=$(B)/tests/$(t)') \
+	    $(foreach t,$(TEST_NAMES) $(GRADIENT_NAMES),'$(t)=$(B)/tests/$(t)') \
 	    $(foreach t,$(notdir $(ALONE_BIN)),'$(t)=$(B)/tests/$(t)') \
-	    $(foreach t,$(ASAN_NAMES) test_gradient,'asan-$(t)=build/asan/tests/$(t)') \
+	    $(foreach t,$(ASAN_NAMES) $(GRADIENT_NAMES),'asan-$(t)=build/asan/tests/$(t)') \
 	    'golden=sh tests/golden.sh $(B)/tests/golden' \
 	    'asan-golden=sh tests/golden.sh build/asan/tests/golden' \
 	    'nvrtc=$(B)/tests/nvrtc $(CUDA_TEXT)' \
