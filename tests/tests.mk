@@ -5,6 +5,7 @@ TEST_NAMES := $(filter-out $(GRADIENT_NAMES),$(patsubst tests/%.c,%,$(wildcard t
 TEST_WITH_test_approx := oracle
 TEST_WITH_test_causal := oracle attend
 TEST_WITH_test_chain := oracle attend
+TEST_WITH_test_decode := oracle attend
 TEST_WITH_test_learned := oracle attend
 TEST_WITH_test_model := model_oracle
 TEST_WITH_test_property_attention := oracle attend
@@ -70,7 +71,8 @@ test-programs: $(B)/spectraformer $(B)/libspectraformer.so $(TEST_BIN) $(B)/test
 # The same sources under AddressSanitizer and UndefinedBehaviorSanitizer; the kernels in portable C and
 # for the widest vectors, which saves a third of the compilation.
 ASAN_NAMES := test_support test_files test_matrix test_data test_softmax test_row test_jit \
-	test_property_attention test_property_state test_property_matrix_structure test_chain test_learned test_approx
+	test_property_attention test_property_state test_property_matrix_structure test_chain test_learned test_approx \
+	test_causal test_decode
 ASAN_MAKE := B=build/asan OPT=-O1 $(if $(filter avx2,$(ISAS)),ISAS='portable avx512') \
 	SAN='-DWITHOUT_avx2 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer'
 sanitized:
