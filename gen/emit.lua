@@ -101,7 +101,7 @@ function M.kernels(command, feature, id, sizes, dtype)
   return texts
 end
 
--- The three C files and phi.cu of one feature: list of { path, text }.
+-- The C files and phi.cu of one feature: list of { path, text }.
 local function attention_files(out, command, feature, id, sizes, dtype)
   local files, texts = {}, M.kernels(command, feature, id, sizes, dtype)
   for i, kind in ipairs(plan.kinds_of(feature)) do
