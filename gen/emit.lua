@@ -147,7 +147,7 @@ function M.cuda_row(row)
   return ("/* %s */\n"):format(BASE) .. target_cuda.row(row, M.read)
 end
 
--- The three C files and phi.cu of one feature: list of { path, text }.
+-- The C files and phi.cu of one feature: list of { path, text }.
 local function attention_files(out, command, feature, id, sizes, dtype)
   local files, texts = {}, M.kernels(command, feature, id, sizes, dtype)
   for i, kind in ipairs(plan.kinds_of(feature)) do

@@ -35,6 +35,7 @@ typedef enum option_id {
     OPT_OFFICIAL,
     OPT_THROUGH,
     OPT_ANTITHETIC,
+    OPT_CAUSAL,
     OPT_LEARN,
     OPT_STEPS,
     OPT_BATCH,

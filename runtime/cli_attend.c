@@ -136,6 +136,7 @@ static spectra_status describe(const cli_args *a, spectra_attention_desc *desc)
     desc->official = a->value[OPT_OFFICIAL].given;
     desc->through = a->value[OPT_THROUGH].given;
     desc->antithetic = a->value[OPT_ANTITHETIC].given;
+    desc->causal = a->value[OPT_CAUSAL].given;
     if (a->value[OPT_THREADS].given)
         omp_set_num_threads((int)a->value[OPT_THREADS].integer);
     if (strcmp(desc->attn, "performer") != 0)

@@ -48,6 +48,10 @@ static const option options[OPT_COUNT] = {
     [OPT_ANTITHETIC] = {"antithetic", NULL, NULL, FLAG, CLI_TRAIN | ARRAYS | CLI_APPROX | CLI_GEN,
                         "antithetic", 0, 0, NULL, NULL,
                         "features of w and of -w, twice as many from one projection"},
+    [OPT_CAUSAL] =
+        {"causal", NULL, NULL, FLAG, CLI_ATTEND, NULL, 0, 0, NULL, NULL,
+         "each query sees the keys up to its own; what is computed from data is to be given "
+         "(--input)"},
     [OPT_LEARN] = {"learn", NULL, NULL, FLAG, CLI_TRAIN, "learn", 0, 0, NULL, NULL,
                    "train the feature's own scalars (gerf's A), one a head"},
     [OPT_STEPS] = {"steps", NULL, "N", SETTING_INT, CLI_TRAIN, "steps", 0, 0, NULL, NULL,

@@ -1,12 +1,15 @@
 # Test programs and how they are run. Each links tests/NAME.c, the helpers named here, the library.
 
-TEST_NAMES := $(filter-out test_gradient,$(patsubst tests/%.c,%,$(wildcard tests/test_*.c)))
+GRADIENT_NAMES := test_gradient test_gradient_causal
+TEST_NAMES := $(filter-out $(GRADIENT_NAMES),$(patsubst tests/%.c,%,$(wildcard tests/test_*.c)))
 TEST_WITH_test_approx := oracle
 TEST_WITH_test_causal_device := attend emulated
 TEST_WITH_test_chain := oracle attend
 TEST_WITH_test_emulator := emulated
 TEST_WITH_test_emulator_product := emulated
 TEST_WITH_test_emulator_text := emulated attend oracle
+TEST_WITH_test_causal := oracle attend
+TEST_WITH_test_decode := oracle attend
 TEST_WITH_test_learned := oracle attend
 TEST_WITH_test_model := model_oracle
 TEST_WITH_test_model_kernels := emulated
@@ -57,9 +60,11 @@ build/double/registry.c: build/base/registry.inc
 	@$(LUA) gen/main.lua --registry OUT=$@ build/base
 $(O)/double/registry.o: build/double/registry.c $(KERNEL_HEADERS)
 	$(COMPILE) -DREAL=double -DPORTABLE_ONLY -c $< -o $@
-$(O)/double/test_gradient.o: tests/test_gradient.c $(HEADERS)
+$(O)/double/test_gradient%.o: tests/test_gradient%.c tests/gradient.h $(HEADERS)
 	$(COMPILE) -Itests -DREAL=double -c $< -o $@
-$(B)/tests/test_gradient: $(O)/double/test_gradient.o $(O)/tests/oracle.o $(DOUBLE_O)
+$(O)/double/test_gradient.o: tests/test_gradient.c tests/gradient.h $(HEADERS)
+	$(COMPILE) -Itests -DREAL=double -c $< -o $@
+$(GRADIENT_NAMES:%=$(B)/tests/%): $(B)/tests/%: $(O)/double/%.o $(O)/tests/oracle.o $(DOUBLE_O)
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) $(SAN) $^ -lcmocka -lm -o $@
 
@@ -82,18 +87,19 @@ $(FAKE)/libfake.so: $(FAKE_O) $(B)/libspectraformer.a
 	@for name in libcuda.so.1 libnvrtc.so.13 libcublas.so.13; do ln -sf libfake.so $(@D)/$$name; done
 
 test-programs: $(B)/spectraformer $(B)/libspectraformer.so $(TEST_BIN) $(B)/tests/golden $(ALONE_BIN) \
-	$(B)/tests/test_gradient $(B)/tests/nvrtc $(B)/tests/cuda_ptx $(FAKE)/libfake.so
+	$(GRADIENT_NAMES:%=$(B)/tests/%) $(B)/tests/nvrtc $(B)/tests/cuda_ptx $(FAKE)/libfake.so
 
 # The same sources under AddressSanitizer and UndefinedBehaviorSanitizer; the kernels in portable C and
 # for the widest vectors, which saves a third of the compilation.
 ASAN_NAMES := test_support test_files test_matrix test_data test_softmax test_row test_jit \
 	test_property_attention test_property_state test_property_matrix_structure test_chain test_learned test_approx \
 	test_emulator test_emulator_product test_emulator_text test_curand
+	test_causal test_decode
 ASAN_MAKE := B=build/asan OPT=-O1 $(if $(filter avx2,$(ISAS)),ISAS='portable avx512') \
 	SAN='-DWITHOUT_avx2 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer'
 sanitized:
 	@$(MAKE) --no-print-directory $(ASAN_MAKE) $(ASAN_NAMES:%=build/asan/tests/%) build/asan/tests/golden \
-	    build/asan/tests/test_gradient build/asan/spectraformer
+	    $(GRADIENT_NAMES:%=build/asan/tests/%) build/asan/spectraformer
 
 run-tests: test-programs
 	@sh tests/run.sh \
@@ -102,9 +108,9 @@ run-tests: test-programs
 	    'jit=sh tests/jit.sh' \
 	    'cli=sh tests/cli.sh' \
 	    'lua=busted --lua=$(LUA) -o plainTerminal tests/lua' \
-	    $(foreach t,$(TEST_NAMES) test_gradient,'$(t)=$(B)/tests/$(t)') \
+	    $(foreach t,$(TEST_NAMES) $(GRADIENT_NAMES),'$(t)=$(B)/tests/$(t)') \
 	    $(foreach t,$(notdir $(ALONE_BIN)),'$(t)=$(B)/tests/$(t)') \
-	    $(foreach t,$(ASAN_NAMES) test_gradient,'asan-$(t)=build/asan/tests/$(t)') \
+	    $(foreach t,$(ASAN_NAMES) $(GRADIENT_NAMES),'asan-$(t)=build/asan/tests/$(t)') \
 	    'golden=sh tests/golden.sh $(B)/tests/golden' \
 	    'asan-golden=sh tests/golden.sh build/asan/tests/golden' \
 	    'nvrtc=$(B)/tests/nvrtc $(CUDA_TEXT)' \
