@@ -89,7 +89,7 @@ typedef enum option_id {
     OPT_TRIALS,
     OPT_INPUT_STD,
     OPT_DEVICE,
-    OPT_TF32,
+    OPT_PRECISION,
     OPT_ARCH,
     OPT_HELP,
     OPT_COUNT

@@ -119,6 +119,7 @@ static spectra_status new_config(const cli_args *a, train_config *c)
     snprintf(c->attn, sizeof c->attn, "%s", a->value[OPT_ATTN].text);
     snprintf(c->target, sizeof c->target, "softmax");
     snprintf(c->device, sizeof c->device, "%s", a->value[OPT_DEVICE].text);
+    TRY(setting_parse(train_setting("precision"), c, a->value[OPT_PRECISION].text, "precision"));
     c->seed = a->value[OPT_SEED].integer;
     int length = snprintf(c->data, sizeof c->data, "data/%s", c->task.name);
     if (length >= (int)sizeof c->data)
@@ -151,17 +152,17 @@ static spectra_status new_config(const cli_args *a, train_config *c)
     return SPECTRA_OK;
 }
 
-/* The device an option names, for a run that is there; TF32 stays only where the device does. */
+/* The device an option names, for a run that is there; its precision stays only where the device does.
+ */
 static spectra_status set_device(const cli_args *a, train_config *c)
 {
     const cli_value *v = &a->value[OPT_DEVICE];
     if (v->given && strcmp(v->text, c->device) != 0) {
         TRY(setting_parse(train_setting("device"), c, v->text, "device"));
-        c->tf32 = false;
+        TRY(setting_parse(train_setting("precision"), c, "float32", "precision"));
     }
-    if (a->value[OPT_TF32].given)
-        c->tf32 = true;
-    return SPECTRA_OK;
+    const cli_value *p = &a->value[OPT_PRECISION];
+    return p->given ? setting_parse(train_setting("precision"), c, p->text, "precision") : SPECTRA_OK;
 }
 
 /* The settings of a run that is there, with options that name others applied: train_run refuses

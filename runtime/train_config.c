@@ -31,7 +31,7 @@ const setting train_settings[TRAIN_SETTINGS] = {
 static const setting machine_settings[] = {
     {"threads", SETTING_INT, AT(threads), 0, 65536, NULL, "threads"},
     {"device", SETTING_STRING, AT(device), 0, 0, "cpu|cuda|emu", "where it is computed"},
-    {"tf32", SETTING_BOOL, AT(tf32), 0, 0, NULL, "products of a GPU in TF32"},
+    {"precision", SETTING_STRING, AT(precision), 0, 0, "float32|fast", "of a device's products"},
 };
 enum { MACHINE_SETTINGS = sizeof machine_settings / sizeof machine_settings[0] };
 
@@ -122,6 +122,7 @@ static spectra_status spec_from_json(const json_t *object, const char *path, tra
 static spectra_status machine_from_json(const json_t *object, const char *path, train_config *c)
 {
     TRY(setting_parse(train_setting("device"), c, "cpu", path));
+    TRY(setting_parse(train_setting("precision"), c, "float32", path));
     for (int i = 0; i < MACHINE_SETTINGS; i++)
         if (machine_settings[i].offset != AT(threads) &&
             json_object_get(object, machine_settings[i].name))

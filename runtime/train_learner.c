@@ -68,14 +68,15 @@ static spectra_status open_device(learner *l)
 {
     const train_config *c = l->config;
     const task *t = &c->task;
-    if (c->tf32 && strcmp(c->device, "cuda") != 0)
-        return fail(SPECTRA_EINVAL, "TF32 products are a GPU's: --tf32 needs --device cuda");
+    const bool fast = strcmp(c->precision, "fast") == 0;
+    if (fast && strcmp(c->device, "cpu") == 0)
+        return fail(SPECTRA_EINVAL, "--precision fast is of devices: --device cuda or emu");
     if (strcmp(c->device, "cpu") == 0)
         return SPECTRA_OK;
     TRY(device_open(c->device, &l->dev));
     const model_device_options options = {.batch = t->batch / t->accumulate,
                                           .entries = LEARNER_STEPS * t->accumulate,
-                                          .fast = c->tf32,
+                                          .fast = fast,
                                           .record = true};
     TRY(model_device_new(l->model, l->dev, &options, &l->on_device));
     l->asked = malloc((size_t)(LEARNER_STEPS * t->batch) * sizeof *l->asked);

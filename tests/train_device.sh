@@ -59,8 +59,8 @@ LUA
 # shellcheck disable=SC2086
 {
     says 2 "cpu|cuda|emu" train $small --run x --device gpu
-    says 2 "tf32" train $small --run x --tf32
-    says 2 "tf32" train $small --run x --device emu --tf32
+    says 2 "precision fast" train $small --run x --precision fast
+    says 2 "precision" train $small --run x --device emu --precision bf16
 }
 is "nothing was begun" test ! -e x
 echo "$passed passed, $failed failed"
