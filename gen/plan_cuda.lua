@@ -95,6 +95,30 @@ function shared.attn_causal(c, k)
     + k.TB * (2 * stage_row(c, c.D) + stage_row(c, c.DV)) // 4
 end
 
+-- Backward of both: gradients of g, P, what is per token, parameters' gradients.
+local function causal_backward(c, k)
+  local ROWS = 16 * k.KW
+  return causal(c, k) + c.PARTS * k.TB * (c.DV8 + 4) + k.KW * c.SUMS * k.TB + 2 * k.TB
+    + c.LEARN * (up(k.TB * 3, 4) + ROWS * c.LDX) + c.LINEAR * c.D8 * c.LDX
+end
+
+function shared.attn_causal_queries_bwd(c, k)
+  local FB = c.LANES * 16 * k.KW
+  local kept = c.LANES * c.DV8 // 8 <= 4 and 0 or FB * (c.DV8 + 4)
+  return causal_backward(c, k) + kept + 2 * FB + k.TB * (k.TB + 8) + c.NP * 16 * k.KW * k.TB + up(k.KW, 4)
+    + k.TB * (3 * stage_row(c, c.D) + 3 * stage_row(c, c.DV)) // 4
+end
+
+function shared.attn_causal_keys_bwd(c, k)
+  local FB = c.LANES * 16 * k.KW
+  return causal_backward(c, k) + k.TB * (k.TB + 4) + 2 * FB * k.TB + k.KW * k.TB * (c.DV8 + 4)
+    + k.TB * (3 * stage_row(c, c.D) + 2 * stage_row(c, c.DV)) // 4
+end
+
+-- Kernels without shared memory, a thread four numbers.
+function shared.attn_combine() return 0 end
+function shared.attn_sum() return 0 end
+
 -- Rows of W in blocks of at most `most` warps, all about equally full.
 local function row_warps(c, most)
   local warps = c.MP // 16
@@ -160,7 +184,11 @@ local function causal_candidates(c)
   return list
 end
 
+function candidates.attn_combine() return { { KW = 8, TB = 32 } } end
+candidates.attn_sum = candidates.attn_combine
 candidates.attn_causal = causal_candidates
+candidates.attn_causal_queries_bwd = causal_candidates
+candidates.attn_causal_keys_bwd = causal_candidates
 
 local function power_of_two(n)
   local p = 1
@@ -184,6 +212,12 @@ local function launch_of(c, k)
     row_blocks = rows, value_blocks = k.VB and (c.DV8 + k.VB - 1) // k.VB or 1 }
 end
 
+-- One leaves the other what it needs of every tile: their tiles and row blocks are the same.
+local twins = {
+  attn_causal_queries_bwd = "attn_causal_keys_bwd",
+  attn_causal_keys_bwd = "attn_causal_queries_bwd",
+}
+
 -- The constants of one kernel: { name, value } in order, as the skeleton's enum; and how it is launched.
 -- options: dtype "f32" or "bf16", precision "float32" or "fast", learn, arch.
 function M.kernel(name, spec, sizes, options)
@@ -194,8 +228,9 @@ function M.kernel(name, spec, sizes, options)
     for _, k in ipairs(candidates[name](c)) do
       -- more memory is better than fewer warps, as rows of W are split then
       local bytes = 4 * shared[name](c, k)
+      local most = math.max(bytes, twins[name] and 4 * shared[twins[name]](c, k) or 0)
       -- a thread a token at least
-      local fits = bytes <= limit and k.TB <= 32 * k.KW
+      local fits = most <= limit and k.TB <= 32 * k.KW
       if not found and fits and (limit == class.block or k.KW == candidates[name](c)[1].KW) then
         found = k
         k.SHARED_BYTES = bytes
