@@ -181,7 +181,7 @@ $(O)/cubin: $(O)/gen/cubin.o $(CUBIN_O)
 JIT_SOURCES := $(sort $(filter-out gen/main.lua gen/check.lua gen/embed.lua gen/cubins.lua gen/files.lua,$(wildcard gen/*.lua)) \
 	$(wildcard specs/feature/*.lua specs/matrix/*.lua specs/row/*.lua templates/c/* templates/cuda/*) \
 	runtime/kernel.h runtime/sample_primitives.h runtime/emulator_abi.h runtime/emulator_rt.h)
-build/jit_sources.c: gen/embed.lua $(JIT_SOURCES)
+build/jit_sources.c: Makefile gen/embed.lua $(JIT_SOURCES)
 	@mkdir -p build
 	@$(LUA) gen/embed.lua --paths $@ jit_source $(JIT_SOURCES)
 $(O)/runtime/jit_compile.o: CPPFLAGS += -DKERNEL_FLAGS='"$(KERNEL_FLAGS)"' \

@@ -3,6 +3,8 @@
 TEST_NAMES := $(filter-out test_gradient,$(patsubst tests/%.c,%,$(wildcard tests/test_*.c)))
 TEST_WITH_test_approx := oracle
 TEST_WITH_test_chain := oracle attend
+TEST_WITH_test_device := device_case
+TEST_WITH_test_device_kernels := device_case
 TEST_WITH_test_emulator := emulated
 TEST_WITH_test_emulator_product := emulated
 TEST_WITH_test_emulator_text := emulated attend oracle
@@ -72,15 +74,21 @@ $(FAKE)/libfake.so: $(FAKE_O) $(B)/libspectraformer.a
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) $(SAN) -shared -Wl,-Bsymbolic $^ $(LDLIBS) -o $@
 	@for name in libcuda.so.1 libnvrtc.so.13 libcublas.so.13; do ln -sf libfake.so $(@D)/$$name; done
+# hides libraries from dlopen: a machine without NVRTC
+$(FAKE)/hide.so: tests/hide.c
+	@mkdir -p $(@D)
+	@$(CC) $(CFLAGS) -shared $< -ldl -o $@
 
 test-programs: $(B)/spectraformer $(B)/libspectraformer.so $(TEST_BIN) $(B)/tests/golden $(ALONE_BIN) \
-	$(B)/tests/test_gradient $(B)/tests/nvrtc $(FAKE)/libfake.so
+	$(B)/tests/test_gradient $(B)/tests/nvrtc $(FAKE)/libfake.so \
+	$(FAKE)/hide.so $(O)/cubin
 
 # The same sources under AddressSanitizer and UndefinedBehaviorSanitizer; the kernels in portable C and
 # for the widest vectors, which saves a third of the compilation.
 ASAN_NAMES := test_support test_files test_matrix test_data test_softmax test_row test_jit \
 	test_property_attention test_property_state test_property_matrix_structure test_chain test_learned test_approx \
-	test_emulator test_emulator_product test_emulator_text
+	test_emulator test_emulator_product test_emulator_text test_device test_device_kernels \
+	test_model_kernels test_softmax_device test_model_device
 ASAN_MAKE := B=build/asan OPT=-O1 $(if $(filter avx2,$(ISAS)),ISAS='portable avx512') \
 	SAN='-DWITHOUT_avx2 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer'
 sanitized:
@@ -93,10 +101,13 @@ run-tests: test-programs
 	    'asan-cli=CLI_SHORT=1 SPECTRAFORMER=build/asan/spectraformer sh tests/cli.sh' \
 	    'jit=sh tests/jit.sh' \
 	    'cli=sh tests/cli.sh' \
+	    'train_device=sh tests/train_device.sh' \
 	    'lua=busted --lua=$(LUA) -o plainTerminal tests/lua' \
 	    $(foreach t,$(TEST_NAMES) test_gradient,'$(t)=$(B)/tests/$(t)') \
 	    $(foreach t,$(notdir $(ALONE_BIN)),'$(t)=$(B)/tests/$(t)') \
 	    $(foreach t,$(ASAN_NAMES) test_gradient,'asan-$(t)=build/asan/tests/$(t)') \
+	    'device=FAKE=$(FAKE) OBJECTS=$(O) LUA=$(LUA) LIBS="$(LDLIBS)" sh tests/device.sh' \
+	    $(foreach t,test_device test_device_kernels test_model_device,'fake-$(t)=LD_LIBRARY_PATH=$(FAKE) $(B)/tests/$(t) cuda') \
 	    'golden=sh tests/golden.sh $(B)/tests/golden' \
 	    'asan-golden=sh tests/golden.sh build/asan/tests/golden' \
 	    'nvrtc=$(B)/tests/nvrtc $(CUDA_TEXT)' \
