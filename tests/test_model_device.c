@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+static const char *kind = "emu"; /* the first argument is another */
 static device *dev;
 
 static void ok(spectra_status status)
@@ -486,7 +487,7 @@ static int open_device(void **state)
 {
     (void)state;
     if (spectra_jit_allow(SPECTRA_JIT_AUTO, NULL, NULL) != SPECTRA_OK ||
-        device_open("emu", &dev) != SPECTRA_OK) {
+        device_open(kind, &dev) != SPECTRA_OK) {
         print_message("%s\n", spectra_message());
         return -1;
     }
@@ -500,8 +501,9 @@ static int close_device(void **state)
     return 0;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    kind = argc > 1 ? argv[1] : kind;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_pass_is_the_hosts),
         cmocka_unit_test(without_dropout),

@@ -14,7 +14,8 @@ TEST_WITH_test_causal := oracle attend
 TEST_WITH_test_decode := oracle attend
 TEST_WITH_test_learned := oracle attend
 TEST_WITH_test_model := model_oracle
-TEST_WITH_test_model_kernels := emulated
+TEST_WITH_test_model_kernels := checked emulated
+TEST_WITH_test_model_journal := checked emulated
 TEST_WITH_test_softmax_device := emulated
 TEST_WITH_test_property_attention := oracle attend
 TEST_WITH_test_property_estimate := oracle attend
@@ -101,7 +102,8 @@ test-programs: $(B)/spectraformer $(B)/libspectraformer.so $(TEST_BIN) $(B)/test
 ASAN_NAMES := test_support test_files test_matrix test_data test_softmax test_row test_jit \
 	test_property_attention test_property_state test_property_matrix_structure test_chain test_learned test_approx \
 	test_emulator test_emulator_product test_emulator_text test_curand \
-	test_causal test_decode test_device test_device_kernels
+	test_causal test_decode test_device test_device_kernels \
+	test_model_kernels test_model_journal test_softmax_device test_model_device
 ASAN_MAKE := B=build/asan OPT=-O1 $(if $(filter avx2,$(ISAS)),ISAS='portable avx512') \
 	SAN='-DWITHOUT_avx2 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer'
 sanitized:
@@ -114,13 +116,13 @@ run-tests: test-programs
 	    'asan-cli=CLI_SHORT=1 SPECTRAFORMER=build/asan/spectraformer sh tests/cli.sh' \
 	    'jit=sh tests/jit.sh' \
 	    'cli=sh tests/cli.sh' \
+	    'train_device=sh tests/train_device.sh' \
 	    'lua=busted --lua=$(LUA) -o plainTerminal tests/lua' \
 	    $(foreach t,$(TEST_NAMES) $(GRADIENT_NAMES),'$(t)=$(B)/tests/$(t)') \
 	    $(foreach t,$(notdir $(ALONE_BIN)),'$(t)=$(B)/tests/$(t)') \
 	    $(foreach t,$(ASAN_NAMES) $(GRADIENT_NAMES),'asan-$(t)=build/asan/tests/$(t)') \
 	    'device=FAKE=$(FAKE) OBJECTS=$(O) LUA=$(LUA) LIBS="$(LDLIBS)" sh tests/device.sh' \
-	    'train-device=sh tests/train_device.sh' \
-	    $(foreach t,test_device test_device_kernels,'fake-$(t)=LD_LIBRARY_PATH=$(FAKE) $(B)/tests/$(t) cuda') \
+	    $(foreach t,test_device test_device_kernels test_model_device,'fake-$(t)=LD_LIBRARY_PATH=$(FAKE) $(B)/tests/$(t) cuda') \
 	    'golden=sh tests/golden.sh $(B)/tests/golden' \
 	    'asan-golden=sh tests/golden.sh build/asan/tests/golden' \
 	    'nvrtc=$(B)/tests/nvrtc $(CUDA_TEXT)' \
