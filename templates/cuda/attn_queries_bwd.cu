@@ -284,10 +284,10 @@ KERNEL(attn_queries_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
     }
     async_commit();
     float *kept = memory + AT_KEPT;
-    keep_rows(kept + 0 * KEPT_ROWS, q);
-    keep_rows(kept + 1 * KEPT_ROWS, o);
-    keep_rows(kept + 2 * KEPT_ROWS, go);
-    keep_rows(kept + 3 * KEPT_ROWS, gq);
+    keep_rows(kept, &args.q, &q);
+    keep_rows(kept + KEPT_ROWS, &args.o, &o);
+    keep_rows(kept + 2 * KEPT_ROWS, &args.go, &go);
+    keep_rows(kept + 3 * KEPT_ROWS, &args.gq, &gq);
     token_tile tile;
     tile.x = memory + AT_X;
     tile.second = memory + AT_X2;
@@ -299,8 +299,8 @@ KERNEL(attn_queries_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
         async_wait(0);
         block_sync();
         if (from + TB < to) {
-            const head_rows q_next = kept_rows(kept), o_next = kept_rows(kept + KEPT_ROWS),
-                            go_next = kept_rows(kept + 2 * KEPT_ROWS);
+            const head_rows q_next = kept_rows(kept, &args.q), o_next = kept_rows(kept + KEPT_ROWS, &args.o),
+                            go_next = kept_rows(kept + 2 * KEPT_ROWS, &args.go);
             stage_rows(&q_next, from + TB, to, D, next);
             stage_rows(&o_next, from + TB, to, DV, next + STAGE_Q);
             stage_rows(&go_next, from + TB, to, DV, next + STAGE_Q + STAGE_O);
@@ -319,7 +319,7 @@ KERNEL(attn_queries_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
         if (NP > 1)
             tokens_from_rows(memory + AT_DU2, memory + AT_W2, ROWS, LDX, D8, memory + AT_GX2);
         block_sync();
-        const head_rows gq_now = kept_rows(kept + 3 * KEPT_ROWS);
+        const head_rows gq_now = kept_rows(kept + 3 * KEPT_ROWS, &args.gq);
         store_gradients(0, stage, args.scale, memory + AT_VECTORS, memory + AT_LINEAR,
                         memory + AT_TRANSPOSED, memory + AT_GX, memory + AT_GX2, memory + AT_SUMS,
                         tile.bias, &gq_now, part, from, to);
