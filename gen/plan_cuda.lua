@@ -116,6 +116,13 @@ end
 function shared.attn_combine() return 0 end
 function shared.attn_sum() return 0 end
 
+function shared.attn_step(c, k)
+  local F = c.LANES * c.MP
+  local groups = 32 * k.KW // (c.DV8 // 4)
+  return (2 * c.NP + 2 * c.LINEAR) * c.D8 + c.DV8 + up(2 * c.NTOK, 4) + (3 + c.SIGNED) * F + 2 * k.KW
+    + groups * c.DV8
+end
+
 -- Rows of W in blocks of at most `most` warps, all about equally full.
 local function row_warps(c, most)
   local warps = c.MP // 16
@@ -183,6 +190,7 @@ end
 
 function candidates.attn_combine() return { { KW = 8, TB = 32 } } end
 candidates.attn_sum = candidates.attn_combine
+candidates.attn_step = candidates.attn_combine
 candidates.attn_causal = causal_candidates
 candidates.attn_causal_queries_bwd = causal_candidates
 candidates.attn_causal_keys_bwd = causal_candidates
