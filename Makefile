@@ -39,7 +39,7 @@ MACHINE := $(shell uname -m)
 ISAS := portable $(if $(filter x86_64,$(MACHINE)),avx2 avx512)
 
 GEN_SRC := $(wildcard gen/*.lua specs/*/*.lua templates/c/* templates/cuda/*) runtime/sample_primitives.h
-HEADERS := $(wildcard runtime/*.h templates/c/*.h)
+HEADERS := $(wildcard runtime/*.h templates/c/*.h templates/cuda/*.h)
 KERNEL_HEADERS := runtime/kernel.h $(wildcard templates/c/*.h)
 # pairs made earlier stay part of the build until `make clean`
 ALL_PAIRS := $(sort $(PAIRS) $(patsubst build/%/registry.inc,%,$(wildcard build/*-*/registry.inc)))
@@ -179,9 +179,9 @@ $(O)/cubin: $(O)/gen/cubin.o $(CUBIN_O)
 
 # what a kernel is generated from at run time
 JIT_SOURCES := $(sort $(filter-out gen/main.lua gen/check.lua gen/embed.lua gen/cubins.lua gen/files.lua,$(wildcard gen/*.lua)) \
-	$(wildcard specs/feature/*.lua specs/matrix/*.lua templates/c/* templates/cuda/*) \
+	$(wildcard specs/feature/*.lua specs/matrix/*.lua specs/row/*.lua templates/c/* templates/cuda/*) \
 	runtime/kernel.h runtime/sample_primitives.h runtime/emulator_abi.h runtime/emulator_rt.h)
-build/jit_sources.c: gen/embed.lua $(JIT_SOURCES)
+build/jit_sources.c: Makefile gen/embed.lua $(JIT_SOURCES)
 	@mkdir -p build
 	@$(LUA) gen/embed.lua --paths $@ jit_source $(JIT_SOURCES)
 $(O)/runtime/jit_compile.o: CPPFLAGS += -DKERNEL_FLAGS='"$(KERNEL_FLAGS)"' \

@@ -103,8 +103,14 @@ function M.kernels(command, feature, id, sizes, dtype)
 end
 
 -- Kinds of CUDA text of a feature: what options.kind may be.
-M.CUDA_KINDS = { "phi", table.unpack(plan_cuda.params) }
-table.move(plan_cuda.kernels, 1, #plan_cuda.kernels, #M.CUDA_KINDS + 1, M.CUDA_KINDS)
+M.CUDA_KINDS = { "phi" }
+local MAKERS = {}
+for _, maker in ipairs { { plan_cuda.params, target_cuda.params }, { plan_cuda.kernels, target_cuda.attention },
+  { plan_cuda.plain, target_cuda.plain } } do
+  for _, kernel in ipairs(maker[1]) do
+    M.CUDA_KINDS[#M.CUDA_KINDS + 1], MAKERS[kernel] = kernel, maker[2]
+  end
+end
 
 local function cuda_text(command, feature, sizes, dtype)
   local prologue = target_cuda.prologue(feature, sizes, dtype, M.read)
@@ -131,11 +137,7 @@ function M.cuda(feature, sizes, dtype, options)
     local value = options[setting[1]] or setting[3]
     if value ~= setting[3] then command = ("%s %s=%s"):format(command, setting[2], value) end
   end
-  local make = target_cuda.attention
-  for _, kernel in ipairs(plan_cuda.params) do
-    if kernel == options.kind then make = target_cuda.params end
-  end
-  return make(header(command, feature), feature, options.kind, sizes, options, M.read)
+  return MAKERS[options.kind](header(command, feature), feature, options.kind, sizes, options, M.read)
 end
 
 local BASE = "lua5.4 gen/main.lua --base"
@@ -145,7 +147,7 @@ function M.cuda_row(row)
   return ("/* %s */\n"):format(BASE) .. target_cuda.row(row, M.read)
 end
 
--- The three C files and phi.cu of one feature: list of { path, text }.
+-- The C files and phi.cu of one feature: list of { path, text }.
 local function attention_files(out, command, feature, id, sizes, dtype)
   local files, texts = {}, M.kernels(command, feature, id, sizes, dtype)
   for i, kind in ipairs(plan.kinds_of(feature)) do

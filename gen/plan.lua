@@ -9,12 +9,13 @@ local M = {}
 M.kinds = {
   { name = "attn_fwd", template = "templates/c/attn_fwd.c", type = "attn_fwd_ops" },
   { name = "attn_bwd", template = "templates/c/attn_bwd.c", type = "attn_bwd_ops" },
+  { name = "attn_causal", template = "templates/c/attn_causal.c", type = "attn_causal_ops" },
   { name = "attn_token", template = "templates/c/attn_token.c", type = "attn_token_ops" },
 }
 
 -- Those of a feature: the reference's behaviour only where the spec describes it.
 function M.kinds_of(spec)
-  return spec.official and M.kinds or { M.kinds[1], M.kinds[2] }
+  return spec.official and M.kinds or { M.kinds[1], M.kinds[2], M.kinds[3] }
 end
 
 -- Every kernel is compiled once for each; x86 ones exist in x86-64 builds only.

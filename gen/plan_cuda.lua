@@ -21,6 +21,9 @@ M.kernels = { "attn_keys", "attn_queries", "attn_queries_bwd", "attn_keys_bwd", 
 -- Those that make data-dependent parameters, before the others.
 M.params = { "attn_moments", "attn_params", "attn_counts" }
 
+-- Those without a choice of sizes: no shared memory, threads that share out what there is.
+M.plain = { "attn_learned" }
+
 function M.template(kernel) return "templates/cuda/" .. kernel .. ".cu" end
 
 local function up(n, unit) return (n + unit - 1) // unit * unit end
@@ -62,7 +65,7 @@ end
 
 local function backward(c, k, rows_of_state)
   local ROWS = 16 * k.KW
-  return c.NP * ROWS * c.LDX + rows_of_state * (c.DV8 + 4) + tile_floats(c, k.TB)
+  return 16 + c.NP * ROWS * c.LDX + rows_of_state * (c.DV8 + 4) + tile_floats(c, k.TB)
     + c.PARTS * k.TB * (c.DV8 + 4) + c.NP * ROWS * k.TB + k.KW * c.SUMS * k.TB
     + c.LEARN * (up(k.TB * 3, 4) + ROWS * c.LDX) + 2 * c.LINEAR * c.D8 * c.LDX
 end
@@ -270,6 +273,12 @@ function M.params_kernel(name, spec, sizes, options)
     attn_counts = { threads = 128, shared = 0 },
   })[name]
   return { { "BF16", bf16 and 1 or 0 }, { "SHARED_BYTES", launch.shared } }, launch
+end
+
+-- The same of plain ones, which see the sizes only; the tile's constants are of no use there.
+function M.plain_kernel()
+  return { { "PRODUCTS", 3 }, { "BF16", 0 }, { "TB", 32 }, { "TOKEN_THREADS", 1 }, { "SECOND_OWN", 0 } },
+    { threads = 256, shared = 0 }
 end
 
 return M

@@ -6,8 +6,8 @@ local render = require "gen.render"
 
 local M = {}
 
-local NAMES = { "a", "n", "r", "j", "whole", "left", "inside", "count", "g", "lane", "warp", "warps",
-  "part", "args" }
+local NAMES = { "a", "n", "r", "j", "whole", "left", "inside", "count", "g", "lane",
+  "part", "args", "k", "i", "j0", "share", "shares", "first" }
 
 local function place(const, name, array, field)
   return ("        %sreal *%s = a->%s[%d] + r * a->ld_%s[%d];"):format(const, name, array, field.slot,
@@ -15,10 +15,10 @@ local function place(const, name, array, field)
 end
 
 -- store() for the gradient of an input: written where it is wanted, or added to what is there.
-local function gradient(target, field, name, names, outer, lines)
+local function gradient(target, field, name, names, outer, lines, last)
   local wide, at, add = field.shape ~= "one", name, nil
   if field.shape == "shared" and target.shared_part then
-    lines[#lines + 1], at = target.shared_part(name, field, outer)
+    lines[#lines + 1], at = target.shared_part(name, field, outer, last)
   else
     lines[#lines + 1] = ("        real *%s = a->gin[%d] ? a->gin[%d] + r * a->ld_gin[%d] : NULL;")
       :format(name, field.slot, field.slot, field.slot)
@@ -26,6 +26,7 @@ local function gradient(target, field, name, names, outer, lines)
   if field.shape ~= "shared" then
     add = render.fresh(names, "add_" .. field.name)
     outer[#outer + 1] = ("    const bool %s = (a->add >> %d & 1) != 0;"):format(add, field.slot)
+    if target.gradient_of then target.gradient_of(name, add) end
   end
   return function(value, tail)
     local old = wide and target.load(at, tail) or "*" .. at
@@ -40,17 +41,27 @@ end
 --   row_open(which) -> head, first lines, line that opens the loop over rows
 --   tail_mask       line that says which lanes of a tail are inside, or nil
 --   put(at, value, wide, tail)                   stores a value
---   shared_part(name, field) -> line, at         where gradients of shared inputs are collected
+--   is_bits(field), bits_open(name) -> line      inputs that are no numbers; may be nil
+--   row_start                                    lines the loop over rows begins with; may be nil
+--   gradient_of(name, add)                       told of the gradient of an input; may be nil
+--   shared_part(name, field, outer, last) -> line, at
+--                                                where gradients of shared inputs are collected: lines
+--                                                before and behind the loop over rows
 function M.render(spec, which, target)
   local backward = which == "row_bwd"
-  local fields = backward and spec.inputs or spec.outputs
-  local roots, used = {}, {}
+  local is_bits = target.is_bits or function() return false end
+  local roots, used, fields = {}, {}, {}
+  for _, field in ipairs(backward and spec.inputs or spec.outputs) do
+    if not (backward and is_bits(field)) then fields[#fields + 1] = field end
+  end
   for i, field in ipairs(fields) do
     roots[i] = backward and field.grad or field.node
   end
   for _, node in ipairs(E.reachable(roots)) do used[node] = true end
   local head, outer, open = target.row_open(which)
   local lines, inputs, known, names = {}, {}, { [E.length] = "count" }, render.names(NAMES)
+  local last = {}
+  for i, line in ipairs(target.row_start or {}) do lines[i] = line end
 
   local function take(field, var, array, name)
     if not used[var] then return end
@@ -60,7 +71,8 @@ function M.render(spec, which, target)
         array, field.slot, array, field.slot)
     else
       inputs[var] = render.fresh(names, name .. "_row")
-      lines[#lines + 1] = place("const ", inputs[var], array, field)
+      lines[#lines + 1] = is_bits(field) and target.bits_open(inputs[var])
+        or place("const ", inputs[var], array, field)
     end
   end
   for _, input in ipairs(spec.inputs) do take(input, input.var, "in", input.name) end
@@ -81,7 +93,7 @@ function M.render(spec, which, target)
     local wide = field.shape ~= "one"
     local store
     if backward then
-      store = gradient(target, field, name, names, outer, lines)
+      store = gradient(target, field, name, names, outer, lines, last)
     else
       lines[#lines + 1] = place("", name, "out", field)
       store = function(value, tail) return target.put(name, value, wide, tail) end
@@ -99,6 +111,7 @@ function M.render(spec, which, target)
   local body = table.move(lines, 1, #lines, #outer + 2, outer)
   body[#body - #lines] = open
   body[#body + 1] = "    }"
+  table.move(last, 1, #last, #body + 1, body)
   local out = { ("/* %d pass%s over the row */"):format(#passes, #passes == 1 and "" or "es"),
     target.prototypes and head .. ";" }
   render.fn(out, head, {}, body)

@@ -38,18 +38,22 @@ static int64_t softmax_work(const spectra_attention *att, const spectra_problem 
     return softmax_work_bytes(att->desc.H, att->desc.D, att->desc.DV, p);
 }
 
+static softmax_sizes softmax_sizes_of(const spectra_attention *att)
+{
+    return (softmax_sizes){att->desc.H, att->desc.D, att->desc.DV, att->desc.causal};
+}
+
 static spectra_status softmax_fwd(const spectra_attention *att, const spectra_problem *p,
                                   const attention_views *x, void *saved, void *work)
 {
-    return softmax_forward(att->desc.H, att->desc.D, att->desc.DV, p, x->q, x->k, x->v, x->o, saved,
-                           work);
+    return softmax_forward(softmax_sizes_of(att), p, x->q, x->k, x->v, x->o, saved, work);
 }
 
 static spectra_status softmax_bwd(const spectra_attention *att, const spectra_problem *p,
                                   const attention_views *x, void *saved, void *work)
 {
-    return softmax_backward(att->desc.H, att->desc.D, att->desc.DV, p, x->q, x->k, x->v, x->o,
-                            x->go, x->gq, x->gk, x->gv, saved, work);
+    return softmax_backward(softmax_sizes_of(att), p, x->q, x->k, x->v, x->o, x->go, x->gq, x->gk,
+                            x->gv, saved, work);
 }
 
 static const attention_kind attention_softmax = {
@@ -132,11 +136,31 @@ int64_t spectra_attention_work_bytes(const spectra_attention *att, const spectra
     return att->kind->work_bytes(att, p);
 }
 
+/* Every sequence has as many queries as keys. */
+static spectra_status check_causal(const spectra_problem *p)
+{
+    if (!p->q_len && !p->k_len && p->T != p->S)
+        return fail(SPECTRA_ESHAPE,
+                    "causal attention needs as many queries as keys, here are %lld and %lld",
+                    (long long)p->T, (long long)p->S);
+    for (int64_t b = 0; b < p->B; b++) {
+        int64_t queries = rows_length(p->q_len, b, p->T), keys = rows_length(p->k_len, b, p->S);
+        if (queries != keys)
+            return fail(SPECTRA_ESHAPE,
+                        "causal attention needs as many queries as keys, sequence %lld has %lld "
+                        "and %lld",
+                        (long long)b, (long long)queries, (long long)keys);
+    }
+    return SPECTRA_OK;
+}
+
 spectra_status spectra_attention_forward(const spectra_attention *att, const spectra_problem *p,
                                          spectra_rows q, spectra_rows k, spectra_rows v,
                                          spectra_rows o, void *saved, void *work)
 {
     const attention_views x = {.q = q, .k = k, .v = v, .o = o};
+    if (att->desc.causal)
+        TRY(check_causal(p));
     return att->kind->forward(att, p, &x, saved, work);
 }
 

@@ -132,6 +132,14 @@ void performer_moments_grad(int64_t n, int64_t D, const float *x, int64_t ldx, f
                             int64_t ldg);
 /* Scalars and vectors of one head from defaults and given inputs. */
 void performer_given(const spectra_attention *att, int64_t b, int64_t h, float *s, float *v);
+
+/* Parts a sequence of `tokens` is done in so that `heads` of them keep many threads busy; derived
+ * from the shape alone, so that results do not depend on the number of threads. */
+int64_t performer_split_count(int64_t heads, int64_t tokens);
+void performer_split_range(int64_t tokens, int64_t splits, int64_t i, int64_t *from,
+                           int64_t *count);
+void performer_clear_state(const spectra_attention *att, float *state);
+
 /* ---- attention_heads.c: what a head needs before its kernels ----------------------------------
  */
 
@@ -147,6 +155,8 @@ int64_t performer_head_scratch(const spectra_attention *att);
 void performer_prepare(const spectra_attention *att, int64_t b, int64_t h,
                        const performer_tokens *x, const performer_tokens *y, float *m, float *block,
                        float *scratch);
+/* The same where nothing comes from the tokens: all that would is given (causal_check). */
+void performer_prepare_given(const spectra_attention *att, int64_t b, int64_t h, float *block);
 /* The plan and the parameters of a prepared head; scalars are at the start of the block. */
 void performer_view(const spectra_attention *att, const float *block, attn_plan *plan,
                     attn_params *params);
@@ -164,6 +174,10 @@ spectra_status training_init(spectra_attention *att);
 void training_release(spectra_attention *att);
 /* Draws the fixed sample for a seed. */
 spectra_status training_redraw(spectra_attention *att, uint64_t seed);
+/* gtheta += gradients from those of the values last set, summed over the batch: scalars (H, the
+ * feature's scalars), W (M, D) summed over heads too, row weights (M) likewise. Of a device's sums. */
+void training_gradient(const spectra_attention *att, const float *scalars, const float *w,
+                       const float *weights, float *gtheta);
 /* What together with the trained parameters makes the matrices: to be saved, and restored in place.
  */
 typedef struct attention_constant {
@@ -191,5 +205,20 @@ spectra_status official_forward(const spectra_attention *att, const spectra_prob
                                 const attention_views *x, void *saved, void *work);
 spectra_status official_backward(const spectra_attention *att, const spectra_problem *p,
                                  const attention_views *x, void *saved, void *work);
+
+/* ---- attention_causal.c: every query sees the keys up to its own token -------------------------
+ */
+
+/* Refuses parameters that would be computed from all tokens and are not given. */
+spectra_status causal_check(const spectra_attention *att);
+int64_t causal_saved_bytes(const spectra_attention *att, const spectra_problem *p);
+int64_t causal_work_bytes(const spectra_attention *att, const spectra_problem *p);
+spectra_status causal_forward(const spectra_attention *att, const spectra_problem *p,
+                              const attention_views *x, void *saved, void *work);
+spectra_status causal_backward(const spectra_attention *att, const spectra_problem *p,
+                               const attention_views *x, void *saved, void *work);
+/* As performer_gradients. */
+void causal_gradients(const spectra_attention *att, const spectra_problem *p, const void *work,
+                      const float **params, int64_t *stride, const float **weights);
 
 #endif

@@ -402,3 +402,12 @@ void performer_prepare(const spectra_attention *att, int64_t b, int64_t h,
     if (f->counts != COUNTS_NONE && !att->counts_given)
         count_matrix(att, (double)block[f->counts_scalar], block);
 }
+
+void performer_prepare_given(const spectra_attention *att, int64_t b, int64_t h, float *block)
+{
+    const feature_info *f = att->feature;
+    const float none[MOMENTS * 256] = {0}; /* what adapt makes of them is given */
+    performer_adapt(att, b, h, none, block, block + block_of(att).vectors);
+    if (f->counts != COUNTS_NONE && !att->counts_given)
+        count_matrix(att, (double)block[f->counts_scalar], block);
+}

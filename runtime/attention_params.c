@@ -15,7 +15,7 @@ int64_t performer_packed_floats(const spectra_attention *att)
 {
     const attn_plan *p = &att->plan;
     int64_t matrix = p->D * p->MP + p->MP * p->DP + p->MP;
-    return (att->feature->second_own ? 2 : 1) * matrix + 2 * p->MP;
+    return (att->feature->second_own ? 2 : 1) * matrix + 3 * p->MP;
 }
 
 static float *pack_matrix(const attn_plan *p, const float *from, float *at, float *sums)
@@ -36,7 +36,8 @@ bool performer_chain_wins(int64_t M, int64_t D)
 void performer_pack(spectra_attention *att)
 {
     attn_plan *p = &att->plan;
-    float *sums = att->packed + performer_packed_floats(att) - 2 * p->MP;
+    float *sums = att->packed + performer_packed_floats(att) - 3 * p->MP;
+    float *weights = sums + 2 * p->MP;
     memset(att->packed, 0, (size_t)performer_packed_floats(att) * sizeof *att->packed);
     float *next = pack_matrix(p, att->w, att->packed, att->counts_given ? sums : NULL);
     p->wt = p->wt_second = att->packed;
@@ -51,8 +52,11 @@ void performer_pack(spectra_attention *att)
     for (int64_t i = 0; i < p->M * p->D && att->uniform; i++)
         att->uniform[i] = 0.5 * erfc(-(double)att->w[i] * M_SQRT1_2);
     att->weighted = false;
-    for (int64_t r = 0; r < p->M; r++)
+    for (int64_t r = 0; r < p->M; r++) {
         att->weighted |= att->row_weight[r] != 1;
+        weights[r] = att->row_weight[r];
+    }
+    p->row_weight = att->weighted ? weights : NULL;
 }
 
 void performer_replaced(spectra_attention *att, bool counts_given)

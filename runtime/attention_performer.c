@@ -31,7 +31,7 @@ typedef struct layout {
 } layout;
 
 /* Derived from the shape alone, so that results do not depend on the number of threads. */
-static int64_t split_count(int64_t heads, int64_t tokens)
+int64_t performer_split_count(int64_t heads, int64_t tokens)
 {
     int64_t wanted = (SPLIT_TASKS + heads - 1) / heads;
     int64_t possible = (tokens + SPLIT_MINIMUM - 1) / SPLIT_MINIMUM;
@@ -39,7 +39,7 @@ static int64_t split_count(int64_t heads, int64_t tokens)
     return n > 1 ? n : 1;
 }
 
-static void split_range(int64_t tokens, int64_t splits, int64_t i, int64_t *from, int64_t *count)
+void performer_split_range(int64_t tokens, int64_t splits, int64_t i, int64_t *from, int64_t *count)
 {
     int64_t each = (tokens + splits - 1) / splits;
     *from = i * each < tokens ? i * each : tokens;
@@ -51,8 +51,8 @@ static layout layout_of(const spectra_attention *att, const spectra_problem *p)
     const attn_plan *plan = &att->plan;
     const feature_info *f = att->feature;
     layout l = {.heads = p->B * att->desc.H};
-    l.splits_q = split_count(l.heads, p->T);
-    l.splits_k = split_count(l.heads, p->S);
+    l.splits_q = performer_split_count(l.heads, p->T);
+    l.splits_k = performer_split_count(l.heads, p->S);
     l.state = performer_align(attn_state_reals(plan, f->lanes));
     l.dstate = performer_align(attn_dstate_reals(plan, f->lanes));
     l.block = performer_block_floats(att);
@@ -135,6 +135,10 @@ static spectra_status check_pair(const spectra_attention_desc *d, const feature_
                     d->learn ? f->name : m->name);
     if (d->official && d->target != SPECTRA_SOFTMAX)
         return fail(SPECTRA_EINVAL, "the official behaviour has no choice of target kernel");
+    if (d->causal && (d->official || d->through))
+        return fail(SPECTRA_EUNSUPPORTED,
+                    "causal attention has no %s: it reads all tokens, later ones too",
+                    d->official ? "official behaviour" : "gradient through computed parameters");
     if (d->through && (f->linear != LINEAR_NONE || f->counts != COUNTS_NONE))
         return fail(SPECTRA_EUNSUPPORTED,
                     "the parameters of %s come from a decomposition or a draw; they are constants "
@@ -244,7 +248,7 @@ static performer_tokens keys_of(const spectra_attention *att, const spectra_prob
     return tokens_of(att, k, p->k_begin, p->k_len, p->k_mask, p->S, b, h);
 }
 
-static void clear_state(const spectra_attention *att, float *state)
+void performer_clear_state(const spectra_attention *att, float *state)
 {
     int64_t F = att->feature->lanes * att->plan.MP;
     for (int64_t i = 0; i < F; i++)
@@ -291,11 +295,11 @@ static void split_keys(const spectra_attention *att, const spectra_problem *p,
                        const float *block, float *state, float *scratch)
 {
     int64_t b = n / att->desc.H, h = n % att->desc.H, from, count;
-    split_range(rows_length(p->k_len, b, p->S), l->splits_k, i, &from, &count);
+    performer_split_range(rows_length(p->k_len, b, p->S), l->splits_k, i, &from, &count);
     attn_plan plan;
     attn_params a;
     performer_view(att, block, &plan, &a);
-    clear_state(att, state);
+    performer_clear_state(att, state);
     const uint8_t *mask = p->k_mask ? p->k_mask + rows_first(p->k_begin, b, p->S) + from : NULL;
     att->kernels->fwd->keys(
         &plan, &a, count, x->k.data + rows_at(&x->k, p->k_begin, b, h) + from * x->k.stride_t,
@@ -308,7 +312,7 @@ static void split_queries(const spectra_attention *att, const spectra_problem *p
                           float *saved, float *scratch)
 {
     int64_t b = n / att->desc.H, h = n % att->desc.H, from, count;
-    split_range(rows_length(p->q_len, b, p->T), l->splits_q, i, &from, &count);
+    performer_split_range(rows_length(p->q_len, b, p->T), l->splits_q, i, &from, &count);
     attn_plan plan;
     attn_params a;
     performer_view(att, saved + l->saved_block + n * l->block, &plan, &a);
@@ -325,6 +329,8 @@ static spectra_status performer_forward(const spectra_attention *att, const spec
 {
     if (att->desc.official)
         return official_forward(att, p, x, saved_, work_);
+    if (att->desc.causal)
+        return causal_forward(att, p, x, saved_, work_);
     float *saved = saved_, *work = work_;
     const layout l = layout_of(att, p);
     const attn_fwd_ops *ops = att->kernels->fwd;
@@ -351,7 +357,7 @@ static spectra_status performer_forward(const spectra_attention *att, const spec
                 float *state = saved + l.saved_state + n * l.state;
                 const float *part = work + l.work_state + n * l.splits_k * l.state;
                 if (l.splits_k > 1)
-                    clear_state(att, state);
+                    performer_clear_state(att, state);
                 for (int64_t i = 0; i < l.splits_k && l.splits_k > 1; i++)
                     ops->merge(&att->plan, state, part + i * l.state);
                 weight_rows(att, state + att->feature->lanes * att->plan.MP);
@@ -371,7 +377,8 @@ static void split_queries_bwd(const spectra_attention *att, const spectra_proble
                               const float *saved, float *dstate, float *dparams, float *scratch)
 {
     int64_t n = task / l->splits_q, b = n / att->desc.H, h = n % att->desc.H, from, count;
-    split_range(rows_length(p->q_len, b, p->T), l->splits_q, task % l->splits_q, &from, &count);
+    performer_split_range(rows_length(p->q_len, b, p->T), l->splits_q, task % l->splits_q, &from,
+                          &count);
     attn_plan plan;
     attn_params a;
     performer_view(att, saved + l->saved_block + n * l->block, &plan, &a);
@@ -390,7 +397,8 @@ static void split_keys_bwd(const spectra_attention *att, const spectra_problem *
                            const float *saved, const float *dstate, float *dparams, float *scratch)
 {
     int64_t n = task / l->splits_k, b = n / att->desc.H, h = n % att->desc.H, from, count;
-    split_range(rows_length(p->k_len, b, p->S), l->splits_k, task % l->splits_k, &from, &count);
+    performer_split_range(rows_length(p->k_len, b, p->S), l->splits_k, task % l->splits_k, &from,
+                          &count);
     attn_plan plan;
     attn_params a;
     performer_view(att, saved + l->saved_block + n * l->block, &plan, &a);
@@ -435,6 +443,8 @@ static spectra_status performer_backward(const spectra_attention *att, const spe
 {
     if (att->desc.official)
         return official_backward(att, p, x, saved_, work_);
+    if (att->desc.causal)
+        return causal_backward(att, p, x, saved_, work_);
     float *saved = saved_, *work = work_;
     const layout l = layout_of(att, p);
     bool through = att->desc.through && att->feature->adapt;
@@ -488,6 +498,10 @@ static spectra_status performer_backward(const spectra_attention *att, const spe
 void performer_gradients(const spectra_attention *att, const spectra_problem *p, const void *work,
                          const float **params, int64_t *stride, const float **weights)
 {
+    if (att->desc.causal) {
+        causal_gradients(att, p, work, params, stride, weights);
+        return;
+    }
     const layout l = layout_of(att, p);
     *params = (const float *)work + l.work_dparams;
     *stride = l.splits_q * l.params;
@@ -498,6 +512,8 @@ static int64_t performer_saved_bytes(const spectra_attention *att, const spectra
 {
     if (att->desc.official)
         return official_saved_bytes(att, p);
+    if (att->desc.causal)
+        return causal_saved_bytes(att, p);
     return layout_of(att, p).saved_total * (int64_t)sizeof(float);
 }
 
@@ -505,6 +521,8 @@ static int64_t performer_work_bytes(const spectra_attention *att, const spectra_
 {
     if (att->desc.official)
         return official_work_bytes(att, p);
+    if (att->desc.causal)
+        return causal_work_bytes(att, p);
     return layout_of(att, p).work_total * (int64_t)sizeof(float);
 }
 
@@ -525,21 +543,22 @@ spectra_status spectra_attention_parameter(const spectra_attention *att, const s
 {
     if (att->kind != &attention_performer || att->desc.official)
         return fail(SPECTRA_ENOTFOUND, "%s has no parameter '%s' per head", att->kind->name, name);
-    const layout l = layout_of(att, p);
     const feature_info *f = att->feature;
-    int64_t D = att->plan.D;
-    const float *blocks = (const float *)saved + l.saved_block;
+    const int64_t D = att->plan.D, heads = p->B * att->desc.H, size = performer_block_floats(att);
+    const float *blocks = saved; /* of a causal attention they come first */
+    if (!att->desc.causal)
+        blocks += layout_of(att, p).saved_block;
     for (int i = 0; i < f->scalars; i++)
         if (strcmp(name, f->scalar_names[i]) == 0) {
-            for (int64_t n = 0; n < l.heads; n++)
-                out[n] = blocks[n * l.block + i];
+            for (int64_t n = 0; n < heads; n++)
+                out[n] = blocks[n * size + i];
             return SPECTRA_OK;
         }
     for (int i = 0; i < f->vectors; i++)
         if (strcmp(name, f->vector_names[i]) == 0) {
-            for (int64_t n = 0; n < l.heads; n++)
+            for (int64_t n = 0; n < heads; n++)
                 memcpy(out + n * D,
-                       blocks + n * l.block + performer_align(f->scalars) + i * att->plan.DP,
+                       blocks + n * size + performer_align(f->scalars) + i * att->plan.DP,
                        (size_t)D * sizeof *out);
             return SPECTRA_OK;
         }

@@ -169,6 +169,7 @@ static int64_t tiles_layout(int64_t D, int64_t DV, int64_t S, char *memory, tile
 
 typedef struct job {
     int64_t H, D, DV;
+    bool causal;
     const spectra_problem *p;
     spectra_rows q, k, v, o, go, gq, gk, gv;
     float *lse; /* (rows, H) */
@@ -225,6 +226,28 @@ static void draw_keep(const job *w, const head *x, int64_t i0, int64_t n, int64_
                     keep + i * TK);
 }
 
+/* How many of the valid keys query i sees. */
+static int64_t seen(const job *w, const head *x, const tiles *t, int64_t i)
+{
+    int64_t low = 0, high = x->nk;
+    while (w->causal && low < high) {
+        int64_t middle = (low + high) / 2;
+        if (t->key[middle] <= i)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return high;
+}
+
+/* The same of keys j0 .. j0+m-1. */
+static int64_t seen_in_tile(const job *w, const head *x, const tiles *t, int64_t i, int64_t j0,
+                            int64_t m)
+{
+    int64_t n = w->causal ? seen(w, x, t, i) - j0 : m;
+    return n < 0 ? 0 : n < m ? n : m;
+}
+
 /* Adds keys j0 .. j0+m-1 to the outputs of queries i0 .. i0+n-1; t->top and t->sum hold their
  * running maxima and sums. */
 static void forward_tile(const job *w, const head *x, const tiles *t, int64_t i0, int64_t n,
@@ -237,10 +260,16 @@ static void forward_tile(const job *w, const head *x, const tiles *t, int64_t i0
         draw_keep(w, x, i0, n, j0, m, t->keep);
     for (int64_t i = 0; i < n; i++) {
         float *row = t->p + i * TK, *out = o + i * w->o.stride_t;
-        float top = w->row->max(m, row);
+        int64_t n_seen = seen_in_tile(w, x, t, i0 + i, j0, m);
+        memset(row + n_seen, 0, (size_t)(m - n_seen) * sizeof *row);
+        if (n_seen == 0) {
+            t->sum[i] = j0 > 0 ? t->sum[i] : 0;
+            continue;
+        }
+        float top = w->row->max(n_seen, row);
         if (j0 > 0 && t->top[i] > top)
             top = t->top[i];
-        float sum = w->row->exp(m, row, top);
+        float sum = w->row->exp(n_seen, row, top);
         if (j0 > 0) {
             float shrink = expf(t->top[i] - top);
             sum += t->sum[i] * shrink;
@@ -250,7 +279,7 @@ static void forward_tile(const job *w, const head *x, const tiles *t, int64_t i0
         t->top[i] = top;
         t->sum[i] = sum;
         if (w->p->dropout > 0)
-            for (int64_t j = 0; j < m; j++)
+            for (int64_t j = 0; j < n_seen; j++)
                 row[j] *= t->keep[i * TK + j];
     }
     blas_sgemm(false, false, n, w->DV, m, 1, t->p, TK, t->v + j0 * w->DV, w->DV, j0 > 0, o,
@@ -268,10 +297,16 @@ static void forward_head(const job *w, int64_t item, tiles *t)
     }
     for (int64_t i0 = 0; i0 < x.nq; i0 += TQ) {
         int64_t n = x.nq - i0 < TQ ? x.nq - i0 : TQ;
-        for (int64_t j0 = 0; j0 < x.nk; j0 += TK)
-            forward_tile(w, &x, t, i0, n, j0, x.nk - j0 < TK ? x.nk - j0 : TK);
+        int64_t keys = seen(w, &x, t, i0 + n - 1);
+        for (int64_t j0 = 0; j0 < keys; j0 += TK)
+            forward_tile(w, &x, t, i0, n, j0, keys - j0 < TK ? keys - j0 : TK);
         for (int64_t i = 0; i < n; i++) {
             float *out = x.o + (i0 + i) * w->o.stride_t, inverse = 1 / t->sum[i];
+            if (keys == 0 || t->sum[i] == 0) {
+                clear(out, 1, 0, w->DV);
+                x.lse[(i0 + i) * w->H] = 0;
+                continue;
+            }
             for (int64_t c = 0; c < w->DV; c++)
                 out[c] *= inverse;
             x.lse[(i0 + i) * w->H] = t->top[i] + logf(t->sum[i]);
@@ -289,12 +324,18 @@ static void backward_tile(const job *w, const head *x, const tiles *t, int64_t i
     blas_sgemm(false, true, n, m, w->DV, 1, go, w->go.stride_t, v, w->DV, 0, t->dp, TK);
     if (drop)
         draw_keep(w, x, i0, n, j0, m, t->keep);
-    for (int64_t i = 0; i < n; i++)
-        w->row->grad(m, t->p + i * TK, t->dp + i * TK, drop ? t->keep + i * TK : NULL,
-                     x->lse[(i0 + i) * w->H], t->dot[i]);
-    blas_sgemm(true, false, m, w->DV, n, 1, t->p, TK, go, w->go.stride_t, i0 > 0,
-               t->gv + j0 * w->DV, w->DV);
-    blas_sgemm(true, false, m, w->D, n, w->scale, t->dp, TK, q, w->q.stride_t, i0 > 0,
+    for (int64_t i = 0; i < n; i++) {
+        float *p = t->p + i * TK, *dp = t->dp + i * TK;
+        int64_t n_seen = seen_in_tile(w, x, t, i0 + i, j0, m);
+        w->row->grad(n_seen, p, dp, drop ? t->keep + i * TK : NULL, x->lse[(i0 + i) * w->H],
+                     t->dot[i]);
+        memset(p + n_seen, 0, (size_t)(m - n_seen) * sizeof *p);
+        memset(dp + n_seen, 0, (size_t)(m - n_seen) * sizeof *dp);
+    }
+    float add = i0 > 0 || w->causal; /* causal: cleared before, as not every tile is visited */
+    blas_sgemm(true, false, m, w->DV, n, 1, t->p, TK, go, w->go.stride_t, add, t->gv + j0 * w->DV,
+               w->DV);
+    blas_sgemm(true, false, m, w->D, n, w->scale, t->dp, TK, q, w->q.stride_t, add,
                t->gk + j0 * w->D, w->D);
     blas_sgemm(false, false, n, w->D, m, w->scale, t->dp, TK, k, w->D, j0 > 0,
                x->gq + i0 * w->gq.stride_t, w->gq.stride_t);
@@ -322,6 +363,10 @@ static void backward_head(const job *w, int64_t item, tiles *t)
     x.gq = w->gq.data + rows_at(&w->gq, p->q_begin, x.b, x.h);
     if (x.nk == 0)
         clear(x.gq, x.nq, w->gq.stride_t, w->D);
+    if (w->causal) {
+        clear(t->gk, 1, 0, x.nk * w->D);
+        clear(t->gv, 1, 0, x.nk * w->DV);
+    }
     for (int64_t i0 = 0; i0 < x.nq && x.nk > 0; i0 += TQ) {
         int64_t n = x.nq - i0 < TQ ? x.nq - i0 : TQ;
         for (int64_t i = 0; i < n; i++) {
@@ -332,8 +377,11 @@ static void backward_head(const job *w, int64_t item, tiles *t)
                 dot += out[c] * go[c];
             t->dot[i] = dot;
         }
-        for (int64_t j0 = 0; j0 < x.nk; j0 += TK)
-            backward_tile(w, &x, t, i0, n, j0, x.nk - j0 < TK ? x.nk - j0 : TK);
+        int64_t keys = seen(w, &x, t, i0 + n - 1);
+        if (keys == 0)
+            clear(x.gq + i0 * w->gq.stride_t, n, w->gq.stride_t, w->D);
+        for (int64_t j0 = 0; j0 < keys; j0 += TK)
+            backward_tile(w, &x, t, i0, n, j0, keys - j0 < TK ? keys - j0 : TK);
     }
     int64_t rows = rows_length(p->k_len, x.b, p->S);
     scatter(t, &x, rows, t->gk, w->D, w->gk.data + rows_at(&w->gk, p->k_begin, x.b, x.h),
@@ -375,33 +423,24 @@ static void run(job *w, void *work, void (*one)(const job *, int64_t, tiles *))
     }
 }
 
-spectra_status softmax_forward(int64_t H, int64_t D, int64_t DV, const spectra_problem *p,
-                               spectra_rows q, spectra_rows k, spectra_rows v, spectra_rows o,
-                               void *saved, void *work)
+spectra_status softmax_forward(softmax_sizes n, const spectra_problem *p, spectra_rows q,
+                               spectra_rows k, spectra_rows v, spectra_rows o, void *saved,
+                               void *work)
 {
-    job w = {.H = H, .D = D, .DV = DV, .p = p, .q = q, .k = k, .v = v, .o = o, .lse = saved};
+    job w = {.H = n.H, .D = n.D, .DV = n.DV, .causal = n.causal, .p = p};
+    w.q = q, w.k = k, w.v = v, w.o = o, w.lse = saved;
     run(&w, work, forward_head);
     return SPECTRA_OK;
 }
 
-spectra_status softmax_backward(int64_t H, int64_t D, int64_t DV, const spectra_problem *p,
-                                spectra_rows q, spectra_rows k, spectra_rows v, spectra_rows o,
-                                spectra_rows go, spectra_rows gq, spectra_rows gk, spectra_rows gv,
-                                void *saved, void *work)
+spectra_status softmax_backward(softmax_sizes n, const spectra_problem *p, spectra_rows q,
+                                spectra_rows k, spectra_rows v, spectra_rows o, spectra_rows go,
+                                spectra_rows gq, spectra_rows gk, spectra_rows gv, void *saved,
+                                void *work)
 {
-    job w = {.H = H,
-             .D = D,
-             .DV = DV,
-             .p = p,
-             .q = q,
-             .k = k,
-             .v = v,
-             .o = o,
-             .go = go,
-             .gq = gq,
-             .gk = gk,
-             .gv = gv,
-             .lse = saved};
+    job w = {.H = n.H, .D = n.D, .DV = n.DV, .causal = n.causal, .p = p};
+    w.q = q, w.k = k, w.v = v, w.o = o, w.lse = saved;
+    w.go = go, w.gq = gq, w.gk = gk, w.gv = gv;
     run(&w, work, backward_head);
     return SPECTRA_OK;
 }

@@ -18,12 +18,18 @@
 int64_t softmax_saved_bytes(int64_t H, const spectra_problem *p);
 int64_t softmax_work_bytes(int64_t H, int64_t D, int64_t DV, const spectra_problem *p);
 
-spectra_status softmax_forward(int64_t H, int64_t D, int64_t DV, const spectra_problem *p,
-                               spectra_rows q, spectra_rows k, spectra_rows v, spectra_rows o,
-                               void *saved, void *work);
-spectra_status softmax_backward(int64_t H, int64_t D, int64_t DV, const spectra_problem *p,
-                                spectra_rows q, spectra_rows k, spectra_rows v, spectra_rows o,
-                                spectra_rows go, spectra_rows gq, spectra_rows gk, spectra_rows gv,
-                                void *saved, void *work);
+/* causal: query i sees the keys j <= i, of which every sequence has as many as queries. */
+typedef struct softmax_sizes {
+    int64_t H, D, DV;
+    bool causal;
+} softmax_sizes;
+
+spectra_status softmax_forward(softmax_sizes n, const spectra_problem *p, spectra_rows q,
+                               spectra_rows k, spectra_rows v, spectra_rows o, void *saved,
+                               void *work);
+spectra_status softmax_backward(softmax_sizes n, const spectra_problem *p, spectra_rows q,
+                                spectra_rows k, spectra_rows v, spectra_rows o, spectra_rows go,
+                                spectra_rows gq, spectra_rows gk, spectra_rows gv, void *saved,
+                                void *work);
 
 #endif

@@ -18,6 +18,7 @@ typedef struct attention_training {
     float *sample, *order; /* (M, D), (order_count): what is saved of the learner */
     double *memory;        /* all below */
     double *wide_sample, *theta, *w, *weight, *scratch, *gw, *gweight, *gtheta;
+    float *scalar_theta; /* (scalars, H) as last set */
     char name[MAX_SCALARS][32];
 } attention_training;
 
@@ -65,6 +66,9 @@ spectra_status training_init(spectra_attention *att)
     att->training = t;
     att->plan.learn = att->matrix->learner != NULL;
     t->scalars = att->desc.learn ? f->learned : 0;
+    t->scalar_theta = calloc((size_t)(t->scalars * att->desc.H + 1), sizeof *t->scalar_theta);
+    if (!t->scalar_theta)
+        return out_of_memory(att);
     for (int i = 0; i < t->scalars; i++)
         snprintf(t->name[i], sizeof t->name[i], "theta_%s", f->scalar_names[f->learn[i].slot]);
     return att->matrix->learner ? open_learner(att, t) : SPECTRA_OK;
@@ -79,6 +83,7 @@ void training_release(spectra_attention *att)
     free(t->sample);
     free(t->order);
     free(t->memory);
+    free(t->scalar_theta);
     free(t);
     att->training = NULL;
 }
@@ -179,6 +184,8 @@ void spectra_attention_trained_set(spectra_attention *att, const float *theta)
     int64_t H = att->desc.H;
     if (!t)
         return;
+    for (int64_t i = 0; i < t->scalars * H; i++)
+        t->scalar_theta[i] = theta[i];
     for (int64_t i = 0; i < t->scalars; i++) {
         const learned_scalar *x = &att->feature->learn[i];
         float *values = scalar_input(att, x->slot);
@@ -195,6 +202,29 @@ void spectra_attention_trained_set(spectra_attention *att, const float *theta)
     for (int64_t r = 0; r < att->plan.M; r++)
         att->row_weight[r] = (float)t->weight[r];
     performer_pack(att);
+}
+
+void training_gradient(const spectra_attention *att, const float *scalars, const float *w,
+                       const float *weights, float *gtheta)
+{
+    const attention_training *t = att->training;
+    const int64_t H = att->desc.H, M = att->plan.M, D = att->plan.D;
+    for (int64_t i = 0; i < t->scalars; i++) {
+        const learned_scalar *x = &att->feature->learn[i];
+        for (int64_t h = 0; h < H; h++)
+            gtheta[i * H + h] += scalars[h * att->feature->scalars + x->slot] *
+                                 x->derivative(t->scalar_theta[i * H + h]);
+    }
+    if (!t->matrix)
+        return;
+    for (int64_t i = 0; i < M * D; i++)
+        t->gw[i] = (double)w[i];
+    for (int64_t r = 0; r < M; r++)
+        t->gweight[r] = (double)weights[r];
+    memset(t->gtheta, 0, (size_t)t->learner.count * sizeof *t->gtheta);
+    t->learner.kind->backward(&t->learner, t->theta, t->scratch, t->gw, t->gweight, t->gtheta);
+    for (int64_t i = 0; i < t->learner.count; i++)
+        gtheta[t->scalars * H + i] += (float)t->gtheta[i];
 }
 
 /* Sums over all heads of the gradients of W and of the row weights. */

@@ -35,6 +35,7 @@ typedef enum option_id {
     OPT_OFFICIAL,
     OPT_THROUGH,
     OPT_ANTITHETIC,
+    OPT_CAUSAL,
     OPT_LEARN,
     OPT_STEPS,
     OPT_BATCH,
@@ -88,6 +89,7 @@ typedef enum option_id {
     OPT_TRIALS,
     OPT_INPUT_STD,
     OPT_DEVICE,
+    OPT_PRECISION,
     OPT_ARCH,
     OPT_HELP,
     OPT_COUNT

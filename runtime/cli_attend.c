@@ -1,5 +1,6 @@
 #include "attention.h"
 #include "cli.h"
+#include "cli_attend.h"
 #include "device_features.h"
 #include "npy.h"
 #include "outfile.h"
@@ -136,6 +137,7 @@ static spectra_status describe(const cli_args *a, spectra_attention_desc *desc)
     desc->official = a->value[OPT_OFFICIAL].given;
     desc->through = a->value[OPT_THROUGH].given;
     desc->antithetic = a->value[OPT_ANTITHETIC].given;
+    desc->causal = a->value[OPT_CAUSAL].given;
     if (a->value[OPT_THREADS].given)
         omp_set_num_threads((int)a->value[OPT_THREADS].integer);
     if (strcmp(desc->attn, "performer") != 0)
@@ -152,6 +154,7 @@ typedef struct attend {
     held_memory memory;
     npy_array q, k, v, dout;
     spectra_attention *att;
+    device *dev; /* NULL: the CPU */
     spectra_problem problem;
     int64_t B, H, T, S, D, DV;
 } attend;
@@ -193,33 +196,49 @@ static spectra_status write_array(const attend *x, option_id id, int64_t tokens,
                                     : SPECTRA_OK;
 }
 
+static spectra_status attend_on_host(const attend *x, const attend_call *c)
+{
+    held_memory m = {0};
+    void *saved, *work;
+    const spectra_problem *p = &c->problem;
+    const spectra_rows q = spectra_rows_dense(x->q.data, x->H, x->T, x->D);
+    const spectra_rows k = spectra_rows_dense(x->k.data, x->H, x->S, x->D);
+    const spectra_rows v = spectra_rows_dense(x->v.data, x->H, x->S, x->DV);
+    const spectra_rows o = spectra_rows_dense(c->o, x->H, x->T, x->DV);
+    spectra_status status = take_bytes(&m, spectra_attention_saved_bytes(x->att, p), &saved);
+    if (status == SPECTRA_OK)
+        status = take_bytes(&m, spectra_attention_work_bytes(x->att, p), &work);
+    if (status == SPECTRA_OK)
+        status = spectra_attention_forward(x->att, p, q, k, v, o, saved, work);
+    if (status == SPECTRA_OK && c->go)
+        status = spectra_attention_backward(
+            x->att, p, q, k, v, o, spectra_rows_dense(x->dout.data, x->H, x->T, x->DV),
+            spectra_rows_dense(c->gq, x->H, x->T, x->D), spectra_rows_dense(c->gk, x->H, x->S, x->D),
+            spectra_rows_dense(c->gv, x->H, x->S, x->DV), saved, work);
+    release(&m);
+    return status;
+}
+
 static spectra_status attend_run(attend *x)
 {
     held_memory *m = &x->memory;
     const int64_t rows_q = x->B * x->H * x->T, rows_k = x->B * x->H * x->S;
-    float *o, *gq, *gk, *gv;
-    void *saved, *work;
-    TRY(take_floats(m, rows_q * x->DV, &o));
-    TRY(take_bytes(m, spectra_attention_saved_bytes(x->att, &x->problem), &saved));
-    TRY(take_bytes(m, spectra_attention_work_bytes(x->att, &x->problem), &work));
-    spectra_rows q = spectra_rows_dense(x->q.data, x->H, x->T, x->D);
-    spectra_rows k = spectra_rows_dense(x->k.data, x->H, x->S, x->D);
-    spectra_rows v = spectra_rows_dense(x->v.data, x->H, x->S, x->DV);
-    spectra_rows out = spectra_rows_dense(o, x->H, x->T, x->DV);
-    TRY(spectra_attention_forward(x->att, &x->problem, q, k, v, out, saved, work));
-    if (x->dout.data) {
-        TRY(take_floats(m, rows_q * x->D, &gq));
-        TRY(take_floats(m, rows_k * x->D, &gk));
-        TRY(take_floats(m, rows_k * x->DV, &gv));
-        TRY(spectra_attention_backward(
-            x->att, &x->problem, q, k, v, out, spectra_rows_dense(x->dout.data, x->H, x->T, x->DV),
-            spectra_rows_dense(gq, x->H, x->T, x->D), spectra_rows_dense(gk, x->H, x->S, x->D),
-            spectra_rows_dense(gv, x->H, x->S, x->DV), saved, work));
-        TRY(write_array(x, OPT_DQ, x->T, x->D, gq));
-        TRY(write_array(x, OPT_DK, x->S, x->D, gk));
-        TRY(write_array(x, OPT_DV, x->S, x->DV, gv));
+    attend_call c = {.problem = x->problem, .H = x->H, .D = x->D, .DV = x->DV, .q = x->q.data,
+                     .k = x->k.data, .v = x->v.data, .go = x->dout.data};
+    TRY(take_floats(m, rows_q * x->DV, &c.o));
+    if (c.go) {
+        TRY(take_floats(m, rows_q * x->D, &c.gq));
+        TRY(take_floats(m, rows_k * x->D, &c.gk));
+        TRY(take_floats(m, rows_k * x->DV, &c.gv));
     }
-    return write_array(x, OPT_OUT, x->T, x->DV, o);
+    TRY(x->dev ? attend_on_device(x->dev, x->att, x->args->value[OPT_PRECISION].text, &c)
+               : attend_on_host(x, &c));
+    if (c.go) {
+        TRY(write_array(x, OPT_DQ, x->T, x->D, c.gq));
+        TRY(write_array(x, OPT_DK, x->S, x->D, c.gk));
+        TRY(write_array(x, OPT_DV, x->S, x->DV, c.gv));
+    }
+    return write_array(x, OPT_OUT, x->T, x->DV, c.o);
 }
 
 static spectra_status attend_all(attend *x)
@@ -228,6 +247,10 @@ static spectra_status attend_all(attend *x)
     spectra_attention_desc desc = {0};
     TRY(describe(x->args, &desc));
     TRY(cli_need(x->args, OPT_OUT, &out));
+    TRY(cli_device(x->args, &x->dev));
+    if (!x->dev && strcmp(x->args->value[OPT_PRECISION].text, "float32") != 0)
+        return fail(SPECTRA_EUNSUPPORTED, "--precision %s is of devices: --device cuda or emu",
+                    x->args->value[OPT_PRECISION].text);
     TRY(attend_read(x));
     desc.H = x->H, desc.D = x->D, desc.DV = x->DV;
     TRY(spectra_attention_new(&desc, &x->att));
@@ -240,6 +263,7 @@ spectra_status cli_attend(const cli_args *a)
     attend x = {.args = a};
     spectra_status status = attend_all(&x);
     spectra_attention_free(x.att);
+    device_close(x.dev);
     release(&x.memory);
     return status;
 }

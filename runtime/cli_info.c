@@ -43,6 +43,14 @@ static json_t *legal_matrices(const feature_info *f)
     return list;
 }
 
+/* Whether attention may be causal with it. */
+static const char *causal(const feature_info *f)
+{
+    if (f->linear != LINEAR_NONE)
+        return "no";
+    return f->adapt && f->moments ? "with parameters given" : "yes";
+}
+
 static spectra_status list_json(void)
 {
     json_t *all = json_object(), *list = json_array();
@@ -53,12 +61,13 @@ static spectra_status list_json(void)
     for (const feature_info *f = generated_features; f->name; f++)
         if (!f->is_antithetic)
             json_array_append_new(
-                list, json_pack("{s:s, s:s, s:s, s:i, s:b, s:b, s:b, s:o, s:o, s:o}", "name",
-                                f->name, "doc", f->doc, "source", f->source, "lanes", f->lanes,
-                                "signed", f->is_signed, "antithetic", f->may_antithetic, "official",
-                                f->has_official, "scalars", name_list(f->scalar_names, f->scalars),
-                                "vectors", name_list(f->vector_names, f->vectors), "matrices",
-                                legal_matrices(f)));
+                list,
+                json_pack("{s:s, s:s, s:s, s:i, s:b, s:b, s:b, s:s, s:o, s:o, s:o}", "name",
+                          f->name, "doc", f->doc, "source", f->source, "lanes", f->lanes, "signed",
+                          f->is_signed, "antithetic", f->may_antithetic, "official",
+                          f->has_official, "causal", causal(f), "scalars",
+                          name_list(f->scalar_names, f->scalars), "vectors",
+                          name_list(f->vector_names, f->vectors), "matrices", legal_matrices(f)));
     json_object_set_new(all, "features", list);
     list = json_array();
     for (const matrix_info *m = generated_matrices; m->name; m++)

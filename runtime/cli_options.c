@@ -48,6 +48,10 @@ static const option options[OPT_COUNT] = {
     [OPT_ANTITHETIC] = {"antithetic", NULL, NULL, FLAG, CLI_TRAIN | ARRAYS | CLI_APPROX | CLI_GEN,
                         "antithetic", 0, 0, NULL, NULL,
                         "features of w and of -w, twice as many from one projection"},
+    [OPT_CAUSAL] =
+        {"causal", NULL, NULL, FLAG, CLI_ATTEND, NULL, 0, 0, NULL, NULL,
+         "each query sees the keys up to its own; what is computed from data is to be given "
+         "(--input)"},
     [OPT_LEARN] = {"learn", NULL, NULL, FLAG, CLI_TRAIN, "learn", 0, 0, NULL, NULL,
                    "train the feature's own scalars (gerf's A), one a head"},
     [OPT_STEPS] = {"steps", NULL, "N", SETTING_INT, CLI_TRAIN, "steps", 0, 0, NULL, NULL,
@@ -154,7 +158,8 @@ static const option options[OPT_COUNT] = {
                        "standard deviation of random queries and keys"},
     [OPT_DTYPE] = {"dtype", NULL, "NAME", SETTING_STRING, CLI_GEN, NULL, 0, 0, "f32", "f32|f64",
                    "numbers of the kernels"},
-    [OPT_DEVICE] = {"device", NULL, "NAME", SETTING_STRING, CLI_FEATURES, NULL, 0, 0, "cpu",
+    [OPT_DEVICE] = {"device", NULL, "NAME", SETTING_STRING,
+                    CLI_ATTEND | CLI_FEATURES | NETS, NULL, 0, 0, "cpu",
                     "cpu|cuda|emu",
                     "where it is computed: cuda is an NVIDIA GPU, emu runs a GPU's "
                     "kernels on this CPU"},
@@ -162,6 +167,10 @@ static const option options[OPT_COUNT] = {
         {"arch", NULL, "NAME,...", SETTING_STRING, CLI_JIT, NULL, 0, 0, NULL, NULL,
          "with --warm: CUDA text instead, for these GPUs (sm_80,sm_90a), which need not be "
          "here"},
+    [OPT_PRECISION] = {"precision", NULL, "NAME", SETTING_STRING, CLI_ATTEND | NETS, NULL, 0, 0,
+                       "float32", "float32|fast|bf16",
+                       "of a device: fast multiplies numbers of 10 bits (TF32); bf16, of attend, also "
+                       "reads and writes numbers of 16 bits"},
     [OPT_HELP] = {"help", NULL, NULL, FLAG, EVERY, NULL, 0, 0, NULL, NULL, "this text"},
 };
 

@@ -118,6 +118,8 @@ static spectra_status new_config(const cli_args *a, train_config *c)
     TRY(task_load(a->value[OPT_TASK].text, &c->task));
     snprintf(c->attn, sizeof c->attn, "%s", a->value[OPT_ATTN].text);
     snprintf(c->target, sizeof c->target, "softmax");
+    snprintf(c->device, sizeof c->device, "%s", a->value[OPT_DEVICE].text);
+    TRY(setting_parse(train_setting("precision"), c, a->value[OPT_PRECISION].text, "precision"));
     c->seed = a->value[OPT_SEED].integer;
     int length = snprintf(c->data, sizeof c->data, "data/%s", c->task.name);
     if (length >= (int)sizeof c->data)
@@ -150,6 +152,19 @@ static spectra_status new_config(const cli_args *a, train_config *c)
     return SPECTRA_OK;
 }
 
+/* The device an option names, for a run that is there; its precision stays only where the device does.
+ */
+static spectra_status set_device(const cli_args *a, train_config *c)
+{
+    const cli_value *v = &a->value[OPT_DEVICE];
+    if (v->given && strcmp(v->text, c->device) != 0) {
+        TRY(setting_parse(train_setting("device"), c, v->text, "device"));
+        TRY(setting_parse(train_setting("precision"), c, "float32", "precision"));
+    }
+    const cli_value *p = &a->value[OPT_PRECISION];
+    return p->given ? setting_parse(train_setting("precision"), c, p->text, "precision") : SPECTRA_OK;
+}
+
 /* The settings of a run that is there, with options that name others applied: train_run refuses
  * what does not fit. */
 static spectra_status held_config(const cli_args *a, const char *run, train_config *c)
@@ -158,7 +173,11 @@ static spectra_status held_config(const cli_args *a, const char *run, train_conf
     static const struct {
         option_id id;
         const char *setting;
-    } named[] = {{OPT_TASK, "task"}, {OPT_ATTN, "attn"}, {OPT_M, "m"}, {OPT_SEED, "seed"}};
+    } named[] = {{OPT_TASK, "task"},
+                 {OPT_ATTN, "attn"},
+                 {OPT_M, "m"},
+                 {OPT_SEED, "seed"},
+                 {OPT_DEVICE, "device"}};
     for (size_t i = 0; i < sizeof named / sizeof named[0]; i++)
         if (a->value[named[i].id].given)
             TRY(setting_parse(train_setting(named[i].setting), c, a->value[named[i].id].text,
@@ -168,6 +187,7 @@ static spectra_status held_config(const cli_args *a, const char *run, train_conf
         TRY(train_open_spec(c)); /* so that its name is known */
     if (feat->given || kernel->given)
         TRY(set_pair(a, true, c));
+    TRY(set_device(a, c));
     return cli_apply_settings(a, c);
 }
 
@@ -223,12 +243,13 @@ static spectra_status print_result(const cli_args *a, const char *run, const tra
 {
     if (a->value[OPT_JSON].given)
         return cli_print_json(
-            json_pack("{s:s, s:I, s:s, s:f, s:I, s:b, s:f, s:f, s:f, s:I, s:o}", "run", run, "step",
-                      (json_int_t)r->step, "reason", r->reason, "best_dev_accuracy", r->best_dev,
-                      "parameters_step", (json_int_t)r->best_step, "parameters_last",
+            json_pack("{s:s, s:I, s:s, s:f, s:I, s:b, s:f, s:f, s:f, s:I, s:I, s:o}", "run", run,
+                      "step", (json_int_t)r->step, "reason", r->reason, "best_dev_accuracy",
+                      r->best_dev, "parameters_step", (json_int_t)r->best_step, "parameters_last",
                       r->best_is_last, "seconds", r->seconds, "step_seconds", r->step_seconds,
                       "tokens_per_s", r->tokens_per_s, "peak_bytes", (json_int_t)r->peak_bytes,
-                      "test", r->complete ? scores_json(&r->test) : json_null()));
+                      "device_peak_bytes", (json_int_t)r->device_peak_bytes, "test",
+                      r->complete ? scores_json(&r->test) : json_null()));
     if (r->complete) {
         print_scores("test", &r->test);
         printf("best dev        %.4f\n", r->best_dev);
@@ -242,6 +263,8 @@ static spectra_status print_result(const cli_args *a, const char *run, const tra
     if (r->step_seconds > 0)
         printf("a step          %.1f ms, %.0f tokens/s, peak memory %.0f MiB\n",
                1e3 * r->step_seconds, r->tokens_per_s, (double)r->peak_bytes / 1048576);
+    if (r->device_peak_bytes > 0)
+        printf("on the device   peak memory %.0f MiB\n", (double)r->device_peak_bytes / 1048576);
     printf("report          %s/report.html\n", run);
     return SPECTRA_OK;
 }
@@ -292,6 +315,7 @@ spectra_status cli_eval(const cli_args *a)
         if (a->value[local[i]].given)
             TRY(setting_parse(train_setting(setting_name[i]), &c, a->value[local[i]].text,
                               setting_name[i]));
+    TRY(set_device(a, &c));
     use_threads(a, &c);
     int split = SPLIT_TRAIN;
     while (strcmp(train_split_names[split], a->value[OPT_SPLIT].text) != 0)

@@ -171,26 +171,34 @@ static spectra_status load(void *context, const jit_bytes *image)
                 spectra_message(), m->target, m->compiler, driver / 1000, driver % 1000 / 10);
 }
 
+/* From the cache or the compiler. */
+static spectra_status make(making *m, const char *text)
+{
+    char why[512] = "";
+    const nvrtc_info *nvrtc = NULL;
+    bool compiled;
+    if (nvrtc_open(state(m->dev)->driver, &nvrtc) != SPECTRA_OK)
+        snprintf(why, sizeof why, "%s", spectra_message());
+    TRY(nvrtc_target(nvrtc, m->dev->arch, m->target));
+    m->compiler = nvrtc ? nvrtc->text : "another NVRTC";
+    return nvrtc_make(nvrtc, why, m->name, text, m->target, load, m, &compiled);
+}
+
+/* What was built may be too new for the driver; then it is compiled here. */
 static spectra_status cuda_program(device *dev, const char *name, const char *text, void **module)
 {
     making m = {.dev = dev, .name = name, .compiler = "NVRTC ahead", .target = "its kind of GPU"};
-    char why[512] = "";
-    const nvrtc_info *nvrtc = NULL;
+    char refused[512] = "";
     jit_bytes built;
-    bool compiled;
     TRY(cuda_enter(dev));
-    if (device_built(text, dev->arch, &built)) {
-        TRY(load(&m, &built));
+    if (device_built(text, dev->arch, &built) && load(&m, &built) != SPECTRA_OK)
+        snprintf(refused, sizeof refused, "%s", spectra_message());
+    spectra_status status = m.module ? SPECTRA_OK : make(&m, text);
+    if (status == SPECTRA_OK)
         *module = m.module;
-        return SPECTRA_OK;
-    }
-    if (nvrtc_open(state(dev)->driver, &nvrtc) != SPECTRA_OK)
-        snprintf(why, sizeof why, "%s", spectra_message());
-    TRY(nvrtc_target(nvrtc, dev->arch, m.target));
-    m.compiler = nvrtc ? nvrtc->text : "another NVRTC";
-    TRY(nvrtc_make(nvrtc, why, name, text, m.target, load, &m, &compiled));
-    *module = m.module;
-    return SPECTRA_OK;
+    else if (refused[0])
+        status = fail(status, "%s; what was built: %s", spectra_message(), refused);
+    return status;
 }
 
 static void cuda_unload(device *dev, void *module)

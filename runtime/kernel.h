@@ -57,6 +57,9 @@ typedef struct attn_plan {
     const real *count_sums;  /* (2, MP) sums of w_rd and of log w_rd! where W holds counts */
     const attn_chain *chain; /* used instead of wt and w to project; NULL: products */
     bool learn;              /* backward also makes the gradient of W, in dparams */
+    /* (MP) of causal kernels, which multiply a query's features by it; NULL: ones. Of the others it
+     * is the caller who multiplies the state. */
+    const real *row_weight;
 } attn_plan;
 
 /* Parameters of a feature for one head. The last scalar is always `gaussian`:
@@ -115,6 +118,39 @@ typedef struct attn_bwd_ops {
                  const real *dstate, real *gk, int64_t ldgk, real *gv, int64_t ldgv, real *dparams,
                  real *scratch);
 } attn_bwd_ops;
+
+/* Causal: query i sees the keys j <= i of the same n tokens and those of the state before them.
+ * q, k, v, o, den as above; refs (ceil(n / block), F) and cut (n) are written by forward and read
+ * by backward: the references (state.max) at each block's start, and 1 at tokens that raised them.
+ */
+typedef struct attn_causal_args {
+    int64_t n, ldq, ldk, ldv, ldo, ldgo, ldgq, ldgk, ldgv;
+    const real *q, *k, *v;
+    const uint8_t *mask;
+    real *o, *den, *refs;
+    uint8_t *cut;
+    const real *go; /* from here on of backward only */
+    real *gq, *gk, *gv;
+} attn_causal_args;
+
+/* A state is as above, but its max may be up to 30 below the true maximum, and it never holds
+ * plan.row_weight. dparams as above, with plan.learn followed by the gradient of row_weight (MP).
+ * queries_bwd: `state` is that before the tokens; dstate (accumulated; NULL: not wanted) is the
+ * gradient of it. keys_bwd: dstate is the gradient, by all later queries, of a state behind the
+ * tokens with the maxima `after` (F); NULL: there are none. step: one token, key first. */
+typedef struct attn_causal_ops {
+    int64_t (*block)(const attn_plan *p); /* tokens */
+    int64_t (*scratch)(const attn_plan *p);
+    void (*forward)(const attn_plan *p, const attn_params *a, const attn_causal_args *x,
+                    real *state, real *scratch);
+    void (*queries_bwd)(const attn_plan *p, const attn_params *a, const attn_causal_args *x,
+                        const real *state, real *dstate, real *dparams, real *scratch);
+    void (*keys_bwd)(const attn_plan *p, const attn_params *a, const attn_causal_args *x,
+                     const real *after, const real *dstate, real *dparams, real *scratch);
+    int64_t (*step_scratch)(const attn_plan *p);
+    void (*step)(const attn_plan *p, const attn_params *a, const real *q, const real *k,
+                 const real *v, real *o, real *state, real *scratch);
+} attn_causal_ops;
 
 /* The reference system's normalisation (its behaviour "official"): maximum per token on both
  * sides, epsilon after the exponential, scalars that differ from token to token.
@@ -212,6 +248,7 @@ typedef struct attn_row {
     isa isa;
     const attn_fwd_ops *fwd;
     const attn_bwd_ops *bwd;
+    const attn_causal_ops *causal;
     const attn_token_ops *token; /* NULL where the feature has no such behaviour */
     const char *hash;            /* of the generated texts */
 } attn_row;

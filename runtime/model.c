@@ -268,7 +268,7 @@ static spectra_status diverged(const pass *p)
 /* ---- passes -------------------------------------------------------------------------------------
  */
 
-static spectra_status check_batch(const model *m, const model_batch *batch, bool labels)
+spectra_status model_check_batch(const model *m, const model_batch *batch, bool labels)
 {
     if (batch->B < 1)
         return fail(SPECTRA_ESHAPE, "model: a batch of %lld examples, allowed is at least 1",
@@ -293,7 +293,7 @@ static spectra_status check_batch(const model *m, const model_batch *batch, bool
 static spectra_status run_forward(pass *p, double *loss)
 {
     const model *m = p->m;
-    TRY(check_batch(m, p->batch, loss != NULL));
+    TRY(model_check_batch(m, p->batch, loss != NULL));
     TRY(model_prepare(p));
     const float *theta = m->params + m->at.trained;
     for (int64_t l = 0; l < m->attentions; l++) {

@@ -100,7 +100,7 @@ static void sort_rows(int64_t rows, const int32_t *key, int64_t keys, int32_t *s
     start[0] = 0;
 }
 
-static spectra_status pack(const pass *p)
+spectra_status model_pack(const pass *p)
 {
     model *m = p->m;
     const model_config *c = &m->config;
@@ -253,7 +253,7 @@ static void take_values(const pass *p, arena *a, activations *act)
 spectra_status model_prepare(pass *p)
 {
     model *m = p->m;
-    TRY(pack(p));
+    TRY(model_pack(p));
     p->chunks = (m->pack.rows + CHUNK - 1) / CHUNK;
     arena count = {0};
     take_values(p, &count, &m->act);

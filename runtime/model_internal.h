@@ -140,7 +140,13 @@ spectra_status model_layout(model *m);
 /* Initial values of every parameter, from config.seed. */
 void model_init_params(model *m);
 
+/* ---- model.c ---- */
+/* SPECTRA_ESHAPE, SPECTRA_EINVAL for what is no batch of this model. */
+spectra_status model_check_batch(const model *m, const model_batch *batch, bool labels);
+
 /* ---- model_batch.c ---- */
+/* The batch's rows into m->pack; in training also sorted. SPECTRA_EINVAL for a token that is none. */
+spectra_status model_pack(const pass *p);
 /* Packs the batch and gives every array of the pass its memory. */
 spectra_status model_prepare(pass *p);
 /* The attention's view of the batch, call number `call` of attention_calls in this layer: one

@@ -71,6 +71,7 @@ typedef struct spectra_attention_desc {
     bool official;   /* the reference system's behaviour (math of its code, not of its paper) */
     bool through;    /* differentiate through data-dependent parameters too */
     bool antithetic; /* features of w and of -w, from one projection */
+    bool causal;     /* query i sees the keys j <= i: as many queries as keys, see below */
     bool learn;      /* train the feature's scalars that can be (gerf's A), one a head */
 } spectra_attention_desc;
 
@@ -97,7 +98,10 @@ int64_t spectra_attention_saved_bytes(const spectra_attention *att, const spectr
 int64_t spectra_attention_work_bytes(const spectra_attention *att, const spectra_problem *p);
 
 /* o = attention(q, k, v). Queries without any valid key give 0. Rows of padded queries are
- * computed like the others. Bits do not depend on the number of threads. */
+ * computed like the others. Bits do not depend on the number of threads.
+ * Causal: SPECTRA_ESHAPE unless every sequence has as many queries as keys; SPECTRA_EINVAL where a
+ * parameter would be computed from all tokens (oprf's A, saderf's psi ...) and was not set. Later
+ * tokens change no bit of earlier outputs. */
 spectra_status spectra_attention_forward(const spectra_attention *att, const spectra_problem *p,
                                          spectra_rows q, spectra_rows k, spectra_rows v,
                                          spectra_rows o, void *saved, void *work);
@@ -107,6 +111,26 @@ spectra_status spectra_attention_backward(const spectra_attention *att, const sp
                                           spectra_rows o, spectra_rows go, spectra_rows gq,
                                           spectra_rows gk, spectra_rows gv, void *saved,
                                           void *work);
+
+/* Decoding with a causal performer, one token at a time, in constant memory. `state` holds what B
+ * sequences have read, each in a B-th of it; `work` is scratch of prefill and step, and depends on
+ * the number of threads. Both 64-byte aligned, owned by the caller; nothing here allocates. After a
+ * change of matrix or parameters the state has to be cleared. SPECTRA_EUNSUPPORTED for softmax,
+ * SPECTRA_EINVAL without desc.causal, and where forward refuses a parameter. */
+int64_t spectra_attention_state_bytes(const spectra_attention *att, int64_t B);
+int64_t spectra_attention_step_bytes(const spectra_attention *att);
+/* Forgets everything; active (B) or NULL: only the sequences where it is not 0. */
+spectra_status spectra_attention_state_clear(const spectra_attention *att, int64_t B,
+                                             const uint8_t *active, void *state);
+/* Reads a prompt: p's keys k and values v (B, H, S, D or DV); p->k_mask and packing apply. */
+spectra_status spectra_attention_prefill(const spectra_attention *att, const spectra_problem *p,
+                                         spectra_rows k, spectra_rows v, void *state, void *work);
+/* One new token of each active sequence, row t = 0 of each view: its key and value are read, then
+ * o = attention(q). Rows o of other sequences are left as they are. */
+spectra_status spectra_attention_step(const spectra_attention *att, int64_t B,
+                                      const uint8_t *active, spectra_rows q, spectra_rows k,
+                                      spectra_rows v, spectra_rows o, void *state, void *work);
+
 /* Parameters that are trained: those of a learned matrix, and the feature's with desc.learn. They
  * live outside, in one array of `floats` numbers theta; tensors are parts of it. An attention
  * starts with the values that `start` gives. */

@@ -1,65 +1,23 @@
 #define _GNU_SOURCE
 #include "train.h"
 
-#include "checkpoint.h"
 #include "jit.h"
-#include "log.h"
-#include "optim.h"
 #include "outfile.h"
 #include "registry.h"
 #include "report.h"
 #include "status.h"
-#include "train_internal.h"
+#include "train_session.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <time.h>
 #include <unistd.h>
 
-enum { FILE_CONFIG, FILE_LOG, FILE_CHECKPOINT, FILE_BEST, FILE_REPORT, FILES };
 static const char *const file_names[FILES] = {"config.json", "log.jsonl", "checkpoint.safetensors",
                                               "best.safetensors", "report.html"};
 
-/* The optimiser of the benchmark; rate, steps and weight decay are settings. */
-static const double beta2 = 0.999, epsilon = 1e-6, clip = 1.0;
-static const double rate_div = 25, rate_final_div = 1e4, beta1_low = 0.85, beta1_high = 0.95;
 /* Parameters are only kept from evaluations after this share of the steps. */
 static const double keep_after = 0.2;
-
-typedef struct session {
-    const train_config *config;
-    const train_control *control;
-    learner learner;
-    float *moment[2];
-    checkpoint at;
-    int64_t first_step; /* at.step when the session began */
-    char *path[FILES];
-    const char *run;
-    run_log *log;
-    const char *reason; /* why training ended */
-    bool testing;       /* the checkpoint is written, the model may hold other parameters */
-    train_progress progress;
-    double started;
-    double data_seconds, model_seconds, update_seconds, evaluation_seconds;
-    int64_t tokens;
-} session;
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static int64_t peak_bytes(void)
-{
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    return (int64_t)usage.ru_maxrss * 1024;
-}
 
 static bool stop_wanted(const session *s)
 {
@@ -112,13 +70,17 @@ static spectra_status begin(session *s)
             unlink(s->path[i]); /* what is there to be overwritten may be absent */
     else if (access(s->path[FILE_CHECKPOINT], F_OK) == 0)
         TRY(checkpoint_load(s->path[FILE_CHECKPOINT], s->learner.model, s->moment, &s->at));
+    TRY(learner_push(&s->learner, s->moment));
     s->first_step = s->at.step;
     TRY(train_config_write(s->run, s->config));
     return log_open(s->path[FILE_LOG], s->control->resume ? s->at.step : -1, &s->log);
 }
 
+/* A device's numbers and parameters come to the host first. */
 static spectra_status write_checkpoint(session *s)
 {
+    TRY(session_flush(s));
+    TRY(learner_pull(&s->learner, s->moment));
     const float *moments[2] = {s->moment[0], s->moment[1]};
     return checkpoint_save(s->path[FILE_CHECKPOINT], s->learner.model, moments, &s->at);
 }
@@ -126,87 +88,8 @@ static spectra_status write_checkpoint(session *s)
 static spectra_status write_best(session *s)
 {
     checkpoint at = s->at;
+    TRY(learner_pull(&s->learner, NULL));
     return checkpoint_save(s->path[FILE_BEST], s->learner.model, NULL, &at);
-}
-
-/* ---- one step ---------------------------------------------------------------------------------
- */
-
-static void report_progress(session *s)
-{
-    s->progress.seconds = now() - s->started;
-    if (s->control->progress)
-        s->control->progress(s->control->context, &s->progress);
-}
-
-static double gradient_norm(model *m)
-{
-    const float *g = model_grads(m);
-    double sum = 0;
-    for (int64_t i = 0; i < model_param_count(m); i++)
-        sum += (double)g[i] * (double)g[i];
-    return sqrt(sum);
-}
-
-static spectra_status log_step(session *s, double loss, double accuracy, double lr, double norm,
-                               double seconds)
-{
-    return log_line(s->log, json_pack("{s:I, s:s, s:f, s:f, s:f, s:f, s:f, s:I}", "step",
-                                      (json_int_t)s->at.step, "split", "train", "loss", loss,
-                                      "accuracy", accuracy, "lr", lr, "grad_norm", norm,
-                                      "tokens_per_s", (double)s->learner.tokens / seconds,
-                                      "peak_bytes", (json_int_t)peak_bytes()));
-}
-
-static spectra_status train_step(session *s)
-{
-    learner *l = &s->learner;
-    const task *t = &s->config->task;
-    int64_t step = s->at.step, correct = 0;
-    double loss = 0, start = now();
-    learner_load(l, SPLIT_TRAIN, step);
-    double loaded = now();
-    model_zero_grads(l->model);
-    for (int64_t p = 0; p < t->accumulate; p++) {
-        model_batch part = learner_part(l, p, t->accumulate);
-        double part_loss = 0;
-        spectra_status status = model_step(l->model, &part, (uint64_t)step, (uint64_t)p,
-                                           1.0 / (double)t->accumulate, l->scores, &part_loss);
-        if (status != SPECTRA_OK)
-            return fail(status, "step %lld: %s", (long long)step + 1, spectra_message());
-        loss += part_loss / (double)t->accumulate;
-        correct += learner_correct(l, l->scores, part.label, part.B, NULL);
-    }
-    double computed = now(), norm = gradient_norm(l->model);
-    double lr, beta1;
-    const schedule plan = {.max_lr = t->lr,
-                           .div = rate_div,
-                           .final_div = rate_final_div,
-                           .beta1_low = beta1_low,
-                           .beta1_high = beta1_high,
-                           .total = t->steps,
-                           .warmup = t->warmup};
-    schedule_at(&plan, step, &lr, &beta1);
-    const adamw optimiser = {.beta2 = beta2,
-                             .eps = epsilon,
-                             .weight_decay = t->weight_decay,
-                             .clip = clip,
-                             .n = model_param_count(l->model),
-                             .m = s->moment[0],
-                             .v = s->moment[1]};
-    adamw_update(&optimiser, step + 1, lr, beta1, model_params(l->model), model_grads(l->model));
-    double updated = now();
-    s->at.step++;
-    s->data_seconds += loaded - start;
-    s->model_seconds += computed - loaded;
-    s->update_seconds += updated - computed;
-    s->tokens += l->tokens;
-    s->progress.phase = TRAIN_STEP;
-    s->progress.step = s->at.step;
-    s->progress.loss = loss;
-    s->progress.accuracy = (double)correct / (double)t->batch;
-    report_progress(s);
-    return log_step(s, loss, s->progress.accuracy, lr, norm, updated - start);
 }
 
 /* ---- evaluation and the end -------------------------------------------------------------------
@@ -215,17 +98,18 @@ static spectra_status train_step(session *s)
 static spectra_status evaluate_dev(session *s)
 {
     const task *t = &s->config->task;
-    double start = now();
+    TRY(session_flush(s));
+    double start = session_now();
     train_scores scores = {.examples = 0};
     s->progress.seconds = start - s->started;
     int64_t number = s->at.step / t->eval_every - 1;
     TRY(learner_evaluate(&s->learner, SPLIT_DEV, number * t->eval_batches, t->eval_batches,
                          s->control, s->progress, &scores));
-    s->evaluation_seconds += now() - start;
+    s->evaluation_seconds += session_now() - start;
     s->at.evaluated = s->at.step;
     s->progress.dev_accuracy = scores.accuracy;
     s->progress.phase = TRAIN_DEV_DONE;
-    report_progress(s);
+    session_report(s);
     bool better = scores.accuracy > s->at.best;
     bool keep = better && (double)s->at.step > keep_after * (double)t->steps;
     if (better)
@@ -238,7 +122,7 @@ static spectra_status evaluate_dev(session *s)
                  json_pack("{s:I, s:s, s:f, s:f, s:I, s:b, s:b, s:f}", "step",
                            (json_int_t)s->at.step, "split", "dev", "loss", scores.loss, "accuracy",
                            scores.accuracy, "examples", (json_int_t)scores.examples, "best", better,
-                           "kept", keep, "seconds", now() - start)));
+                           "kept", keep, "seconds", session_now() - start)));
     return write_checkpoint(s);
 }
 
@@ -259,13 +143,13 @@ static spectra_status train_loop(session *s)
             s->reason = "stop-at";
             return SPECTRA_OK;
         }
-        if (control->max_seconds > 0 && now() - s->started >= control->max_seconds) {
+        if (control->max_seconds > 0 && session_now() - s->started >= control->max_seconds) {
             s->reason = "time";
             return SPECTRA_OK;
         }
         if (stop_wanted(s))
             return fail(SPECTRA_EINTERRUPTED, "interrupted");
-        TRY(train_step(s));
+        TRY(session_step(s));
     }
 }
 
@@ -290,9 +174,10 @@ static spectra_status final_test(session *s, train_result *result)
         TRY(write_best(s));
     } else {
         TRY(checkpoint_load(s->path[FILE_BEST], s->learner.model, NULL, NULL));
+        TRY(learner_push(&s->learner, NULL));
     }
     train_scores scores;
-    s->progress.seconds = now() - s->started;
+    s->progress.seconds = session_now() - s->started;
     TRY(learner_test(&s->learner, SPLIT_TEST, s->control, s->progress, &scores));
     result->test = scores;
     result->complete = true;
@@ -310,7 +195,7 @@ static spectra_status final_test(session *s, train_result *result)
 static spectra_status log_end(session *s, const char *reason, train_result *result)
 {
     int64_t steps = s->at.step - s->first_step;
-    double seconds = now() - s->started;
+    double seconds = session_now() - s->started;
     double stepping = s->data_seconds + s->model_seconds + s->update_seconds;
     double per = steps ? (double)steps : 1, rate = stepping > 0 ? 1 / stepping : 0;
     const task *t = &s->config->task;
@@ -318,17 +203,23 @@ static spectra_status log_end(session *s, const char *reason, train_result *resu
     result->seconds = seconds;
     result->step_seconds = stepping / per;
     result->tokens_per_s = (double)s->tokens * rate;
-    result->peak_bytes = peak_bytes();
-    return log_line(
-        s->log,
-        json_pack("{s:I, s:s, s:s, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I}", "step",
-                  (json_int_t)s->at.step, "split", "end", "reason", reason, "steps",
-                  (json_int_t)steps, "seconds", seconds, "step_seconds", result->step_seconds,
-                  "data_seconds", s->data_seconds / per, "model_seconds", s->model_seconds / per,
-                  "update_seconds", s->update_seconds / per, "evaluation_seconds",
-                  s->evaluation_seconds, "tokens_per_s", result->tokens_per_s, "positions_per_s",
-                  positions * rate, "peak_bytes", (json_int_t)result->peak_bytes, "model_bytes",
-                  (json_int_t)model_bytes(s->learner.model)));
+    result->peak_bytes = session_peak_bytes();
+    result->device_peak_bytes = session_device_bytes(s);
+    json_t *line = json_pack(
+        "{s:I, s:s, s:s, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I}", "step",
+        (json_int_t)s->at.step, "split", "end", "reason", reason, "steps", (json_int_t)steps,
+        "seconds", seconds, "step_seconds", result->step_seconds, "data_seconds",
+        s->data_seconds / per, "model_seconds", s->model_seconds / per, "update_seconds",
+        s->update_seconds / per, "evaluation_seconds", s->evaluation_seconds, "tokens_per_s",
+        result->tokens_per_s, "positions_per_s", positions * rate, "peak_bytes",
+        (json_int_t)result->peak_bytes, "model_bytes", (json_int_t)model_bytes(s->learner.model));
+    if (line && s->learner.dev) {
+        json_object_set_new(line, "device", json_string(device_name(s->learner.dev)));
+        json_object_set_new(line, "device_peak_bytes", json_integer(result->device_peak_bytes));
+        json_object_set_new(line, "device_model_bytes",
+                            json_integer(model_device_bytes(s->learner.on_device)));
+    }
+    return log_line(s->log, line);
 }
 
 /* A stopped or diverged session leaves a checkpoint and a report; the sentence of the first failure
@@ -355,7 +246,7 @@ static spectra_status run_session(session *s, train_result *result)
     const train_config *c = s->config;
     TRY(check_folder(s));
     TRY(train_open_spec(c));
-    if (c->feat[0]) {
+    if (c->feat[0] && strcmp(c->device, "cpu") == 0) {
         char feat[SETTING_TEXT + 1];
         jit_prefer(registry_form(c->feat, c->antithetic, feat, sizeof feat), c->kernel,
                    c->task.head_dim, c->task.head_dim, c->m);
@@ -370,6 +261,7 @@ static spectra_status run_session(session *s, train_result *result)
         if (!s->moment[i])
             return fail(SPECTRA_ENOMEM, "the optimiser: out of memory");
     }
+    TRY(session_open_steps(s));
     TRY(begin(s));
     s->progress = (train_progress){.step = s->at.step,
                                    .steps = s->config->task.steps,
@@ -393,9 +285,10 @@ static spectra_status run_session(session *s, train_result *result)
 spectra_status train_run(const train_config *c, const char *run, const train_control *control,
                          train_result *out)
 {
-    session s = {.config = c, .run = run, .control = control, .started = now()};
+    session s = {.config = c, .run = run, .control = control, .started = session_now()};
     train_result result = {.step = 0};
     spectra_status status = run_session(&s, &result);
+    session_close_steps(&s);
     learner_close(&s.learner);
     log_close(s.log);
     for (int i = 0; i < 2; i++)
@@ -423,6 +316,8 @@ spectra_status train_evaluate(const train_config *c, const char *run, train_spli
         status = learner_open(c, 1U << split, &l);
     if (status == SPECTRA_OK)
         status = checkpoint_load(path, l.model, NULL, NULL);
+    if (status == SPECTRA_OK)
+        status = learner_push(&l, NULL);
     if (status == SPECTRA_OK) {
         train_progress at = {.dev_accuracy = -1};
         status = learner_test(&l, split, control, at, out);

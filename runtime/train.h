@@ -12,7 +12,7 @@
 
 #include <signal.h>
 
-/* Every setting that takes part in a result, and nothing else but `threads`. */
+/* Every setting that takes part in a result, and where and how it was computed. */
 typedef struct train_config {
     task task; /* first: task_settings apply to the whole */
     char attn[SETTING_TEXT], feat[SETTING_TEXT],
@@ -23,6 +23,9 @@ typedef struct train_config {
     int64_t seed;
     char data[SETTING_TEXT]; /* folder of train, dev, test.safetensors */
     int64_t threads;         /* recorded; results do not depend on it */
+    /* recorded; results differ in rounding, and a run may go on on another device */
+    char device[SETTING_TEXT]; /* "cpu", "cuda", "emu" */
+    char precision[SETTING_TEXT]; /* of a device's products: "float32", "fast" */
     /* of a component function of one's own: absolute path, and SHA-256 of the text (jit.h) */
     char spec[SETTING_TEXT], spec_hash[72];
 } train_config;
@@ -78,7 +81,7 @@ typedef struct train_result {
     bool best_is_last;  /* because no evaluation qualified */
     train_scores test;  /* if complete */
     double seconds, step_seconds, tokens_per_s;
-    int64_t peak_bytes;
+    int64_t peak_bytes, device_peak_bytes; /* of the process; of the device, 0: none */
 } train_result;
 
 /* Trains into the folder `run`. SPECTRA_EINVAL when it holds a run and neither resume nor overwrite

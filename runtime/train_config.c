@@ -27,16 +27,22 @@ const setting train_settings[TRAIN_SETTINGS] = {
     {"data", SETTING_STRING, AT(data), 0, 0, NULL, "folder of the prepared data"},
 };
 
-/* Recorded, but no two runs differ for it. */
-static const setting threads_setting = {"threads", SETTING_INT, AT(threads), 0,
-                                        65536,     NULL,        "threads"};
+/* Recorded, but a run may go on with others. */
+static const setting machine_settings[] = {
+    {"threads", SETTING_INT, AT(threads), 0, 65536, NULL, "threads"},
+    {"device", SETTING_STRING, AT(device), 0, 0, "cpu|cuda|emu", "where it is computed"},
+    {"precision", SETTING_STRING, AT(precision), 0, 0, "float32|fast", "of a device's products"},
+};
+enum { MACHINE_SETTINGS = sizeof machine_settings / sizeof machine_settings[0] };
 
 const char *const train_split_names[3] = {"train", "dev", "test"};
 
 const setting *train_setting(const char *name)
 {
     const setting *s = setting_find(train_settings, TRAIN_SETTINGS, name);
-    return s ? s : setting_find(task_settings, TASK_SETTINGS, name);
+    if (!s)
+        s = setting_find(task_settings, TASK_SETTINGS, name);
+    return s ? s : setting_find(machine_settings, MACHINE_SETTINGS, name);
 }
 
 /* What the attention was generated from: hashes of the specs and of the kernels' text. */
@@ -61,7 +67,7 @@ static spectra_status config_json(const train_config *c, json_t *object)
 {
     TRY(settings_to_json(train_settings, TRAIN_SETTINGS, c, object));
     TRY(settings_to_json(task_settings, TASK_SETTINGS, c, object));
-    TRY(settings_to_json(&threads_setting, 1, c, object));
+    TRY(settings_to_json(machine_settings, MACHINE_SETTINGS, c, object));
     json_t *build = json_pack("{s:s, s:s, s:s}", "version", spectra_version(), "instructions",
                               registry_isa_name(registry_isa()), "blas", blas_config());
     if (c->spec[0] &&
@@ -112,6 +118,18 @@ static spectra_status spec_from_json(const json_t *object, const char *path, tra
     return SPECTRA_OK;
 }
 
+/* Runs of before there were devices do not have them. */
+static spectra_status machine_from_json(const json_t *object, const char *path, train_config *c)
+{
+    TRY(setting_parse(train_setting("device"), c, "cpu", path));
+    TRY(setting_parse(train_setting("precision"), c, "float32", path));
+    for (int i = 0; i < MACHINE_SETTINGS; i++)
+        if (machine_settings[i].offset != AT(threads) &&
+            json_object_get(object, machine_settings[i].name))
+            TRY(settings_from_json(&machine_settings[i], 1, c, object, path));
+    return SPECTRA_OK;
+}
+
 spectra_status train_open_spec(const train_config *c)
 {
     const jit_spec *spec;
@@ -139,6 +157,8 @@ spectra_status train_config_read(const char *run, train_config *out)
         status = settings_from_json(train_settings, TRAIN_SETTINGS, &c, object, path);
     if (status == SPECTRA_OK)
         status = settings_from_json(task_settings, TASK_SETTINGS, &c, object, path);
+    if (status == SPECTRA_OK)
+        status = machine_from_json(object, path, &c);
     if (status == SPECTRA_OK)
         status = spec_from_json(object, path, &c);
     if (file)

@@ -3,13 +3,21 @@
 #define SPECTRA_TRAIN_INTERNAL_H
 
 #include "data.h"
+#include "device.h"
 #include "model.h"
+#include "model_device.h"
 #include "train.h"
+
+enum { LEARNER_STEPS = 64 }; /* batches a device works on before its numbers are read */
 
 /* Makes models and serves batches; everything is owned. */
 typedef struct learner {
     const train_config *config;
     model *model;
+    /* of a run on a device, else NULL; the model then holds what was copied last */
+    device *dev;
+    model_device *on_device;
+    int32_t *asked;   /* (LEARNER_STEPS, batch) labels of batches whose scores are not read yet */
     dataset *data[3]; /* by train_split */
     stream stream[3];
     /* one batch: example numbers, ids (batch, length) a side, labels, scores (batch, classes) */
@@ -18,6 +26,10 @@ typedef struct learner {
     float *scores;
     int64_t tokens; /* not padding, of the batch held */
 } learner;
+
+/* Parameters, and moments unless NULL, of the device to the host and back; nothing without one. */
+spectra_status learner_pull(learner *l, float *const moments[2]);
+spectra_status learner_push(learner *l, float *const moments[2]);
 
 /* Opens the splits wanted (bit train_split of `splits`). */
 spectra_status learner_open(const train_config *c, unsigned splits, learner *out);

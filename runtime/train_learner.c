@@ -64,6 +64,36 @@ static spectra_status open_split(learner *l, int split)
     return status;
 }
 
+static spectra_status open_device(learner *l)
+{
+    const train_config *c = l->config;
+    const task *t = &c->task;
+    const bool fast = strcmp(c->precision, "fast") == 0;
+    if (fast && strcmp(c->device, "cpu") == 0)
+        return fail(SPECTRA_EINVAL, "--precision fast is of devices: --device cuda or emu");
+    if (strcmp(c->device, "cpu") == 0)
+        return SPECTRA_OK;
+    TRY(device_open(c->device, &l->dev));
+    const model_device_options options = {.batch = t->batch / t->accumulate,
+                                          .entries = LEARNER_STEPS * t->accumulate,
+                                          .fast = fast,
+                                          .record = true};
+    TRY(model_device_new(l->model, l->dev, &options, &l->on_device));
+    l->asked = malloc((size_t)(LEARNER_STEPS * t->batch) * sizeof *l->asked);
+    return l->asked ? SPECTRA_OK : fail(SPECTRA_ENOMEM, "a batch: out of memory");
+}
+
+spectra_status learner_pull(learner *l, float *const moments[2])
+{
+    return l->on_device ? model_device_pull(l->on_device, moments) : SPECTRA_OK;
+}
+
+spectra_status learner_push(learner *l, float *const moments[2])
+{
+    const float *const held[2] = {moments ? moments[0] : NULL, moments ? moments[1] : NULL};
+    return l->on_device ? model_device_push(l->on_device, moments ? held : NULL) : SPECTRA_OK;
+}
+
 static spectra_status open_all(learner *l, unsigned splits)
 {
     const task *t = &l->config->task;
@@ -73,6 +103,7 @@ static spectra_status open_all(learner *l, unsigned splits)
     /* The model first: a wrong name is found before a file is looked for. */
     model_config settings = model_settings(l->config);
     TRY(model_new(&settings, &l->model));
+    TRY(open_device(l));
     for (int split = 0; split < 3; split++)
         if (splits >> split & 1)
             TRY(open_split(l, split));
@@ -102,6 +133,9 @@ spectra_status learner_open(const train_config *c, unsigned splits, learner *out
 
 void learner_close(learner *l)
 {
+    model_device_free(l->on_device);
+    device_close(l->dev);
+    free(l->asked);
     if (l->model)
         model_free(l->model);
     for (int s = 0; s < 3; s++) {
@@ -160,6 +194,59 @@ int64_t learner_correct(const learner *l, const float *scores, const int32_t *la
     return correct;
 }
 
+/* One batch that is held, on the host. */
+static spectra_status score_on_host(learner *l, double *loss_sum, int64_t *correct,
+                                    int64_t *confusion)
+{
+    const task *t = &l->config->task;
+    for (int64_t p = 0; p < t->accumulate; p++) {
+        model_batch part = learner_part(l, p, t->accumulate);
+        double loss = 0;
+        TRY(model_forward(l->model, &part, l->scores, &loss));
+        *loss_sum += loss * (double)part.B;
+        *correct += learner_correct(l, l->scores, part.label, part.B, confusion);
+    }
+    return SPECTRA_OK;
+}
+
+/* Scores of everything asked for so far. */
+static spectra_status score_asked(learner *l, double *loss_sum, int64_t *correct,
+                                  int64_t *confusion)
+{
+    const int64_t classes = l->config->task.classes;
+    const int32_t *label = l->asked;
+    int64_t count = 0;
+    TRY(model_device_read(l->on_device, &count));
+    for (int64_t i = 0; i < count; i++) {
+        model_device_entry e;
+        TRY(model_device_entry_at(l->on_device, i, &e));
+        for (int64_t b = 0; b < e.B; b++, label++) {
+            *loss_sum += (double)e.loss[b];
+            *correct += e.predicted[b] == *label;
+            if (confusion)
+                confusion[*label * classes + e.predicted[b]]++;
+        }
+    }
+    return SPECTRA_OK;
+}
+
+/* Asks the device for the batch that is held; scores are read when many have been asked for, or
+ * with the last. */
+static spectra_status score_on_device(learner *l, int64_t number, bool last, double *loss_sum,
+                                      int64_t *correct, int64_t *confusion)
+{
+    const task *t = &l->config->task;
+    const int64_t place = number % LEARNER_STEPS;
+    memcpy(l->asked + place * t->batch, l->label, (size_t)t->batch * sizeof *l->label);
+    for (int64_t p = 0; p < t->accumulate; p++) {
+        model_batch part = learner_part(l, p, t->accumulate);
+        TRY(model_device_forward(l->on_device, &part));
+    }
+    if (last || place == LEARNER_STEPS - 1)
+        return score_asked(l, loss_sum, correct, confusion);
+    return SPECTRA_OK;
+}
+
 spectra_status learner_evaluate(learner *l, train_split split, int64_t first, int64_t count,
                                 const train_control *control, train_progress at,
                                 train_scores *scores)
@@ -173,16 +260,13 @@ spectra_status learner_evaluate(learner *l, train_split split, int64_t first, in
         if (control && control->stop && *control->stop)
             return fail(SPECTRA_EINTERRUPTED, "interrupted");
         learner_load(l, split, first + i);
-        for (int64_t p = 0; p < t->accumulate; p++) {
-            model_batch part = learner_part(l, p, t->accumulate);
-            double loss = 0;
-            spectra_status status = model_forward(l->model, &part, l->scores, &loss);
-            if (status != SPECTRA_OK)
-                return fail(status, "evaluation on %s: %s", train_split_names[split],
-                            spectra_message());
-            loss_sum += loss * (double)part.B;
-            correct += learner_correct(l, l->scores, part.label, part.B, scores->confusion);
-        }
+        spectra_status status =
+            l->on_device
+                ? score_on_device(l, i, i + 1 == count, &loss_sum, &correct, scores->confusion)
+                : score_on_host(l, &loss_sum, &correct, scores->confusion);
+        if (status != SPECTRA_OK)
+            return fail(status, "evaluation on %s: %s", train_split_names[split],
+                        spectra_message());
         at.batch = i + 1;
         if (control && control->progress)
             control->progress(control->context, &at);

@@ -69,6 +69,12 @@ says 2 "needs --kernel" matrix --out w2.npy
 says 2 "from 1 to 1024" matrix --kernel qmc --m 2000 --out w2.npy
 says 1 "cannot go with sorf" attend --feat poisrf --kernel sorf --q q.npy --k k.npy --v v.npy --out o.npy
 says 2 "no official behaviour" attend --feat sderf --kernel orf --official --q q.npy --k k.npy --v v.npy --out o.npy
+says 1 "causal attention has no official" attend --feat posrf --kernel orf --causal --official --q q.npy --k k.npy --v v.npy --out o.npy
+says 1 "gradient through computed" attend --feat oprf --kernel orf --causal --through --q q.npy --k k.npy --v v.npy --out o.npy
+says 2 "parameter A would be computed.*--input A=FILE" attend --feat oprf --kernel orf --causal --q q.npy --k k.npy --v v.npy --out o.npy
+says 2 "linear map" attend --feat sderf --kernel orf --causal --q q.npy --k k.npy --v v.npy --out o.npy
+says 1 "as many queries as keys, here are 70 and 33" attend --attn softmax --causal --q q.npy --k k33.npy --v k33.npy --out o.npy
+says 2 "train has no option --causal" train --causal
 says 1 "constants" attend --feat aderf --kernel orf --through --q q.npy --k k.npy --v v.npy --out o.npy
 says 1 "must be\|needs m > d" matrix --kernel mm --m 8 --d 16 --out w2.npy
 says 2 "needs --q" attend --attn softmax --out o.npy
@@ -180,6 +186,22 @@ case $pair in *performer*)
         test -s f/log_x.npy -a -s f/sign_x.npy -a -s f/log_y.npy -a -s f/sign_y.npy -a -s f/row_weight.npy
     ;;
 esac
+npy "2, 2, 70, 8" 2240 other.npy 8000
+for x in k v; do # head 0 of sequence 0: the first 35 tokens of one, the others of the other
+    { head -c $((128 + 4 * 280)) $x.npy; tail -c +$((129 + 4 * 280)) other.npy; } >$x.later.npy
+done
+for attn in "--attn softmax" "--feat posrf --kernel orf" "--feat posrf --kernel orf --antithetic"; do
+    # shellcheck disable=SC2086
+    {
+        is "causal $attn" "$bin" attend $attn --causal --q q.npy --k k.npy --v v.npy --mask mask.npy --out c1.npy \
+            --dout do.npy --dq c.q --dk c.k --dv c.v
+        is "of other later tokens" "$bin" attend $attn --causal --q q.npy --k k.later.npy --v v.later.npy \
+            --mask mask.npy --out c2.npy
+    }
+    is "later tokens change nothing before" sh -c "
+        head -c $((128 + 4 * 280)) c1.npy >c1.first && head -c $((128 + 4 * 280)) c2.npy | cmp - c1.first"
+    is "but something after" sh -c '! cmp -s c1.npy c2.npy'
+done
 is "keys may be fewer than queries" \
     "$bin" attend --attn softmax --q q.npy --k k33.npy --v k33.npy --mask mask33.npy --out o33.npy
 
@@ -350,6 +372,7 @@ for c in train eval attend features matrix approx data list info gen jit; do
 done
 is "--help" sh -c "'$bin' --help | grep -q kernel_type"
 is "--version" "$bin" --version
+is "list says what may be causal" sh -c "'$bin' list --json | grep -q '\"causal\": *\"with parameters given\"'"
 is "list says what a matrix is" sh -c "'$bin' list | grep 'sorf  .*(rows of one length, biased)'"
 is "list --json" sh -c "'$bin' list --json | grep -q '\"saderf\"'"
 is "info" sh -c "'$bin' info --json | grep -q instructions"

@@ -184,7 +184,7 @@ static double run_attention(attention_loss *c, const float *theta, float *gtheta
 
 /* Directional derivatives in float: a step large enough to rise above rounding, errors accordingly.
  */
-static void check_attention(const char *feat, const char *matrix, bool learn)
+static void check_attention(const char *feat, const char *matrix, bool learn, bool causal)
 {
     const spectra_attention_desc desc = {.attn = "performer",
                                          .feat = feat,
@@ -193,7 +193,8 @@ static void check_attention(const char *feat, const char *matrix, bool learn)
                                          .D = AD,
                                          .DV = AD,
                                          .M = AM,
-                                         .learn = learn};
+                                         .learn = learn,
+                                         .causal = causal};
     static attention_loss c;
     oracle_rng r = {4};
     if (spectra_attention_new(&desc, &c.att) != SPECTRA_OK)
@@ -230,8 +231,8 @@ static void check_attention(const char *feat, const char *matrix, bool learn)
         }
         free(direction);
         if (!(fabs(got - along) <= 1e-2 * sqrt(size / (double)n) + 2e-3))
-            fail_msg("%s-%s: derivative %g along a direction, want %g (gradient %g)", feat, matrix,
-                     got, along, sqrt(size));
+            fail_msg("%s-%s%s: derivative %g along a direction, want %g (gradient %g)", feat,
+                     matrix, causal ? " causal" : "", got, along, sqrt(size));
     }
     free(theta), free(moved), free(g);
     spectra_attention_free(c.att);
@@ -241,12 +242,15 @@ static void test_attention(void **state)
 {
     (void)state;
     for (int i = 0; i < LEARNERS; i++) {
-        check_attention("posrf", matrices[i], false);
-        check_attention("gerf", matrices[i], true);
-        check_attention("oprf+", matrices[i], false);
+        check_attention("posrf", matrices[i], false, false);
+        check_attention("gerf", matrices[i], true, false);
+        check_attention("oprf+", matrices[i], false, false);
+        check_attention("posrf", matrices[i], false, true);
+        check_attention("gerf+", matrices[i], true, true);
     }
-    check_attention("gerf", "orf", true);
-    check_attention("gerf+", "orf", true);
+    check_attention("gerf", "orf", true, false);
+    check_attention("gerf+", "orf", true, false);
+    check_attention("gerf", "orf", true, true);
 }
 
 /* The first values are those the attention has without them. */

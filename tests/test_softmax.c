@@ -24,6 +24,7 @@ typedef struct shape {
     int64_t B, H, T, S, D, DV;
     int masked; /* 0: no masks, 1: scattered, and the last sequence has no valid key */
     double dropout;
+    bool causal;
 } shape;
 
 typedef struct arrays {
@@ -117,6 +118,7 @@ static void arrays_free(arrays *a)
 static void run(arrays *a)
 {
     shape n = a->n;
+    const softmax_sizes sizes = {n.H, n.D, n.DV, n.causal};
     spectra_rows q = spectra_rows_dense(a->q, n.H, n.T, n.D);
     spectra_rows k = spectra_rows_dense(a->k, n.H, n.S, n.D);
     spectra_rows v = spectra_rows_dense(a->v, n.H, n.S, n.DV);
@@ -125,9 +127,9 @@ static void run(arrays *a)
     spectra_rows gq = spectra_rows_dense(a->gq, n.H, n.T, n.D);
     spectra_rows gk = spectra_rows_dense(a->gk, n.H, n.S, n.D);
     spectra_rows gv = spectra_rows_dense(a->gv, n.H, n.S, n.DV);
-    assert_int_equal(softmax_forward(n.H, n.D, n.DV, &a->p, q, k, v, o, a->saved, a->work), 0);
-    assert_int_equal(
-        softmax_backward(n.H, n.D, n.DV, &a->p, q, k, v, o, go, gq, gk, gv, a->saved, a->work), 0);
+    assert_int_equal(softmax_forward(sizes, &a->p, q, k, v, o, a->saved, a->work), 0);
+    assert_int_equal(softmax_backward(sizes, &a->p, q, k, v, o, go, gq, gk, gv, a->saved, a->work),
+                     0);
 }
 
 /* ---- oracle -------------------------------------------------------------------------------------
@@ -139,6 +141,7 @@ typedef struct head {
     double *q, *k, *v, *o;
     const uint8_t *mask;
     float *keep; /* (T, valid keys) or NULL */
+    bool causal;
     int64_t valid;
 } head;
 
@@ -155,7 +158,7 @@ static head head_new(const arrays *a, int64_t b, int64_t h)
 {
     shape n = a->n;
     int64_t bh = b * n.H + h, width = (n.S + 7) / 8 * 8;
-    head x = {.T = n.T, .S = n.S, .D = n.D, .DV = n.DV};
+    head x = {.T = n.T, .S = n.S, .D = n.D, .DV = n.DV, .causal = n.causal};
     x.q = widen(a->q + bh * n.T * n.D, n.T * n.D);
     x.k = widen(a->k + bh * n.S * n.D, n.S * n.D);
     x.v = widen(a->v + bh * n.S * n.DV, n.S * n.DV);
@@ -188,7 +191,7 @@ static void head_row(head *x, int64_t i)
     double sum = 0, *o = x->o + i * x->DV;
     memset(o, 0, (size_t)x->DV * sizeof *o);
     int64_t rank = 0;
-    for (int64_t j = 0; j < x->S; j++) {
+    for (int64_t j = 0; j < (x->causal ? i + 1 : x->S); j++) {
         if (x->mask && !x->mask[j])
             continue;
         double s = 0;
@@ -264,11 +267,14 @@ static void test_sizes(void **state)
 {
     (void)state;
     static const shape shapes[] = {
-        {2, 2, 64, 64, 32, 32, 0, 0},   {2, 1, 1, 1, 8, 8, 0, 0},
-        {2, 2, 7, 7, 20, 20, 1, 0},     {2, 1, 63, 65, 8, 60, 1, 0},
-        {3, 2, 65, 300, 20, 8, 1, 0},   {1, 1, 300, 129, 64, 32, 0, 0},
-        {2, 1, 130, 600, 16, 16, 1, 0}, {2, 2, 40, 37, 16, 12, 1, 0.3},
-        {1, 1, 140, 520, 8, 8, 0, 0.1},
+        {2, 2, 64, 64, 32, 32, 0, 0, false},   {2, 1, 1, 1, 8, 8, 0, 0, false},
+        {2, 2, 7, 7, 20, 20, 1, 0, false},     {2, 1, 63, 65, 8, 60, 1, 0, false},
+        {3, 2, 65, 300, 20, 8, 1, 0, false},   {1, 1, 300, 129, 64, 32, 0, 0, false},
+        {2, 1, 130, 600, 16, 16, 1, 0, false}, {2, 2, 40, 37, 16, 12, 1, 0.3, false},
+        {1, 1, 140, 520, 8, 8, 0, 0.1, false}, {2, 2, 64, 64, 32, 32, 0, 0, true},
+        {2, 1, 1, 1, 8, 8, 0, 0, true},        {2, 2, 7, 7, 20, 20, 1, 0, true},
+        {2, 1, 130, 130, 8, 60, 1, 0, true},   {1, 2, 600, 600, 16, 12, 1, 0, true},
+        {2, 2, 40, 40, 16, 12, 1, 0.3, true},  {1, 1, 300, 300, 8, 8, 0, 0.1, true},
     };
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
         arrays a = arrays_new(shapes[i]);
@@ -282,7 +288,7 @@ static void test_sizes(void **state)
 static void test_large_scores(void **state)
 {
     (void)state;
-    arrays a = arrays_new((shape){1, 1, 20, 600, 16, 16, 0, 0});
+    arrays a = arrays_new((shape){1, 1, 20, 600, 16, 16, 0, 0, false});
     for (int64_t i = 0; i < a.nq; i++)
         a.q[i] *= 30;
     run(&a);
@@ -308,14 +314,13 @@ static void test_large_scores(void **state)
     arrays_free(&a);
 }
 
-static void test_threads(void **state)
+static void check_threads(bool causal)
 {
-    (void)state;
     int before = omp_get_max_threads();
     float *first = NULL;
     for (int threads = 1; threads <= 3; threads++) {
         omp_set_num_threads(threads);
-        arrays a = arrays_new((shape){3, 2, 150, 290, 16, 16, 1, 0.2});
+        arrays a = arrays_new((shape){3, 2, causal ? 290 : 150, 290, 16, 16, 1, 0.2, causal});
         run(&a);
         if (!first) {
             first = malloc((size_t)(a.no + a.nk) * sizeof *first);
@@ -330,14 +335,20 @@ static void test_threads(void **state)
     free(first);
 }
 
-/* Three sequences of 5, 0 and 130 tokens, rows of q | k | v with both heads side by side, against
- * the same sequences padded. */
-static void test_packed(void **state)
+static void test_threads(void **state)
 {
     (void)state;
+    check_threads(false);
+    check_threads(true);
+}
+
+/* Three sequences of 5, 0 and 130 tokens, rows of q | k | v with both heads side by side, against
+ * the same sequences padded. */
+static void check_packed(bool causal)
+{
     enum { B = 3, H = 2, N = 130, D = 8, R = 135, LD = 3 * H * D };
     static const int64_t begin[B] = {0, 5, 5}, len[B] = {5, 0, 130};
-    arrays a = arrays_new((shape){B, H, N, N, D, D, 0, 0});
+    arrays a = arrays_new((shape){B, H, N, N, D, D, 0, 0, causal});
     a.k_mask = aligned(B * N);
     float *x = guarded(R * LD), *o = guarded(R * H * D), *go = guarded(R * H * D);
     float *gx = guarded(R * LD);
@@ -358,6 +369,7 @@ static void test_packed(void **state)
         }
     a.p.k_mask = a.k_mask;
     run(&a);
+    const softmax_sizes sizes = {H, D, D, causal};
     spectra_problem p = {
         .B = B, .T = N, .S = N, .q_begin = begin, .k_begin = begin, .q_len = len, .k_len = len};
     void *saved = aligned(softmax_saved_bytes(H, &p)),
@@ -365,8 +377,8 @@ static void test_packed(void **state)
     spectra_rows q = {x, 0, D, LD}, k = {x + H * D, 0, D, LD}, v = {x + 2 * H * D, 0, D, LD};
     spectra_rows gq = {gx, 0, D, LD}, gk = {gx + H * D, 0, D, LD}, gv = {gx + 2 * H * D, 0, D, LD};
     spectra_rows ro = {o, 0, D, H * D}, rgo = {go, 0, D, H * D};
-    assert_int_equal(softmax_forward(H, D, D, &p, q, k, v, ro, saved, work), 0);
-    assert_int_equal(softmax_backward(H, D, D, &p, q, k, v, ro, rgo, gq, gk, gv, saved, work), 0);
+    assert_int_equal(softmax_forward(sizes, &p, q, k, v, ro, saved, work), 0);
+    assert_int_equal(softmax_backward(sizes, &p, q, k, v, ro, rgo, gq, gk, gv, saved, work), 0);
     for (int64_t b = 0; b < B; b++)
         for (int64_t t = 0; t < len[b]; t++)
             for (int64_t h = 0; h < H; h++)
@@ -385,6 +397,13 @@ static void test_packed(void **state)
     free(saved);
     free(work);
     arrays_free(&a);
+}
+
+static void test_packed(void **state)
+{
+    (void)state;
+    check_packed(false);
+    check_packed(true);
 }
 
 /* ---- golden vectors -----------------------------------------------------------------------------
@@ -423,7 +442,7 @@ static void test_golden(void **state)
     }
     assert_true(golden_array("k", &k) && golden_array("v", &v) && golden_array("mask", &mask) &&
                 golden_array("dout", &dout));
-    shape n = {q.shape[0], q.shape[1], q.shape[2], k.shape[2], q.shape[3], v.shape[3], 0, 0};
+    shape n = {q.shape[0], q.shape[1], q.shape[2], k.shape[2], q.shape[3], v.shape[3], 0, 0, false};
     arrays a = arrays_new(n);
     a.k_mask = aligned(n.B * n.S);
     for (int64_t i = 0; i < n.B * n.S; i++)

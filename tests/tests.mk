@@ -1,12 +1,21 @@
 # Test programs and how they are run. Each links tests/NAME.c, the helpers named here, the library.
 
-TEST_NAMES := $(filter-out test_gradient,$(patsubst tests/%.c,%,$(wildcard tests/test_*.c)))
+GRADIENT_NAMES := test_gradient test_gradient_causal
+TEST_NAMES := $(filter-out $(GRADIENT_NAMES),$(patsubst tests/%.c,%,$(wildcard tests/test_*.c)))
 TEST_WITH_test_approx := oracle
 TEST_WITH_test_causal_device := attend emulated
 TEST_WITH_test_chain := oracle attend
+TEST_WITH_test_device := device_case
+TEST_WITH_test_device_kernels := device_case
 TEST_WITH_test_emulator := emulated
+TEST_WITH_test_emulator_product := emulated
+TEST_WITH_test_emulator_text := emulated attend oracle
+TEST_WITH_test_causal := oracle attend
+TEST_WITH_test_decode := oracle attend
 TEST_WITH_test_learned := oracle attend
 TEST_WITH_test_model := model_oracle
+TEST_WITH_test_model_kernels := emulated
+TEST_WITH_test_softmax_device := emulated
 TEST_WITH_test_property_attention := oracle attend
 TEST_WITH_test_property_estimate := oracle attend
 TEST_WITH_test_property_features := oracle attend
@@ -53,15 +62,23 @@ build/double/registry.c: build/base/registry.inc
 	@$(LUA) gen/main.lua --registry OUT=$@ build/base
 $(O)/double/registry.o: build/double/registry.c $(KERNEL_HEADERS)
 	$(COMPILE) -DREAL=double -DPORTABLE_ONLY -c $< -o $@
-$(O)/double/test_gradient.o: tests/test_gradient.c $(HEADERS)
+$(O)/double/test_gradient%.o: tests/test_gradient%.c tests/gradient.h $(HEADERS)
 	$(COMPILE) -Itests -DREAL=double -c $< -o $@
-$(B)/tests/test_gradient: $(O)/double/test_gradient.o $(O)/tests/oracle.o $(DOUBLE_O)
+$(O)/double/test_gradient.o: tests/test_gradient.c tests/gradient.h $(HEADERS)
+	$(COMPILE) -Itests -DREAL=double -c $< -o $@
+$(GRADIENT_NAMES:%=$(B)/tests/%): $(B)/tests/%: $(O)/double/%.o $(O)/tests/oracle.o $(DOUBLE_O)
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) $(SAN) $^ -lcmocka -lm -o $@
 
-$(B)/tests/nvrtc: tests/nvrtc.c
+$(B)/tests/nvrtc: $(O)/tests/nvrtc.o $(O)/tests/nvrtc_load.o
 	@mkdir -p $(@D)
-	@$(CC) $(CPPFLAGS) $(CFLAGS) $^ -ldl -o $@
+	@$(CC) $(CFLAGS) $^ -ldl -o $@
+
+CUDA_PTX_O := $(patsubst %,$(O)/tests/%.o,cuda_ptx cuda_ptx_run cuda_case nvrtc_load attend oracle)
+$(CUDA_PTX_O): tests/cuda_case.h tests/cuda_ptx.h tests/nvrtc.h
+$(B)/tests/cuda_ptx: $(CUDA_PTX_O) $(B)/libspectraformer.a
+	@mkdir -p $(@D)
+	@$(CC) $(CFLAGS) $(SAN) $^ $(LDLIBS) -o $@
 
 # A driver, an NVRTC and a cuBLAS of our own in one library under three names (tests/fake.h).
 FAKE_O := $(patsubst %,$(O)/tests/%.o,fake fake_cuda fake_modules fake_nvrtc fake_cublas)
@@ -70,20 +87,26 @@ $(FAKE)/libfake.so: $(FAKE_O) $(B)/libspectraformer.a
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) $(SAN) -shared -Wl,-Bsymbolic $^ $(LDLIBS) -o $@
 	@for name in libcuda.so.1 libnvrtc.so.13 libcublas.so.13; do ln -sf libfake.so $(@D)/$$name; done
+# hides libraries from dlopen: a machine without NVRTC
+$(FAKE)/hide.so: tests/hide.c
+	@mkdir -p $(@D)
+	@$(CC) $(CFLAGS) -shared $< -ldl -o $@
 
 test-programs: $(B)/spectraformer $(B)/libspectraformer.so $(TEST_BIN) $(B)/tests/golden $(ALONE_BIN) \
-	$(B)/tests/test_gradient $(B)/tests/nvrtc $(FAKE)/libfake.so
+	$(GRADIENT_NAMES:%=$(B)/tests/%) $(B)/tests/nvrtc $(B)/tests/cuda_ptx $(FAKE)/libfake.so \
+	$(FAKE)/hide.so $(O)/cubin
 
 # The same sources under AddressSanitizer and UndefinedBehaviorSanitizer; the kernels in portable C and
 # for the widest vectors, which saves a third of the compilation.
 ASAN_NAMES := test_support test_files test_matrix test_data test_softmax test_row test_jit \
 	test_property_attention test_property_state test_property_matrix_structure test_chain test_learned test_approx \
-	test_emulator test_curand
+	test_emulator test_emulator_product test_emulator_text test_curand \
+	test_causal test_decode test_device test_device_kernels
 ASAN_MAKE := B=build/asan OPT=-O1 $(if $(filter avx2,$(ISAS)),ISAS='portable avx512') \
 	SAN='-DWITHOUT_avx2 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer'
 sanitized:
 	@$(MAKE) --no-print-directory $(ASAN_MAKE) $(ASAN_NAMES:%=build/asan/tests/%) build/asan/tests/golden \
-	    build/asan/tests/test_gradient build/asan/spectraformer
+	    $(GRADIENT_NAMES:%=build/asan/tests/%) build/asan/spectraformer
 
 run-tests: test-programs
 	@sh tests/run.sh \
@@ -92,11 +115,15 @@ run-tests: test-programs
 	    'jit=sh tests/jit.sh' \
 	    'cli=sh tests/cli.sh' \
 	    'lua=busted --lua=$(LUA) -o plainTerminal tests/lua' \
-	    $(foreach t,$(TEST_NAMES) test_gradient,'$(t)=$(B)/tests/$(t)') \
+	    $(foreach t,$(TEST_NAMES) $(GRADIENT_NAMES),'$(t)=$(B)/tests/$(t)') \
 	    $(foreach t,$(notdir $(ALONE_BIN)),'$(t)=$(B)/tests/$(t)') \
-	    $(foreach t,$(ASAN_NAMES) test_gradient,'asan-$(t)=build/asan/tests/$(t)') \
+	    $(foreach t,$(ASAN_NAMES) $(GRADIENT_NAMES),'asan-$(t)=build/asan/tests/$(t)') \
+	    'device=FAKE=$(FAKE) OBJECTS=$(O) LUA=$(LUA) LIBS="$(LDLIBS)" sh tests/device.sh' \
+	    'train-device=sh tests/train_device.sh' \
+	    $(foreach t,test_device test_device_kernels,'fake-$(t)=LD_LIBRARY_PATH=$(FAKE) $(B)/tests/$(t) cuda') \
 	    'golden=sh tests/golden.sh $(B)/tests/golden' \
 	    'asan-golden=sh tests/golden.sh build/asan/tests/golden' \
 	    'nvrtc=$(B)/tests/nvrtc $(CUDA_TEXT)' \
+	    'cuda-ptx=sh tests/cuda_ptx.sh $(B)/tests/cuda_ptx $(LUA) build/cuda-ptx' \
 	    'gen-check=$(LUA) gen/main.lua --check' \
 	    'lint=sh tests/lint.sh'

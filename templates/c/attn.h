@@ -399,6 +399,22 @@ VEC_FN void key_shift(const attn_sizes *z, const real *state, real *shift)
         shift[f] = f % z->MP < z->M ? state[f] : (real)INFINITY;
 }
 
+/* Multiplies VL rows of z and S by factor's lanes. */
+VEC_FN void scale_rows(const attn_sizes *z, vec factor, real *zsum, real *S)
+{
+    vstore(zsum, vload(zsum) * factor);
+    for (int i = 0; i < VL; i++)
+        for (int64_t c = 0; c < z->DVP; c += VL)
+            vstore(S + i * z->DVP + c, vload(S + i * z->DVP + c) * factor[i]);
+}
+
+/* exp(old - new) where the maximum grew, else 1 (also where both are -inf). */
+VEC_FN vec growth(vec old, vec new)
+{
+    vec grew = v_lt(old, new);
+    return v_where(grew, vec_exp_falling(v_where(grew, old - new, vset(0))), vset(1));
+}
+
 /* S (F, DVP) into (DV, F). */
 VEC_FN void transpose(const attn_sizes *z, const real *S, real *transposed)
 {

@@ -37,22 +37,6 @@ static int64_t fwd_reals(const attn_plan *p)
     return fwd_take(&z, NULL, &w);
 }
 
-/* Multiplies VL rows of z and S by factor's lanes. */
-VEC_FN void scale_rows(const attn_sizes *z, vec factor, real *zsum, real *S)
-{
-    vstore(zsum, vload(zsum) * factor);
-    for (int i = 0; i < VL; i++)
-        for (int64_t c = 0; c < z->DVP; c += VL)
-            vstore(S + i * z->DVP + c, vload(S + i * z->DVP + c) * factor[i]);
-}
-
-/* exp(old - new) where the maximum grew, else 1 (also where both are -inf). */
-VEC_FN vec growth(vec old, vec new)
-{
-    vec grew = v_lt(old, new);
-    return v_where(grew, vec_exp_falling(v_where(grew, old - new, vset(0))), vset(1));
-}
-
 /* With one lane and no sign a log is a few operations: made a second time, not kept in between. */
 enum { AGAIN = LANES == 1 && !SIGNED && NP == 1 };
 

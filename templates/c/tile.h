@@ -1,6 +1,7 @@
 /* Products of small matrices that stay in cache: all that a skeleton multiplies.
  *
  *     tile_mul    C = A B          rows of A are tokens; A (rows, K), B (K, cols), C (rows, cols)
+ *     tile_row    c = a B          one row
  *     tile_rank   C += A^T B       sums over tokens;     A (n, rows), B (n, cols), C (rows, cols)
  *
  * Both cover C by register blocks of constant size, inlined so that the arrays of accumulators
@@ -71,6 +72,23 @@ TILE_FN void tile_mul(int64_t rows, int64_t cols, int64_t K, const real *a, int6
             tile_mul_block(MUL_R, MUL_C, K, a + i * lda, lda, b + j, ldb, c + i * ldc + j, ldc);
         if (j < cols)
             tile_mul_block(MUL_R, 1, K, a + i * lda, lda, b + j, ldb, c + i * ldc + j, ldc);
+    }
+}
+
+/* The same for a single row a (K); c (cols). */
+TILE_FN void tile_row(int64_t cols, int64_t K, const real *a, const real *b, int64_t ldb, real *c)
+{
+    enum { AT_ONCE = PAD / VL < 4 ? 4 : PAD / VL };
+    for (int64_t j = 0; j < cols; j += AT_ONCE * VL) {
+        int64_t n = cols - j < AT_ONCE * VL ? (cols - j) / VL : AT_ONCE;
+        vec acc[AT_ONCE];
+        for (int64_t i = 0; i < AT_ONCE; i++)
+            acc[i] = vset(0);
+        for (int64_t k = 0; k < K; k++)
+            for (int64_t i = 0; i < n; i++)
+                acc[i] += a[k] * vload(b + k * ldb + j + i * VL);
+        for (int64_t i = 0; i < n; i++)
+            vstore(c + j + i * VL, acc[i]);
     }
 }
 

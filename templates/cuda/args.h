@@ -33,6 +33,7 @@ typedef struct attn_cuda_args {
     /* parts of the gradients of parameters, from queries and from keys: (splits, row blocks, heads,
      * NS) of scalars, (splits, heads, M, D) of W; the two kernels may differ in row blocks */
     float *dscalars, *dw, *dscalars_k, *dw_k;
+    float *learned;            /* (H, NS) | (M, D) | (M): sums that attn_learned adds to */
     /* causal, of each row block what it knows of a query, (row blocks, heads, T, DV) by the largest log
      * top_part of its own, (row blocks, heads, T) like den_part; where there is more than one of them */
     float *o_part, *den_part, *top_part;
@@ -47,6 +48,7 @@ typedef struct attn_cuda_args {
     int64_t tiles;
     int64_t B, H, T, S, den_rows, w_stride, counts_stride, params_stride;
     int64_t q_splits, k_splits;
+    int64_t q_row_blocks, k_row_blocks; /* of the two backward kernels */
     float scale; /* every element of q and k is multiplied by it on loading */
 } attn_cuda_args;
 
@@ -81,8 +83,10 @@ typedef struct features_cuda_args {
     int D, M, side; /* side 0 = query, 1 = key */
 } features_cuda_args;
 
-/* Row operators, as row_args in kernel.h. part (shared inputs, warps of row_bwd's launch, n) gets the
- * gradients of shared inputs by warp; row_bwd_shared adds them up. */
+/* Row operators, as row_args in kernel.h. part (shared inputs, parts, n) gets the gradients of shared
+ * inputs; row_bwd_shared adds them up. parts: blocks of row_bwd's launch where the text was made for
+ * rows of n <= 1024 (ROW_N), which then needs n floats of shared memory for each share of ROW_LANES
+ * threads; else shares of all blocks. */
 enum { ROW_CUDA_MAX = 8 };
 typedef struct row_cuda_args {
     int64_t rows, n;
@@ -95,9 +99,12 @@ typedef struct row_cuda_args {
     real *gin[ROW_CUDA_MAX];
     int64_t ld_gin[ROW_CUDA_MAX];
     real *part;
-    int64_t warps;
+    int64_t parts;
     real c[ROW_CUDA_MAX];
     unsigned add;
+    real keep_factor;          /* of what dropout keeps */
+    const unsigned char *keep; /* an input "keep" as bits (dropout.cuh); NULL: all 1 */
+    int64_t ld_keep;           /* bytes */
 } row_cuda_args;
 
 #endif

@@ -216,6 +216,7 @@ KERNEL(attn_keys, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
             mark_tokens(from + TB, to, mask, memory + AT_BIAS + (odd ^ 1) * TB);
         }
         async_commit();
+        NO_UNROLL
         for (int token = 0; token < TB; token += 8 * NG)
             take_group(&state, memory, tile.bias, warp_row, row, uni, token);
     }

@@ -8,7 +8,8 @@
 #include "backward.cuh"
 
 enum {
-    AT_W = 0,
+    AT_KEPT = 0,
+    AT_W = 4 * KEPT_ROWS,
     AT_W2 = AT_W + ROWS * LDX,
     AT_DS = AT_W2 + (NP > 1 ? ROWS * LDX : 0),
     AT_X = AT_DS + LANES * ROWS * LDV,
@@ -214,6 +215,11 @@ KERNEL(attn_keys_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
         mark_tokens(from, to, mask, memory + AT_BIAS);
     }
     async_commit();
+    float *kept = memory + AT_KEPT;
+    keep_rows(kept + 0 * KEPT_ROWS, k);
+    keep_rows(kept + 1 * KEPT_ROWS, v);
+    keep_rows(kept + 2 * KEPT_ROWS, gk);
+    keep_rows(kept + 3 * KEPT_ROWS, gv);
     token_tile tile;
     tile.x = memory + AT_X;
     tile.second = memory + AT_X2;
@@ -225,14 +231,16 @@ KERNEL(attn_keys_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
         async_wait(0);
         block_sync();
         if (from + TB < to) {
-            stage_rows(&k, from + TB, to, D, next);
-            stage_rows(&v, from + TB, to, DV, next + STAGE_K);
+            const head_rows k_next = kept_rows(kept), v_next = kept_rows(kept + KEPT_ROWS);
+            stage_rows(&k_next, from + TB, to, D, next);
+            stage_rows(&v_next, from + TB, to, DV, next + STAGE_K);
             mark_tokens(from + TB, to, mask, memory + AT_BIAS + (odd ^ 1) * TB);
         }
         async_commit();
         map_tile(stage, 1, args.scale, memory + AT_VECTORS, memory + AT_LINEAR, uni, &tile);
         plain_tile(stage + STAGE_K, DV, 0, DV8, LDV, tile.bias, memory + AT_V);
         block_sync();
+        NO_UNROLL
         for (int token = 0; token < TB; token += 8 * NG)
             take_group(&rows, memory, tile.bias, warp_row, s, uni, token);
         block_sync();
@@ -241,10 +249,12 @@ KERNEL(attn_keys_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
             tokens_from_rows(memory + AT_DU2, memory + AT_W2, ROWS, LDX, D8, memory + AT_GX2);
         tokens_from_rows(memory + AT_PHI, memory + AT_DS, LANES * ROWS, LDV, DV8, memory + AT_GV);
         block_sync();
+        const head_rows gk_now = kept_rows(kept + 2 * KEPT_ROWS),
+                        gv_now = kept_rows(kept + 3 * KEPT_ROWS);
         store_gradients(1, stage, args.scale, memory + AT_VECTORS, memory + AT_LINEAR,
                         memory + AT_TRANSPOSED, memory + AT_GX, memory + AT_GX2, memory + AT_SUMS,
-                        tile.bias, &gk, part_k, from, to);
-        store_values(memory + AT_GV, &gv, part_v, from, to);
+                        tile.bias, &gk_now, part_k, from, to);
+        store_values(memory + AT_GV, &gv_now, part_v, from, to);
     }
     if (LEARN) {
         block_sync();

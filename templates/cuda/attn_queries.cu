@@ -284,6 +284,7 @@ KERNEL(attn_queries, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
                 }
                 async_commit();
             }
+            NO_UNROLL
             for (int row = 0; row < CHUNK; row += 8 * QN)
                 take_rows(&state, memory, uni, warp_token, row);
         }

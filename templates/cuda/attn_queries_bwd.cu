@@ -10,7 +10,8 @@
 enum {
     IN_REGISTERS = LANES * NV8 <= 8, /* the sums of dS; else in shared memory */
     KEPT = IN_REGISTERS ? NV8 : 1,
-    AT_W = 0,
+    AT_KEPT = 0,
+    AT_W = 4 * KEPT_ROWS,
     AT_W2 = AT_W + ROWS * LDX,
     AT_S = AT_W2 + (NP > 1 ? ROWS * LDX : 0),
     AT_DS = AT_S + LANES * ROWS * LDV,
@@ -282,6 +283,11 @@ KERNEL(attn_queries_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
         mark_tokens(from, to, 0, memory + AT_BIAS);
     }
     async_commit();
+    float *kept = memory + AT_KEPT;
+    keep_rows(kept + 0 * KEPT_ROWS, q);
+    keep_rows(kept + 1 * KEPT_ROWS, o);
+    keep_rows(kept + 2 * KEPT_ROWS, go);
+    keep_rows(kept + 3 * KEPT_ROWS, gq);
     token_tile tile;
     tile.x = memory + AT_X;
     tile.second = memory + AT_X2;
@@ -293,9 +299,11 @@ KERNEL(attn_queries_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
         async_wait(0);
         block_sync();
         if (from + TB < to) {
-            stage_rows(&q, from + TB, to, D, next);
-            stage_rows(&o, from + TB, to, DV, next + STAGE_Q);
-            stage_rows(&go, from + TB, to, DV, next + STAGE_Q + STAGE_O);
+            const head_rows q_next = kept_rows(kept), o_next = kept_rows(kept + KEPT_ROWS),
+                            go_next = kept_rows(kept + 2 * KEPT_ROWS);
+            stage_rows(&q_next, from + TB, to, D, next);
+            stage_rows(&o_next, from + TB, to, DV, next + STAGE_Q);
+            stage_rows(&go_next, from + TB, to, DV, next + STAGE_Q + STAGE_O);
             mark_tokens(from + TB, to, 0, memory + AT_BIAS + (odd ^ 1) * TB);
         }
         async_commit();
@@ -303,6 +311,7 @@ KERNEL(attn_queries_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
         output_gradient(&args, stage + STAGE_Q, stage + STAGE_Q + STAGE_O, den_row, from, tile.bias,
                         memory);
         block_sync();
+        NO_UNROLL
         for (int token = 0; token < TB; token += 8 * NG)
             take_group(&rows, memory, tile.bias, warp_row, s, uni, token);
         block_sync();
@@ -310,9 +319,10 @@ KERNEL(attn_queries_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
         if (NP > 1)
             tokens_from_rows(memory + AT_DU2, memory + AT_W2, ROWS, LDX, D8, memory + AT_GX2);
         block_sync();
+        const head_rows gq_now = kept_rows(kept + 3 * KEPT_ROWS);
         store_gradients(0, stage, args.scale, memory + AT_VECTORS, memory + AT_LINEAR,
                         memory + AT_TRANSPOSED, memory + AT_GX, memory + AT_GX2, memory + AT_SUMS,
-                        tile.bias, &gq, part, from, to);
+                        tile.bias, &gq_now, part, from, to);
     }
     block_sync();
     store_state(&rows, memory, first, warp_row, args.dpart + (BLOCK * heads + head) * DSTATE);

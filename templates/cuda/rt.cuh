@@ -28,6 +28,8 @@ typedef unsigned char byte;
     extern "C" __global__ void __launch_bounds__(N, K) name(const __grid_constant__ type args)
 #endif
 #define UNROLL _Pragma("unroll")
+#define UNROLL_TWICE _Pragma("unroll 2") /* where more would only cost registers */
+#define NO_UNROLL _Pragma("unroll 1")
 #define THREAD ((int)threadIdx.x)
 #define THREADS ((int)blockDim.x)
 #define BLOCK ((int64_t)blockIdx.x)

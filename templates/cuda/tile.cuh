@@ -52,6 +52,20 @@ DEVICE head_rows rows_of(const cuda_rows *x, const int64_t *begin, int64_t b, in
     return rows;
 }
 
+/* In shared memory while tiles go by: a lane has no registers to spare for what one use a tile needs. */
+enum { KEPT_ROWS = sizeof(head_rows) / 4 };
+
+DEVICE void keep_rows(float *at, head_rows x)
+{
+    if (THREAD == 0)
+        *(head_rows *)at = x;
+}
+
+DEVICE head_rows kept_rows(const float *at)
+{
+    return *(const head_rows *)at;
+}
+
 DEVICE byte *row_at(const head_rows *x, int64_t t, int i)
 {
     return x->data + (t * x->stride + i) * ELEMENT;
@@ -450,7 +464,7 @@ DEVICE void rows_times_tokens(float (*u)[4], int n, const float *matrix, int ld,
     for (int j = 0; j < n; j++)
         for (int i = 0; i < 4; i++)
             u[j][i] = 0;
-    UNROLL
+    UNROLL_TWICE
     for (int k = 0; k < width; k += 8) {
         left_tile a;
         left_rows(&a, matrix, ld, row, k);
@@ -472,7 +486,7 @@ DEVICE void tokens_times_rows(float (*u)[4], int n, const float *tokens, const f
     for (int j = 0; j < n; j++)
         for (int i = 0; i < 4; i++)
             u[j][i] = 0;
-    UNROLL
+    UNROLL_TWICE
     for (int k = 0; k < D8; k += 8) {
         left_tile a;
         left_planes(&a, tokens, TB * LDX, LDX, token, k);

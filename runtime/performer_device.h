@@ -1,11 +1,11 @@
-/* Inside of attention_cuda*.c: the attention's kernels, what lies where on the device. */
-#ifndef SPECTRA_ATTENTION_CUDA_INTERNAL_H
-#define SPECTRA_ATTENTION_CUDA_INTERNAL_H
+/* Inside of performer_device*.c: random-feature attention on a device, its kernels and what lies
+ * where.
+ */
+#ifndef SPECTRA_PERFORMER_DEVICE_H
+#define SPECTRA_PERFORMER_DEVICE_H
 
-#include "attention_cuda.h"
+#include "attention_device.h"
 #include "jit.h"
-
-#include "../templates/cuda/args.h"
 
 typedef enum cuda_kernel {
     KEYS,
@@ -15,23 +15,25 @@ typedef enum cuda_kernel {
     MOMENTS_OF,
     PARAMS_OF,
     COUNTS_OF,
+    LEARNED,
     CUDA_KERNELS
 } cuda_kernel;
 
-struct attention_cuda {
+typedef struct performer_device {
     const spectra_attention *att;
     device *dev;
-    attention_cuda_options options;
+    bool bf16, learn;
     device_function *kernel[CUDA_KERNELS];
     jit_cuda_plan plan[CUDA_KERNELS];
     float *w;      /* (M, D) | second (M, D) | w2 (M) | row weights (M), the device's */
     float *staged; /* the same, the host's */
     float *base;   /* (heads, parameters) for base_batch sequences: defaults and what was given */
-    int64_t base_batch;
+    int64_t base_batch, base_room;
     double *uniform; /* (M, D) of count matrices */
-    float *host;     /* room for what is made by the host: see cuda_params_prepare */
+    float *learned;  /* (H, scalars) | (M, D) | (M): gradients since they were last asked for */
+    float *host;     /* room for what goes between host and device */
     int64_t host_floats;
-};
+} performer_device;
 
 /* Where things lie in `saved` and `work`, in floats; every part starts on 256 bytes. */
 typedef struct cuda_layout {
@@ -48,12 +50,12 @@ static inline int64_t cuda_whole(int64_t floats)
     return (floats + 63) / 64 * 64;
 }
 
-cuda_layout cuda_layout_of(const attention_cuda *ac, const spectra_problem *p);
+cuda_layout cuda_layout_of(const performer_device *pd, const attention_device_problem *x);
 cuda_rows cuda_rows_of(spectra_rows x);
-spectra_status cuda_launch(const attention_cuda *ac, cuda_kernel kernel, int64_t x, int64_t y,
+spectra_status cuda_launch(const performer_device *pd, cuda_kernel kernel, int64_t x, int64_t y,
                            int64_t z, const void *args, int64_t size);
 
-/* ---- attention_cuda_params.c: parameters of heads
+/* ---- performer_device_params.c: parameters of heads
  * ------------------------------------------------
  */
 
@@ -61,12 +63,15 @@ spectra_status cuda_launch(const attention_cuda *ac, cuda_kernel kernel, int64_t
 int64_t cuda_parameters(const spectra_attention *att);
 /* Is W made for every head, from counts? */
 bool cuda_counts(const spectra_attention *att);
-bool cuda_kernel_wanted(const spectra_attention *att, cuda_kernel kernel);
-spectra_status cuda_uniform_update(attention_cuda *ac);
+bool cuda_kernel_wanted(const performer_device *pd, cuda_kernel kernel);
+/* At least so much room in pd->host. SPECTRA_ENOMEM. */
+spectra_status cuda_host_room(performer_device *pd, int64_t floats);
+/* After given parameters or the draw changed. */
+spectra_status cuda_given_update(performer_device *pd);
 /* Fills the parameters in `saved`. Where they come from a decomposition (linear maps) q and k are
  * read back and the host makes them, which waits. */
-spectra_status cuda_params_prepare(attention_cuda *ac, const spectra_problem *p,
-                                   const cuda_layout *l, const spectra_rows *q,
-                                   const spectra_rows *k, float *saved, float *work);
+spectra_status cuda_params_prepare(performer_device *pd, const attention_device_problem *x,
+                                   const cuda_layout *l, const attention_device_views *views,
+                                   float *saved, float *work);
 
 #endif

@@ -1,6 +1,6 @@
 /* Parameters of heads on a device: what was given, what kernels make of the heads' moments, and,
  * where a decomposition is needed, what the host makes. */
-#include "attention_cuda_internal.h"
+#include "performer_device.h"
 
 #include "status.h"
 
@@ -24,14 +24,17 @@ static bool by_host(const spectra_attention *att)
     return att->feature->linear != LINEAR_NONE;
 }
 
-bool cuda_kernel_wanted(const spectra_attention *att, cuda_kernel kernel)
+bool cuda_kernel_wanted(const performer_device *pd, cuda_kernel kernel)
 {
+    const spectra_attention *att = pd->att;
     switch (kernel) {
     case MOMENTS_OF:
     case PARAMS_OF:
         return att->feature->adapt && !by_host(att);
     case COUNTS_OF:
         return cuda_counts(att);
+    case LEARNED:
+        return pd->learn;
     default:
         return true;
     }
@@ -51,52 +54,59 @@ static void pack(const spectra_attention *att, const float *s, const float *v, c
         memcpy(to, linear + (r / D * DP + r % D) * DP, (size_t)D * sizeof *to);
 }
 
-static spectra_status reserve(attention_cuda *ac, int64_t floats)
+spectra_status cuda_host_room(performer_device *pd, int64_t floats)
 {
-    if (floats <= ac->host_floats)
+    if (floats <= pd->host_floats)
         return SPECTRA_OK;
-    float *more = realloc(ac->host, (size_t)floats * sizeof *more);
+    float *more = realloc(pd->host, (size_t)floats * sizeof *more);
     if (!more)
         return fail(SPECTRA_ENOMEM, "attention on %s: no memory for %lld numbers",
-                    device_name(ac->dev), (long long)floats);
-    ac->host = more;
-    ac->host_floats = floats;
+                    device_name(pd->dev), (long long)floats);
+    pd->host = more;
+    pd->host_floats = floats;
     return SPECTRA_OK;
 }
 
 /* Defaults and what was given, for every head of the batch; again when the batch is another. */
-static spectra_status base_update(attention_cuda *ac, const spectra_problem *p,
-                                  const cuda_layout *l)
+static spectra_status base_update(performer_device *pd, int64_t batch)
 {
-    const spectra_attention *att = ac->att;
+    const spectra_attention *att = pd->att;
+    const int64_t heads = batch * att->desc.H, stride = cuda_whole(cuda_parameters(att));
+    const int64_t bytes = heads * stride * (int64_t)sizeof(float);
     float s[MAX_SCALARS], v[MAX_VECTORS * 256];
-    void *base = NULL;
-    if (ac->base_batch == p->B)
+    if (pd->base_batch == batch)
         return SPECTRA_OK;
-    const int64_t bytes = l->heads * l->params * (int64_t)sizeof(float);
-    TRY(reserve(ac, l->heads * l->params));
-    memset(ac->host, 0, (size_t)bytes);
-    for (int64_t n = 0; n < l->heads; n++) {
+    TRY(cuda_host_room(pd, heads * stride));
+    memset(pd->host, 0, (size_t)bytes);
+    for (int64_t n = 0; n < heads; n++) {
         performer_given(att, n / att->desc.H, n % att->desc.H, s, v);
-        pack(att, s, v, NULL, ac->host + n * l->params);
+        pack(att, s, v, NULL, pd->host + n * stride);
     }
-    TRY(device_alloc(ac->dev, bytes, &base));
-    device_free(ac->dev, ac->base);
-    ac->base = base;
-    TRY(device_write(ac->dev, base, ac->host, bytes));
-    ac->base_batch = p->B;
+    if (batch > pd->base_room) {
+        void *base = NULL;
+        TRY(device_alloc(pd->dev, bytes, &base));
+        device_free(pd->dev, pd->base);
+        pd->base = base;
+        pd->base_room = batch;
+    }
+    TRY(device_write(pd->dev, pd->base, pd->host, bytes));
+    pd->base_batch = batch;
     return SPECTRA_OK;
 }
 
-spectra_status cuda_uniform_update(attention_cuda *ac)
+spectra_status cuda_given_update(performer_device *pd)
 {
-    const spectra_attention *att = ac->att;
+    const spectra_attention *att = pd->att;
     const int64_t bytes = att->plan.M * att->plan.D * (int64_t)sizeof(double);
+    const int64_t batch = pd->base_batch;
+    pd->base_batch = 0;
+    if (batch > 0)
+        TRY(base_update(pd, batch));
     if (!cuda_counts(att))
         return SPECTRA_OK;
-    if (!ac->uniform)
-        TRY(device_alloc(ac->dev, bytes, (void **)&ac->uniform));
-    return device_write(ac->dev, ac->uniform, att->uniform, bytes);
+    if (!pd->uniform)
+        TRY(device_alloc(pd->dev, bytes, (void **)&pd->uniform));
+    return device_write(pd->dev, pd->uniform, att->uniform, bytes);
 }
 
 /* Bits of the scalars and vectors that were given. */
@@ -112,20 +122,20 @@ static unsigned given_bits(const spectra_attention *att)
 }
 
 /* Moments, parameters, counts: three launches at most, or a copy of what was given. */
-static spectra_status device_prepare(attention_cuda *ac, const cuda_layout *l,
+static spectra_status device_prepare(performer_device *pd, const cuda_layout *l,
                                      const params_cuda_args *args)
 {
-    const int64_t rows = 128, M = ac->att->plan.M;
-    if (ac->kernel[PARAMS_OF]) {
-        TRY(cuda_launch(ac, MOMENTS_OF, l->splits, l->heads, 2, args, sizeof *args));
-        TRY(cuda_launch(ac, PARAMS_OF, l->heads, 1, 1, args, sizeof *args));
+    const int64_t rows = 128, M = pd->att->plan.M;
+    if (pd->kernel[PARAMS_OF]) {
+        TRY(cuda_launch(pd, MOMENTS_OF, l->splits, l->heads, 2, args, sizeof *args));
+        TRY(cuda_launch(pd, PARAMS_OF, l->heads, 1, 1, args, sizeof *args));
     } else {
-        TRY(device_copy(ac->dev, args->params, ac->base,
+        TRY(device_copy(pd->dev, args->params, pd->base,
                         l->heads * l->params * (int64_t)sizeof(float)));
     }
-    if (!ac->kernel[COUNTS_OF])
+    if (!pd->kernel[COUNTS_OF])
         return SPECTRA_OK;
-    return cuda_launch(ac, COUNTS_OF, (M + rows - 1) / rows, l->heads, 1, args, sizeof *args);
+    return cuda_launch(pd, COUNTS_OF, (M + rows - 1) / rows, l->heads, 1, args, sizeof *args);
 }
 
 /* ---- by the host ----------------------------------------------------------------------------- */
@@ -168,26 +178,26 @@ static void widen(float *x, int64_t n)
     }
 }
 
-static spectra_status bring_side(const attention_cuda *ac, const spectra_problem *p,
+static spectra_status bring_side(const performer_device *pd, const spectra_problem *p,
                                  const spectra_rows *x, const int64_t *begin, const int64_t *len,
                                  const uint8_t *mask, int64_t padded, host_side *out)
 {
-    const int64_t H = ac->att->desc.H, D = ac->att->plan.D, B = p->B;
+    const int64_t H = pd->att->desc.H, D = pd->att->plan.D, B = p->B;
     int64_t rows = padded, total = B * padded;
-    TRY(bring(ac->dev, begin, B * (int64_t)sizeof *begin, &out->begin));
-    TRY(bring(ac->dev, len, B * (int64_t)sizeof *len, &out->len));
+    TRY(bring(pd->dev, begin, B * (int64_t)sizeof *begin, &out->begin));
+    TRY(bring(pd->dev, len, B * (int64_t)sizeof *len, &out->len));
     if (out->begin)
         rows = total = rows_total(out->begin, out->len, B, padded);
     const int64_t floats = (out->begin ? 0 : (B - 1) * x->stride_b) + (H - 1) * x->stride_h +
                            (rows - 1) * x->stride_t + D;
-    const int64_t element = ac->options.bf16 ? 2 : 4;
-    TRY(bring(ac->dev, mask, total, &out->mask));
+    const int64_t element = pd->bf16 ? 2 : 4;
+    TRY(bring(pd->dev, mask, total, &out->mask));
     out->x = malloc((size_t)floats * sizeof(float));
     if (!out->x)
         return fail(SPECTRA_ENOMEM, "attention on %s: no memory for %lld numbers",
-                    device_name(ac->dev), (long long)floats);
-    TRY(device_read(ac->dev, out->x, x->data, floats * element));
-    if (ac->options.bf16)
+                    device_name(pd->dev), (long long)floats);
+    TRY(device_read(pd->dev, out->x, x->data, floats * element));
+    if (pd->bf16)
         widen(out->x, floats);
     return SPECTRA_OK;
 }
@@ -200,11 +210,11 @@ static performer_tokens tokens_of(const spectra_attention *att, const spectra_ro
                               s->mask ? s->mask + rows_first(s->begin, b, padded) : NULL};
 }
 
-static spectra_status host_prepare(attention_cuda *ac, const spectra_problem *p,
+static spectra_status host_prepare(performer_device *pd, const spectra_problem *p,
                                    const cuda_layout *l, const spectra_rows *q,
                                    const spectra_rows *k, float *saved)
 {
-    const spectra_attention *att = ac->att;
+    const spectra_attention *att = pd->att;
     const int64_t block = performer_block_floats(att), moments = MOMENTS * att->plan.DP;
     const int64_t scratch = performer_head_scratch(att);
     host_side x = {0}, y = {0};
@@ -212,12 +222,12 @@ static spectra_status host_prepare(attention_cuda *ac, const spectra_problem *p,
         PERFORMER_ALIGN,
         (size_t)performer_align(block + performer_align(moments) + scratch) * sizeof *room);
     spectra_status status =
-        room ? reserve(ac, l->heads * l->params)
-             : fail(SPECTRA_ENOMEM, "attention on %s: out of memory", device_name(ac->dev));
+        room ? cuda_host_room(pd, l->heads * l->params)
+             : fail(SPECTRA_ENOMEM, "attention on %s: out of memory", device_name(pd->dev));
     if (status == SPECTRA_OK)
-        status = bring_side(ac, p, q, p->q_begin, p->q_len, p->q_mask, p->T, &x);
+        status = bring_side(pd, p, q, p->q_begin, p->q_len, p->q_mask, p->T, &x);
     if (status == SPECTRA_OK)
-        status = bring_side(ac, p, k, p->k_begin, p->k_len, p->k_mask, p->S, &y);
+        status = bring_side(pd, p, k, p->k_begin, p->k_len, p->k_mask, p->S, &y);
     for (int64_t n = 0; n < l->heads && status == SPECTRA_OK; n++) {
         const int64_t b = n / att->desc.H, h = n % att->desc.H;
         const performer_tokens a = tokens_of(att, q, &x, p->T, b, h);
@@ -227,10 +237,10 @@ static spectra_status host_prepare(attention_cuda *ac, const spectra_problem *p,
         performer_prepare(att, b, h, &a, &c, room + block, room,
                           room + block + performer_align(moments));
         performer_view(att, room, &plan, &params);
-        pack(att, params.s, params.v, params.linear, ac->host + n * l->params);
+        pack(att, params.s, params.v, params.linear, pd->host + n * l->params);
     }
     if (status == SPECTRA_OK)
-        status = device_write(ac->dev, saved + l->at_params, ac->host,
+        status = device_write(pd->dev, saved + l->at_params, pd->host,
                               l->heads * l->params * (int64_t)sizeof(float));
     host_side_free(&x);
     host_side_free(&y);
@@ -238,15 +248,17 @@ static spectra_status host_prepare(attention_cuda *ac, const spectra_problem *p,
     return status;
 }
 
-spectra_status cuda_params_prepare(attention_cuda *ac, const spectra_problem *p,
-                                   const cuda_layout *l, const spectra_rows *q,
-                                   const spectra_rows *k, float *saved, float *work)
+spectra_status cuda_params_prepare(performer_device *pd, const attention_device_problem *x,
+                                   const cuda_layout *l, const attention_device_views *views,
+                                   float *saved, float *work)
 {
-    const spectra_attention *att = ac->att;
+    const spectra_problem *p = &x->p;
+    const spectra_rows *q = &views->q, *k = &views->k;
+    const spectra_attention *att = pd->att;
     const int64_t M = att->plan.M;
     if (by_host(att))
-        return host_prepare(ac, p, l, q, k, saved);
-    TRY(base_update(ac, p, l));
+        return host_prepare(pd, p, l, q, k, saved);
+    TRY(base_update(pd, p->B));
     const params_cuda_args args = {
         .q = cuda_rows_of(*q),
         .k = cuda_rows_of(*k),
@@ -257,9 +269,9 @@ spectra_status cuda_params_prepare(attention_cuda *ac, const spectra_problem *p,
         .q_mask = p->q_mask,
         .k_mask = p->k_mask,
         .part = work + l->at_moments,
-        .base = ac->base,
+        .base = pd->base,
         .params = saved + l->at_params,
-        .uniform = ac->uniform,
+        .uniform = pd->uniform,
         .w = saved + l->at_w,
         .w2 = saved + l->at_counts + l->heads * 2 * M,
         .counts = saved + l->at_counts,
@@ -275,5 +287,5 @@ spectra_status cuda_params_prepare(attention_cuda *ac, const spectra_problem *p,
         .counts_law = (int)att->feature->counts,
         .counts_slot = att->feature->counts_scalar,
     };
-    return device_prepare(ac, l, &args);
+    return device_prepare(pd, l, &args);
 }

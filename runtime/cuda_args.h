@@ -1,0 +1,11 @@
+/* Arguments of the kernels in templates/cuda, for the host: the very text the device sees. */
+#ifndef SPECTRA_CUDA_HOST_ARGS_H
+#define SPECTRA_CUDA_HOST_ARGS_H
+
+#include "kernel.h" /* real */
+
+#include "../templates/cuda/args.h"
+#include "../templates/cuda/model_args.h"
+#include "../templates/cuda/softmax_args.h"
+
+#endif

@@ -1,0 +1,325 @@
+/* The driver of the CUDA kernels of random-feature attention. Forward is a key pass (a state a
+ * split) and a query pass that merges the states; backward is the query pass first, which makes the
+ * state's gradient, then the key pass. */
+#include "performer_device.h"
+
+#include "status.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const kernel_names[CUDA_KERNELS] = {
+    "attn_keys",    "attn_queries", "attn_queries_bwd", "attn_keys_bwd",
+    "attn_moments", "attn_params",  "attn_counts",      "attn_learned",
+};
+
+/* ---- sizes ----------------------------------------------------------------------------------- */
+
+static int64_t blocks_of(int64_t n, int64_t each)
+{
+    return (n + each - 1) / each;
+}
+
+/* Splits of a sequence so that the blocks of one launch about fill the device once; from the shape
+ * and the device alone. A split is worth at least two tiles. */
+static int64_t splits(const performer_device *pd, const jit_cuda_plan *plan, int64_t blocks,
+                      int64_t tokens)
+{
+    const int64_t slots = (int64_t)device_multiprocessors(pd->dev) * plan->blocks;
+    const int64_t wanted = slots / blocks, possible = blocks_of(tokens, 2 * plan->tile);
+    const int64_t n = wanted < possible ? wanted : possible;
+    return n > 1 ? n : 1;
+}
+
+cuda_layout cuda_layout_of(const performer_device *pd, const attention_device_problem *x)
+{
+    const spectra_attention *att = pd->att;
+    const spectra_problem *p = &x->p;
+    const attn_plan *plan = &att->plan;
+    const int lanes = att->feature->lanes;
+    const bool counts = cuda_counts(att);
+    cuda_layout l = {.heads = p->B * att->desc.H};
+    l.den_rows = x->q_rows;
+    const int64_t F = lanes * plan->MP, DV8 = (plan->DV + 7) / 8 * 8;
+    l.state = F * (2 + DV8);
+    l.dstate = F * (1 + DV8);
+    l.params = cuda_whole(cuda_parameters(att));
+    l.w = counts ? cuda_whole(plan->M * plan->D) : 0;
+    const jit_cuda_plan *keys = &pd->plan[KEYS], *queries = &pd->plan[QUERIES];
+    const jit_cuda_plan *qb = &pd->plan[QUERIES_BWD], *kb = &pd->plan[KEYS_BWD];
+    l.k_splits = splits(pd, keys, l.heads * keys->row_blocks * keys->value_blocks, p->S);
+    l.q_splits = splits(pd, queries, l.heads * queries->value_blocks, p->T);
+    int64_t at = 0;
+    l.at_state = at, at += cuda_whole(l.heads * l.state);
+    l.at_den = at, at += cuda_whole(att->desc.H * l.den_rows);
+    l.at_top = at, at += cuda_whole(att->desc.H * l.den_rows);
+    l.at_params = at, at += l.heads * l.params;
+    l.at_w = at, at += l.heads * l.w;
+    l.at_counts = at, at += counts ? cuda_whole(l.heads * 3 * plan->M) : 0;
+    l.saved = at;
+    at = 0;
+    l.at_part = at, at += cuda_whole(l.k_splits * l.heads * l.state);
+    l.at_dpart = at, at += cuda_whole(l.q_splits * l.heads * l.dstate);
+    l.at_gq = at,
+    at += qb->row_blocks > 1 ? cuda_whole(qb->row_blocks * l.heads * p->T * plan->D) : 0;
+    l.at_gk = at,
+    at += kb->row_blocks > 1 ? cuda_whole(kb->row_blocks * l.heads * p->S * plan->D) : 0;
+    l.at_gv = at,
+    at += kb->row_blocks > 1 ? cuda_whole(kb->row_blocks * l.heads * p->S * plan->DV) : 0;
+    l.splits = splits(pd, &(jit_cuda_plan){.blocks = 2, .tile = 128}, 2 * l.heads,
+                      p->T > p->S ? p->T : p->S);
+    l.at_moments = at, at += cuda_whole(l.splits * 2 * l.heads * (5 * plan->D + 1));
+    if (pd->learn) {
+        const int64_t scalars = l.heads * att->feature->scalars,
+                      matrix = l.heads * plan->M * plan->D;
+        l.at_scalars = at, at += cuda_whole(l.q_splits * qb->row_blocks * scalars);
+        l.at_scalars_k = at, at += cuda_whole(l.k_splits * kb->row_blocks * scalars);
+        l.at_dw = at, at += cuda_whole(l.q_splits * matrix);
+        l.at_dw_k = at, at += cuda_whole(l.k_splits * matrix);
+    }
+    l.work = at;
+    return l;
+}
+
+static int64_t saved_bytes(const attention_device *ad, const attention_device_problem *x)
+{
+    return cuda_layout_of(ad->own, x).saved * (int64_t)sizeof(float);
+}
+
+static int64_t work_bytes(const attention_device *ad, const attention_device_problem *x)
+{
+    return cuda_layout_of(ad->own, x).work * (int64_t)sizeof(float);
+}
+
+/* ---- construction ---------------------------------------------------------------------------- */
+
+static int64_t matrix_floats(const spectra_attention *att)
+{
+    const attn_plan *p = &att->plan;
+    return (att->second ? 2 : 1) * cuda_whole(p->M * p->D) + 2 * cuda_whole(p->M);
+}
+
+static int64_t learned_floats(const spectra_attention *att)
+{
+    return att->desc.H * att->feature->scalars + att->plan.M * (att->plan.D + 1);
+}
+
+static spectra_status open_kernel(performer_device *pd, cuda_kernel kernel, bool fast)
+{
+    const spectra_attention_desc *d = &pd->att->desc;
+    const jit_cuda_options options = {.kind = kernel_names[kernel],
+                                      .bf16 = pd->bf16,
+                                      .fast = fast,
+                                      .learn = pd->learn &&
+                                               (kernel == QUERIES_BWD || kernel == KEYS_BWD),
+                                      .arch = device_arch(pd->dev)};
+    char *text = NULL;
+    device_program *program = NULL;
+    TRY(jit_cuda_text(d->feat, d->D, d->DV, d->M, &options, &pd->plan[kernel], &text));
+    spectra_status status = device_program_get(pd->dev, kernel_names[kernel], text, &program);
+    free(text);
+    return status == SPECTRA_OK ? device_function_get(program, kernel_names[kernel],
+                                                      pd->plan[kernel].shared, &pd->kernel[kernel])
+                                : status;
+}
+
+static spectra_status performer_device_init(attention_device *ad)
+{
+    const spectra_attention *att = ad->att;
+    if (att->desc.through)
+        return fail(
+            SPECTRA_EUNSUPPORTED,
+            "on a device the parameters of %s cannot be differentiated through: use the cpu",
+            att->desc.feat);
+    performer_device *pd = calloc(1, sizeof *pd);
+    if (!pd)
+        return fail(SPECTRA_ENOMEM, "performer on %s: out of memory", device_name(ad->dev));
+    ad->own = pd;
+    pd->att = att;
+    pd->dev = ad->dev;
+    pd->bf16 = ad->bf16;
+    pd->learn = att->training != NULL;
+    for (int i = 0; i < CUDA_KERNELS; i++)
+        if (cuda_kernel_wanted(pd, i))
+            TRY(open_kernel(pd, i, ad->fast));
+    const int64_t bytes = matrix_floats(att) * (int64_t)sizeof(float);
+    pd->staged = malloc((size_t)bytes);
+    if (!pd->staged)
+        return fail(SPECTRA_ENOMEM, "performer on %s: out of memory", device_name(ad->dev));
+    TRY(device_alloc(pd->dev, bytes, (void **)&pd->w));
+    if (!pd->learn)
+        return SPECTRA_OK;
+    const int64_t learned = learned_floats(att) * (int64_t)sizeof(float);
+    TRY(device_alloc(pd->dev, learned, (void **)&pd->learned));
+    return device_zero(pd->dev, pd->learned, learned);
+}
+
+static void performer_device_release(attention_device *ad)
+{
+    performer_device *pd = ad->own;
+    if (!pd)
+        return;
+    device_free(pd->dev, pd->w);
+    device_free(pd->dev, pd->base);
+    device_free(pd->dev, pd->uniform);
+    device_free(pd->dev, pd->learned);
+    free(pd->staged);
+    free(pd->host);
+    free(pd);
+}
+
+static spectra_status performer_device_changed(attention_device *ad)
+{
+    performer_device *pd = ad->own;
+    const spectra_attention *att = pd->att;
+    const attn_plan *p = &att->plan;
+    const int64_t matrix = p->M * p->D;
+    float *at = pd->staged;
+    memset(at, 0, (size_t)matrix_floats(att) * sizeof *at);
+    memcpy(at, att->w, (size_t)matrix * sizeof *at);
+    at += cuda_whole(matrix);
+    if (att->second) {
+        memcpy(at, att->second, (size_t)matrix * sizeof *at);
+        at += cuda_whole(matrix);
+    }
+    memcpy(at, p->w2, (size_t)p->M * sizeof *at);
+    memcpy(at + cuda_whole(p->M), att->row_weight, (size_t)p->M * sizeof *at);
+    TRY(cuda_given_update(pd));
+    return device_write(pd->dev, pd->w, pd->staged, matrix_floats(att) * (int64_t)sizeof(float));
+}
+
+/* ---- launches -------------------------------------------------------------------------------- */
+
+cuda_rows cuda_rows_of(spectra_rows x)
+{
+    return (cuda_rows){x.data, x.stride_b, x.stride_h, x.stride_t};
+}
+
+static attn_cuda_args args_of(const performer_device *pd, const attention_device_problem *x,
+                              const cuda_layout *l, const attention_device_views *v, float *saved,
+                              float *work)
+{
+    const spectra_problem *p = &x->p;
+    const spectra_attention *att = pd->att;
+    const int64_t matrix = cuda_whole(att->plan.M * att->plan.D), M = att->plan.M;
+    const float *second = att->second ? pd->w + matrix : pd->w, *w2 = second + matrix;
+    return (attn_cuda_args){
+        .q = cuda_rows_of(v->q),
+        .k = cuda_rows_of(v->k),
+        .v = cuda_rows_of(v->v),
+        .o = cuda_rows_of(v->o),
+        .go = cuda_rows_of(v->go),
+        .gq = cuda_rows_of(v->gq),
+        .gk = cuda_rows_of(v->gk),
+        .gv = cuda_rows_of(v->gv),
+        .learned = pd->learned,
+        .q_row_blocks = pd->plan[QUERIES_BWD].row_blocks,
+        .k_row_blocks = pd->plan[KEYS_BWD].row_blocks,
+        .q_begin = p->q_begin,
+        .q_len = p->q_len,
+        .k_begin = p->k_begin,
+        .k_len = p->k_len,
+        .mask = p->k_mask,
+        .w = l->w ? saved + l->at_w : pd->w,
+        .w_second = second,
+        .w2 = l->w ? saved + l->at_counts + l->heads * 2 * M : w2,
+        .counts = saved + l->at_counts,
+        .row_weight = att->weighted ? w2 + cuda_whole(M) : NULL,
+        .params = saved + l->at_params,
+        .part = work + l->at_part,
+        .state = saved + l->at_state,
+        .dpart = work + l->at_dpart,
+        .den = saved + l->at_den,
+        .top = saved + l->at_top,
+        .gq_part = work + l->at_gq,
+        .gk_part = work + l->at_gk,
+        .gv_part = work + l->at_gv,
+        .dscalars = work + l->at_scalars,
+        .dw = work + l->at_dw,
+        .dscalars_k = work + l->at_scalars_k,
+        .dw_k = work + l->at_dw_k,
+        .B = p->B,
+        .H = att->desc.H,
+        .T = p->T,
+        .S = p->S,
+        .den_rows = l->den_rows,
+        .w_stride = l->w,
+        .counts_stride = l->w ? 2 * M : 0,
+        .params_stride = l->params,
+        .q_splits = l->q_splits,
+        .k_splits = l->k_splits,
+        .scale = att->plan.scale,
+    };
+}
+
+spectra_status cuda_launch(const performer_device *pd, cuda_kernel kernel, int64_t x, int64_t y,
+                           int64_t z, const void *args, int64_t size)
+{
+    const device_grid grid = {.blocks = {x, y, z},
+                              .threads = pd->plan[kernel].threads,
+                              .cluster = 1,
+                              .shared_bytes = pd->plan[kernel].shared};
+    return device_launch(pd->kernel[kernel], &grid, args, size);
+}
+
+static spectra_status launch(const performer_device *pd, cuda_kernel kernel, int64_t splits_,
+                             int64_t heads, int64_t depth, const attn_cuda_args *args)
+{
+    return cuda_launch(pd, kernel, splits_, heads, depth, args, sizeof *args);
+}
+
+static spectra_status performer_device_forward(const attention_device *ad,
+                                               const attention_device_problem *x,
+                                               const attention_device_views *v, void *saved,
+                                               void *work)
+{
+    performer_device *pd = ad->own;
+    const cuda_layout l = cuda_layout_of(pd, x);
+    const jit_cuda_plan *keys = &pd->plan[KEYS];
+    const attn_cuda_args args = args_of(pd, x, &l, v, saved, work);
+    TRY(cuda_params_prepare(pd, x, &l, v, saved, work));
+    TRY(launch(pd, KEYS, l.k_splits, l.heads, keys->row_blocks * keys->value_blocks, &args));
+    return launch(pd, QUERIES, l.q_splits, l.heads, pd->plan[QUERIES].value_blocks, &args);
+}
+
+static spectra_status performer_device_backward(const attention_device *ad,
+                                                const attention_device_problem *x,
+                                                const attention_device_views *v, void *saved,
+                                                void *work)
+{
+    performer_device *pd = ad->own;
+    const cuda_layout l = cuda_layout_of(pd, x);
+    const attn_cuda_args args = args_of(pd, x, &l, v, saved, work);
+    TRY(launch(pd, QUERIES_BWD, l.q_splits, l.heads, pd->plan[QUERIES_BWD].row_blocks, &args));
+    TRY(launch(pd, KEYS_BWD, l.k_splits, l.heads, pd->plan[KEYS_BWD].row_blocks, &args));
+    if (!pd->learn)
+        return SPECTRA_OK;
+    const int64_t threads = pd->plan[LEARNED].threads;
+    return launch(pd, LEARNED, blocks_of(learned_floats(pd->att), threads), 1, 1, &args);
+}
+
+static spectra_status performer_device_gradient(attention_device *ad, float *gtheta)
+{
+    performer_device *pd = ad->own;
+    const spectra_attention *att = pd->att;
+    const int64_t floats = learned_floats(att), bytes = floats * (int64_t)sizeof(float);
+    const int64_t scalars = att->desc.H * att->feature->scalars;
+    TRY(cuda_host_room(pd, floats));
+    TRY(device_read(pd->dev, pd->host, pd->learned, bytes));
+    TRY(device_zero(pd->dev, pd->learned, bytes));
+    training_gradient(att, pd->host, pd->host + scalars,
+                      pd->host + scalars + att->plan.M * att->plan.D, gtheta);
+    return SPECTRA_OK;
+}
+
+const attention_device_kind attention_device_performer = {
+    .name = "performer",
+    .init = performer_device_init,
+    .release = performer_device_release,
+    .changed = performer_device_changed,
+    .saved_bytes = saved_bytes,
+    .work_bytes = work_bytes,
+    .forward = performer_device_forward,
+    .backward = performer_device_backward,
+    .gradient = performer_device_gradient,
+};

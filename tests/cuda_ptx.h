@@ -1,0 +1,30 @@
+/* The kernels of one case in the PTX interpreter. */
+#ifndef TESTS_CUDA_PTX_H
+#define TESTS_CUDA_PTX_H
+
+#include "cuda_case.h"
+#include "nvrtc.h"
+
+typedef struct ptx_tools {
+    nvrtc_api nvrtc;
+    const char *interpreter, *folder; /* the program; where files are put */
+    int schedules;                    /* orders of threads to run in, 1 to 3 */
+} ptx_tools;
+
+/* What the kernels wrote, of all splits and row blocks. */
+typedef struct ptx_results {
+    cuda_plan plan[CUDA_KERNELS];
+    void *o, *gq, *gk, *gv; /* the kernel's type */
+    float *part, *state, *dpart, *den, *top, *gq_part, *gk_part, *gv_part;
+    float *dscalars, *dw, *dscalars_k, *dw_k;
+} ptx_results;
+
+/* Where the text of a case's kernel is, or its PTX. */
+void ptx_path(const ptx_tools *tools, const cuda_case *c, int kernel, const char *ending,
+              char path[256]);
+/* Runs the four kernels one after the other; false, and lines on stdout, where a text does not
+ * compile or the interpreter finds something, or an order of threads changes a bit. */
+bool ptx_run(const ptx_tools *tools, const cuda_problem *p, ptx_results *r);
+void ptx_results_free(ptx_results *r);
+
+#endif

@@ -1,0 +1,361 @@
+#include "cuda_ptx.h"
+
+#include "attend.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* ---- arguments: the leaves of attn_cuda_args in an order of our own ----------------------------
+ */
+
+/* A pointer of the struct, and what each kernel does with it: i reads, o writes all of it, '-' must
+ * not look at it (it gets NULL). */
+typedef struct ptx_pointer {
+    const char *name, *use;
+} ptx_pointer;
+
+static const ptx_pointer pointers[] = {
+    {"q.data", "-ii-"},  {"k.data", "i--i"},     {"v.data", "i--i"},   {"o.data", "-oi-"},
+    {"go.data", "--i-"}, {"gq.data", "--o-"},    {"gk.data", "---o"},  {"gv.data", "---o"},
+    {"q_begin", "-ii-"}, {"q_len", "-ii-"},      {"k_begin", "i--i"},  {"k_len", "i--i"},
+    {"mask", "i--i"},    {"w", "iiii"},          {"w_second", "iiii"}, {"w2", "iiii"},
+    {"counts", "iiii"},  {"row_weight", "-i-i"}, {"params", "iiii"},   {"part", "oi--"},
+    {"state", "-oii"},   {"dpart", "--oi"},      {"den", "-oi-"},      {"top", "-oi-"},
+    {"gq_part", "--o-"}, {"gk_part", "---o"},    {"gv_part", "---o"},  {"dscalars", "--o-"},
+    {"dw", "--o-"},      {"dscalars_k", "---o"}, {"dw_k", "---o"},
+};
+enum { POINTERS = sizeof pointers / sizeof pointers[0] };
+
+static const char *const numbers[] = {
+    "q.stride_b",
+    "q.stride_h",
+    "q.stride_t",
+    "k.stride_b",
+    "k.stride_h",
+    "k.stride_t",
+    "v.stride_b",
+    "v.stride_h",
+    "v.stride_t",
+    "o.stride_b",
+    "o.stride_h",
+    "o.stride_t",
+    "go.stride_b",
+    "go.stride_h",
+    "go.stride_t",
+    "gq.stride_b",
+    "gq.stride_h",
+    "gq.stride_t",
+    "gk.stride_b",
+    "gk.stride_h",
+    "gk.stride_t",
+    "gv.stride_b",
+    "gv.stride_h",
+    "gv.stride_t",
+    "B",
+    "H",
+    "T",
+    "S",
+    "den_rows",
+    "w_stride",
+    "counts_stride",
+    "params_stride",
+    "q_splits",
+    "k_splits",
+};
+enum { NUMBERS = sizeof numbers / sizeof numbers[0] };
+
+typedef struct ptx_arguments {
+    void *data[POINTERS];
+    int64_t bytes[POINTERS], number[NUMBERS];
+} ptx_arguments;
+
+static int pointer_at(const char *name)
+{
+    for (int i = 0; i < POINTERS; i++)
+        if (strcmp(pointers[i].name, name) == 0)
+            return i;
+    fprintf(stderr, "cuda_ptx: no argument %s\n", name);
+    exit(2);
+}
+
+static void set(ptx_arguments *a, const char *name, void *data, int64_t bytes)
+{
+    const int i = pointer_at(name);
+    a->data[i] = data;
+    a->bytes[i] = data ? bytes : 0;
+}
+
+static void *output(ptx_arguments *a, const char *name, int64_t bytes)
+{
+    void *data = bytes > 0 ? attend_alloc(bytes) : NULL;
+    set(a, name, data, bytes);
+    return data;
+}
+
+static void set_inputs(const cuda_problem *p, ptx_arguments *a)
+{
+    const cuda_case *c = &p->c;
+    const int64_t H = c->H, M = c->M, D = c->D, heads = p->w_stride ? p->heads : 1;
+    set(a, "q.data", p->q, p->q_rows * H * D * p->element);
+    set(a, "k.data", p->k, p->k_rows * H * D * p->element);
+    set(a, "v.data", p->v, p->k_rows * H * c->DV * p->element);
+    set(a, "go.data", p->go, p->q_rows * H * c->DV * p->element);
+    set(a, "q_begin", p->q_begin, c->B * 8), set(a, "q_len", p->q_len, c->B * 8);
+    set(a, "k_begin", p->k_begin, c->B * 8), set(a, "k_len", p->k_len, c->B * 8);
+    set(a, "mask", p->mask, p->k_rows);
+    set(a, "w", p->w, heads * M * D * 4);
+    set(a, "w_second", p->second, M * D * 4);
+    set(a, "w2", p->w2, heads * M * 4);
+    set(a, "counts", p->counts, heads * 2 * M * 4);
+    set(a, "row_weight", p->row_weight, M * 4);
+    set(a, "params", p->param, p->heads * p->params * 4);
+}
+
+static void set_outputs(const cuda_problem *p, ptx_results *r, ptx_arguments *a)
+{
+    const cuda_case *c = &p->c;
+    const int64_t H = c->H, D = c->D, N = p->heads, q = c->q_splits, k = c->k_splits;
+    const int64_t qb = r->plan[CUDA_QUERIES_BWD].row_blocks, kb = r->plan[CUDA_KEYS_BWD].row_blocks;
+    const int64_t learn = c->flags & CASE_LEARN ? 4 : 0;
+    r->o = output(a, "o.data", p->q_rows * H * c->DV * p->element);
+    r->gq = output(a, "gq.data", qb == 1 ? p->q_rows * H * D * p->element : 0);
+    r->gk = output(a, "gk.data", kb == 1 ? p->k_rows * H * D * p->element : 0);
+    r->gv = output(a, "gv.data", kb == 1 ? p->k_rows * H * c->DV * p->element : 0);
+    r->part = output(a, "part", k * N * p->state * 4);
+    r->state = output(a, "state", N * p->state * 4);
+    r->dpart = output(a, "dpart", q * N * p->dstate * 4);
+    r->den = output(a, "den", p->q_rows * H * 4);
+    r->top = output(a, "top", p->q_rows * H * 4);
+    r->gq_part = output(a, "gq_part", qb > 1 ? qb * N * c->T * D * 4 : 0);
+    r->gk_part = output(a, "gk_part", kb > 1 ? kb * N * c->S * D * 4 : 0);
+    r->gv_part = output(a, "gv_part", kb > 1 ? kb * N * c->S * c->DV * 4 : 0);
+    r->dscalars = output(a, "dscalars", q * qb * N * p->NS * learn);
+    r->dscalars_k = output(a, "dscalars_k", k * kb * N * p->NS * learn);
+    r->dw = output(a, "dw", q * N * c->M * D * learn);
+    r->dw_k = output(a, "dw_k", k * N * c->M * D * learn);
+}
+
+static void set_numbers(const cuda_problem *p, ptx_arguments *a)
+{
+    const cuda_case *c = &p->c;
+    const int64_t rows[8] = {c->T, c->S, c->S, c->T, c->T, c->T, c->S, c->S};
+    const int64_t width[8] = {c->D, c->D, c->DV, c->DV, c->DV, c->D, c->D, c->DV};
+    const int64_t rest[] = {
+        c->B,      c->H,        c->T,       c->S, p->q_rows, p->w_stride, p->counts_stride,
+        p->params, c->q_splits, c->k_splits};
+    for (int i = 0; i < 8; i++)
+        cuda_strides(p, rows[i], width[i], a->number + 3 * i);
+    memcpy(a->number + 24, rest, sizeof rest);
+}
+
+/* ---- text ------------------------------------------------------------------------------------ */
+
+void ptx_path(const ptx_tools *tools, const cuda_case *c, int kernel, const char *ending,
+              char path[256])
+{
+    snprintf(path, 256, "%s/%s.%s%s", tools->folder, c->name, cuda_kernels[kernel], ending);
+}
+
+/* A constant of the sizes' enum. */
+static int64_t constant(const char *text, const char *name)
+{
+    char pattern[64];
+    snprintf(pattern, sizeof pattern, "\n    %s = ", name);
+    const char *at = strstr(text, pattern);
+    return at ? atoll(at + strlen(pattern)) : 0;
+}
+
+static cuda_plan plan_of(const char *text, const cuda_case *c)
+{
+    const int64_t rows = 16 * constant(text, "KW"), VB = constant(text, "VB");
+    const int64_t DV8 = (c->DV + 7) / 8 * 8;
+    return (cuda_plan){constant(text, "BLOCK_THREADS"), constant(text, "SHARED_BYTES"),
+                       (c->M + rows - 1) / rows, VB > 0 ? (DV8 + VB - 1) / VB : 1};
+}
+
+/* An entry that takes every leaf of the struct as an argument of its own. */
+static char *flat_text(const char *text, const char *kernel)
+{
+    char *out = NULL;
+    size_t size = 0;
+    FILE *f = open_memstream(&out, &size);
+    fprintf(f,
+            "#define RT_FLAT\n%s\n"
+            "extern \"C\" __global__ void __launch_bounds__(BLOCK_THREADS, MIN_BLOCKS) flat(",
+            text);
+    for (int i = 0; i < POINTERS; i++)
+        fprintf(f, "void *p%d, ", i);
+    for (int i = 0; i < NUMBERS; i++)
+        fprintf(f, "int64_t n%d, ", i);
+    fprintf(f, "float scale)\n{\n    attn_cuda_args a = {};\n");
+    for (int i = 0; i < POINTERS; i++)
+        fprintf(f, "    a.%s = (decltype(a.%s))p%d;\n", pointers[i].name, pointers[i].name, i);
+    for (int i = 0; i < NUMBERS; i++)
+        fprintf(f, "    a.%s = n%d;\n", numbers[i], i);
+    fprintf(f, "    a.scale = scale;\n    %s_body(a);\n}\n", kernel);
+    fclose(f);
+    return out;
+}
+
+static void write_bytes(const char *path, const void *data, size_t bytes)
+{
+    FILE *f = fopen(path, "wb");
+    if (!f || fwrite(data, 1, bytes, f) != bytes || fclose(f) != 0) {
+        fprintf(stderr, "cuda_ptx: %s cannot be written\n", path);
+        exit(2);
+    }
+}
+
+/* Compiles a case's kernel to PTX beside its text. */
+static bool make_ptx(const ptx_tools *tools, const cuda_case *c, int kernel, cuda_plan *plan)
+{
+    char path[256];
+    nvrtc_program *program = NULL;
+    size_t size = 0;
+    ptx_path(tools, c, kernel, ".cu", path);
+    char *text = nvrtc_read(path);
+    if (!text) {
+        printf("%s: cannot be read\n", path);
+        return false;
+    }
+    *plan = plan_of(text, c);
+    char *flat = flat_text(text, cuda_kernels[kernel]), *ptx = NULL;
+    int code = nvrtc_build(&tools->nvrtc, path, flat, "compute_80", 0, NULL, &program);
+    if (code == 0)
+        code = tools->nvrtc.ptx_size(program, &size);
+    if (code == 0) {
+        ptx = malloc(size);
+        code = ptx ? tools->nvrtc.ptx(program, ptx) : 1;
+    }
+    if (code != 0) {
+        char *log = program ? nvrtc_log(&tools->nvrtc, program) : NULL;
+        printf("%s: %s\n%s\n", path, tools->nvrtc.error_text(code), log ? log : "");
+        free(log);
+    } else {
+        ptx_path(tools, c, kernel, ".ptx", path);
+        write_bytes(path, ptx, strlen(ptx));
+    }
+    if (program)
+        tools->nvrtc.destroy(&program);
+    free(text), free(flat), free(ptx);
+    return code == 0;
+}
+
+/* ---- launches -------------------------------------------------------------------------------- */
+
+static void write_launch(const ptx_tools *tools, const cuda_problem *p, const ptx_results *r,
+                         const ptx_arguments *a, int kernel)
+{
+    char path[256];
+    const cuda_plan *plan = &r->plan[kernel];
+    const bool keys = kernel == CUDA_KEYS || kernel == CUDA_KEYS_BWD;
+    const int64_t depth = plan->value_blocks * (kernel == CUDA_QUERIES ? 1 : plan->row_blocks);
+    ptx_path(tools, &p->c, kernel, ".case", path);
+    FILE *f = fopen(path, "w");
+    if (!f) {
+        fprintf(stderr, "cuda_ptx: %s cannot be written\n", path);
+        exit(2);
+    }
+    fprintf(f, "kernel flat\ngrid %d %d %d\nblock %d\nshared %d\n",
+            (int)(keys ? p->c.k_splits : p->c.q_splits), (int)p->heads, (int)depth,
+            (int)plan->threads, (int)plan->shared);
+    for (int i = 0; i < POINTERS; i++) {
+        const char use = a->data[i] ? pointers[i].use[kernel] : '-';
+        if (use == '-') {
+            fprintf(f, "arg u64 0\n");
+        } else if (use == 'o') {
+            fprintf(f, "arg out %s %lld\n", pointers[i].name, (long long)a->bytes[i]);
+        } else {
+            fprintf(f, "arg in %s.%s\n", p->c.name, pointers[i].name);
+            snprintf(path, sizeof path, "%s/%s.%s", tools->folder, p->c.name, pointers[i].name);
+            write_bytes(path, a->data[i], (size_t)a->bytes[i]);
+        }
+    }
+    for (int i = 0; i < NUMBERS; i++)
+        fprintf(f, "arg i64 %lld\n", (long long)a->number[i]);
+    fprintf(f, "arg f32 %.9g\n", (double)p->att->plan.scale);
+    fclose(f);
+}
+
+/* The outputs of a run, read for the first time, compared bit by bit later. */
+static bool take_outputs(const char *where, const cuda_problem *p, const ptx_arguments *a,
+                         int kernel, int schedule)
+{
+    bool same = true;
+    for (int i = 0; i < POINTERS; i++) {
+        if (!a->data[i] || pointers[i].use[kernel] != 'o')
+            continue;
+        char path[320];
+        snprintf(path, sizeof path, "%s/%s", where, pointers[i].name);
+        FILE *f = fopen(path, "rb");
+        char *data = malloc((size_t)a->bytes[i]);
+        if (!f || !data || fread(data, 1, (size_t)a->bytes[i], f) != (size_t)a->bytes[i]) {
+            printf("%s %s: %s was not written\n", p->c.name, cuda_kernels[kernel], path);
+            same = false;
+        } else if (schedule == 0) {
+            memcpy(a->data[i], data, (size_t)a->bytes[i]);
+        } else if (memcmp(a->data[i], data, (size_t)a->bytes[i]) != 0) {
+            printf("%s %s: %s depends on the order of threads\n", p->c.name, cuda_kernels[kernel],
+                   pointers[i].name);
+            same = false;
+        }
+        if (f)
+            fclose(f);
+        free(data);
+    }
+    return same;
+}
+
+static bool launch(const ptx_tools *tools, const cuda_problem *p, const ptx_results *r,
+                   const ptx_arguments *a, int kernel)
+{
+    static const char *const orders[] = {"asc", "rand", "desc"};
+    char ptx[256], launch_file[256], where[288], command[1400];
+    bool passed = true;
+    write_launch(tools, p, r, a, kernel);
+    ptx_path(tools, &p->c, kernel, ".ptx", ptx);
+    ptx_path(tools, &p->c, kernel, ".case", launch_file);
+    for (int i = 0; i < tools->schedules && passed; i++) {
+        snprintf(where, sizeof where, "%s/out", tools->folder);
+        mkdir(where, 0777);
+        snprintf(command, sizeof command, "%s %s %s %s --sched %s >%s/report 2>&1",
+                 tools->interpreter, ptx, launch_file, where, orders[i], where);
+        if (system(command) != 0) {
+            snprintf(command, sizeof command, "%s/report", where);
+            char *report = nvrtc_read(command);
+            printf("%s %s, %s:\n%.2000s\n", p->c.name, cuda_kernels[kernel], orders[i],
+                   report ? report : "no report");
+            free(report);
+            passed = false;
+        }
+        passed = passed && take_outputs(where, p, a, kernel, i);
+    }
+    return passed;
+}
+
+bool ptx_run(const ptx_tools *tools, const cuda_problem *p, ptx_results *r)
+{
+    ptx_arguments a = {0};
+    *r = (ptx_results){0};
+    for (int i = 0; i < CUDA_KERNELS; i++)
+        if (!make_ptx(tools, &p->c, i, &r->plan[i]))
+            return false;
+    set_inputs(p, &a);
+    set_outputs(p, r, &a);
+    set_numbers(p, &a);
+    for (int i = 0; i < CUDA_KERNELS; i++)
+        if (!launch(tools, p, r, &a, i))
+            return false;
+    return true;
+}
+
+void ptx_results_free(ptx_results *r)
+{
+    void *all[] = {r->o,        r->gq,  r->gk,         r->gv,      r->part,    r->state,
+                   r->dpart,    r->den, r->top,        r->gq_part, r->gk_part, r->gv_part,
+                   r->dscalars, r->dw,  r->dscalars_k, r->dw_k};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        free(all[i]);
+}

@@ -1,0 +1,112 @@
+#include "device_case.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+const char *kind = "emu";
+char folder[64], cache[80];
+int warnings;
+char last_warning[1024];
+device *dev;
+
+static void on_warning(void *context, const char *sentence)
+{
+    (void)context;
+    warnings++;
+    snprintf(last_warning, sizeof last_warning, "%s", sentence);
+}
+
+void configure(jit_policy policy)
+{
+    const jit_options options = {.policy = policy,
+                                 .search = getenv("PATH"),
+                                 .cache = cache,
+                                 .temporary = folder,
+                                 .warn = on_warning};
+    assert_int_equal(jit_configure(&options), SPECTRA_OK);
+    warnings = 0;
+}
+
+void ok(spectra_status status)
+{
+    if (status != SPECTRA_OK)
+        fail_msg("%s", spectra_message());
+}
+
+void fails(spectra_status status, spectra_status expected, const char *part)
+{
+    if (status != expected || !strstr(spectra_message(), part))
+        fail_msg("%s \"%s\" instead of %s \"...%s...\"", spectra_status_name(status),
+                 spectra_message(), spectra_status_name(expected), part);
+}
+
+static float noise(uint32_t *seed)
+{
+    *seed = *seed * 1664525U + 1013904223U;
+    return (float)(int32_t)*seed * 0x1p-31F;
+}
+
+float *random_floats(int64_t count, uint32_t seed)
+{
+    float *x = malloc((size_t)count * sizeof *x);
+    for (int64_t i = 0; i < count; i++)
+        x[i] = noise(&seed);
+    return x;
+}
+
+void *put(const void *from, int64_t bytes)
+{
+    void *at = NULL;
+    ok(device_alloc(dev, bytes, &at));
+    ok(device_write(dev, at, from, bytes));
+    return at;
+}
+
+float *room(int64_t floats)
+{
+    void *at = NULL;
+    ok(device_alloc(dev, floats * 4, &at));
+    return at;
+}
+
+float *get(const void *from, int64_t floats)
+{
+    float *x = malloc((size_t)floats * sizeof *x);
+    ok(device_read(dev, x, from, floats * 4));
+    return x;
+}
+
+static int open_all(void **state)
+{
+    (void)state;
+    snprintf(folder, sizeof folder, "/tmp/test_device-XXXXXX");
+    if (!mkdtemp(folder))
+        return -1;
+    snprintf(cache, sizeof cache, "%s/cache", folder);
+    configure(JIT_AUTO);
+    if (device_open(kind, &dev) != SPECTRA_OK) {
+        print_error("%s\n", spectra_message());
+        return -1;
+    }
+    print_message("%s, compute capability %d, %d multiprocessors\n", device_name(dev),
+                  device_arch(dev), device_multiprocessors(dev));
+    return 0;
+}
+
+static int close_all(void **state)
+{
+    char command[128];
+    (void)state;
+    device_close(dev);
+    snprintf(command, sizeof command, "rm -rf %s", folder);
+    return system(command);
+}
+
+int run_on_device(int argc, char **argv, const struct CMUnitTest *tests, size_t count)
+{
+    if (argc > 1)
+        kind = argv[1];
+    return _cmocka_run_group_tests(kind, tests, count, open_all, close_all);
+}

@@ -1,0 +1,35 @@
+/* What the tests of devices share: the device, named on the command line ("emu", or "cuda", which
+ * needs a GPU or the fake one of fake.h), a cache of their own, and short ways to device.h.
+ */
+#ifndef DEVICE_CASE_H
+#define DEVICE_CASE_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "device.h"
+#include "jit_internal.h"
+
+extern const char *kind;
+extern device *dev;
+extern char folder[64], cache[80];
+extern int warnings; /* since configure */
+extern char last_warning[1024];
+
+void configure(jit_policy policy);
+void ok(spectra_status status);
+void fails(spectra_status status, spectra_status expected, const char *part);
+/* Between -1 and 1; to be freed. */
+float *random_floats(int64_t count, uint32_t seed);
+/* Memory of the device with these bytes; with nothing; a copy of it, to be freed. */
+void *put(const void *from, int64_t bytes);
+float *room(int64_t floats);
+float *get(const void *from, int64_t floats);
+/* main's all: the tests on the device that the first argument names. */
+int run_on_device(int argc, char **argv, const struct CMUnitTest *tests, size_t count);
+
+#endif
