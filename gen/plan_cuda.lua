@@ -139,6 +139,14 @@ end
 function shared.attn_combine() return 0 end
 function shared.attn_sum() return 0 end
 
+function shared.attn_step(c, k)
+  local F = c.LANES * c.MP
+  local groups = 32 * k.KW // (c.DV8 // 4)
+  return (2 * c.NP + 2 * c.LINEAR) * c.D8 + c.DV8 + up(2 * c.NTOK, 4) + (3 + c.SIGNED) * F + 2 * k.KW
+    + groups * c.DV8
+end
+
+
 -- Registers a thread of each kernel needs to keep all in them: sums and the numbers of a group of 8
 -- tokens or rows, and what compilers take beside that for NVRTC 13 (tests/cuda_table.txt has what comes
 -- out).
@@ -167,7 +175,7 @@ for _, kernel in ipairs { "attn_causal", "attn_causal_queries_bwd", "attn_causal
   registers[kernel] = function() return 200 end
 end
 function registers.attn_combine() return 64 end
-registers.attn_sum = registers.attn_combine
+registers.attn_sum, registers.attn_step = registers.attn_combine, registers.attn_combine
 
 -- Rows of W in blocks of at most `most` warps, all about equally full.
 local function row_warps(c, most)
@@ -238,6 +246,7 @@ end
 
 function candidates.attn_combine() return { { KW = 8, TB = 32 } } end
 candidates.attn_sum = candidates.attn_combine
+candidates.attn_step = candidates.attn_combine
 candidates.attn_causal = causal_candidates
 candidates.attn_causal_queries_bwd = causal_candidates
 candidates.attn_causal_keys_bwd = causal_candidates
