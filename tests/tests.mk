@@ -37,6 +37,7 @@ $(B)/tests/$(1): $(O)/tests/$(1).o $(TEST_WITH_$(1):%=$(O)/tests/%.o) $(B)/libsp
 	$$(LINK_TEST)
 endef
 $(foreach t,$(TEST_NAMES) golden,$(eval $(call TEST_RULE,$(t))))
+$(B)/tests/golden: $(O)/runtime/cli_attend_device.o
 
 # vec.h and the skeletons alone, once for each instruction set; the skeletons with a positive and a signed
 # feature, in float and in double.
@@ -128,6 +129,7 @@ run-tests: test-programs
 	    'device=FAKE=$(FAKE) OBJECTS=$(O) LUA=$(LUA) LIBS="$(LDLIBS)" sh tests/device.sh' \
 	    $(foreach t,test_device test_device_kernels test_model_device,'fake-$(t)=LD_LIBRARY_PATH=$(FAKE) $(B)/tests/$(t) cuda') \
 	    'golden=sh tests/golden.sh $(B)/tests/golden' \
+	    'golden-emu=sh tests/golden.sh $(B)/tests/golden --device emu' \
 	    'asan-golden=sh tests/golden.sh build/asan/tests/golden' \
 	    'nvrtc=$(B)/tests/nvrtc $(CUDA_TEXT)' \
 	    'cuda-ptx=sh tests/cuda_ptx.sh $(B)/tests/cuda_ptx $(LUA) build/cuda-ptx' \
