@@ -69,6 +69,9 @@ typedef struct emulator_lane {
     void *fake_stack;   /* AddressSanitizer's */
 } emulator_lane;
 
+/* c += a b of a warp's fragments: in the object, which is compiled for this machine's vectors. */
+typedef void (*emulator_product)(float (*c)[4], const float (*a)[4], const float (*b)[2]);
+
 /* What a thread may ask for. Places say where in the text. None returns after an error. */
 typedef struct emulator_api {
     void (*block_sync)(emulator_lane *self, emulator_place *at);
@@ -78,7 +81,8 @@ typedef struct emulator_api {
     void (*shuffle_xor)(emulator_lane *self, void *x, int size, int lanes, emulator_place *at);
     int (*any)(emulator_lane *self, int x, emulator_place *at);
     /* fragments of mma.m16n8k8, rt.cuh has the layout */
-    void (*mma)(emulator_lane *self, float *c, const float *a, const float *b, emulator_place *at);
+    void (*mma)(emulator_lane *self, float *c, const float *a, const float *b,
+                emulator_product product, emulator_place *at);
     /* Before an access of `size` bytes: to shared memory where it is out of bounds, misaligned or
      * watched, to global memory where it is misaligned or watched. */
     void (*shared)(emulator_lane *self, const void *p, int size, emulator_access kind,

@@ -20,6 +20,7 @@ typedef enum {
 typedef struct exchange {
     uint64_t word[EMULATOR_WARP];
     int any;
+    emulator_product product;
     float a[EMULATOR_WARP][4], b[EMULATOR_WARP][2], c[EMULATOR_WARP][4];
 } exchange;
 

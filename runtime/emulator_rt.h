@@ -81,14 +81,15 @@ typedef struct uint4 {
                                           (lanes), EMULATOR_PLACE("warp_shuffle_xor"));           \
         emulator_x_;                                                                              \
     }))
-#define mma_tf32(c, a, b) \
-    emulator_here()->api->mma(emulator_self(), (c), (a), (b), EMULATOR_PLACE("mma_tf32"))
+#define mma_tf32(c, a, b)                                                            \
+    emulator_here()->api->mma(emulator_self(), (c), (a), (b), emulator_product_tf32, \
+                              EMULATOR_PLACE("mma_tf32"))
 
 /* ---- memory -----------------------------------------------------------------------------------
  */
 
-static inline __attribute__((always_inline)) const void *
-emulator_global(const void *p, int size, emulator_access kind, emulator_place *at)
+DEVICE const void *emulator_global(const void *p, int size, emulator_access kind,
+                                   emulator_place *at)
 {
     emulator_lane *const self = emulator_self();
     if (__builtin_expect((((uintptr_t)p & (uintptr_t)(size - 1)) | self->watch) != 0, 0))
@@ -96,8 +97,8 @@ emulator_global(const void *p, int size, emulator_access kind, emulator_place *a
     return p;
 }
 
-static inline __attribute__((always_inline)) const void *
-emulator_shared(const void *p, int size, emulator_access kind, emulator_place *at)
+DEVICE const void *emulator_shared(const void *p, int size, emulator_access kind,
+                                   emulator_place *at)
 {
     emulator_lane *const self = emulator_self();
     const uintptr_t first = (uintptr_t)p;
@@ -165,6 +166,38 @@ DEVICE unsigned as_bits(float x)
     unsigned y;
     memcpy(&y, &x, sizeof y);
     return y;
+}
+
+/* What a tensor core reads of a float. */
+DEVICE double emulator_tf32(float x)
+{
+    return (double)as_float(as_bits(x) & ~0x1fffu);
+}
+
+/* The sums are in double and rounded once, which is as good as exact: a product has 22 bits. */
+static __attribute__((unused)) void emulator_product_tf32(float (*c)[4], const float (*a)[4],
+                                                          const float (*b)[2])
+{
+    typedef double row __attribute__((vector_size(64)));
+    double A[16][8];
+    row B[8], C[16];
+    for (int lane = 0; lane < EMULATOR_WARP; lane++) {
+        const int g = lane / 4, t = lane % 4;
+        for (int r = 0; r < 4; r++)
+            A[g + 8 * (r & 1)][t + 4 * (r >> 1)] = emulator_tf32(a[lane][r]);
+        for (int r = 0; r < 2; r++)
+            B[t + 4 * r][g] = emulator_tf32(b[lane][r]);
+    }
+    for (int i = 0; i < 16; i++) {
+        C[i] = A[i][0] * B[0];
+        for (int k = 1; k < 8; k++)
+            C[i] += A[i][k] * B[k];
+    }
+    for (int lane = 0; lane < EMULATOR_WARP; lane++) {
+        const int g = lane / 4, t = lane % 4;
+        for (int i = 0; i < 4; i++)
+            c[lane][i] = (float)((double)c[lane][i] + C[g + 8 * (i >> 1)][2 * t + (i & 1)]);
+    }
 }
 
 /* Half of the last place kept is added to the magnitude; what is no number stays as it is. */

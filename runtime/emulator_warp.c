@@ -212,46 +212,19 @@ static int any(emulator_lane *self, int x, emulator_place *at)
     return e->any;
 }
 
-/* What a tensor core reads of a float. */
-static double tf32(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    bits &= ~0x1fffU;
-    memcpy(&x, &bits, sizeof bits);
-    return (double)x;
-}
-
-/* The sums are in double and rounded once, which is as good as exact: a product has 22 bits. */
 static void combine_mma(exchange *e)
 {
-    double a[16][8], b[8][8], c[16][8] = {{0}};
-    for (int lane = 0; lane < EMULATOR_WARP; lane++) {
-        const int g = lane / 4, t = lane % 4;
-        for (int r = 0; r < 4; r++)
-            a[g + 8 * (r & 1)][t + 4 * (r >> 1)] = tf32(e->a[lane][r]);
-        for (int r = 0; r < 2; r++)
-            b[t + 4 * r][g] = tf32(e->b[lane][r]);
-    }
-    for (int i = 0; i < 16; i++)
-        for (int k = 0; k < 8; k++)
-            for (int j = 0; j < 8; j++)
-                c[i][j] += a[i][k] * b[k][j];
-    for (int lane = 0; lane < EMULATOR_WARP; lane++) {
-        const int g = lane / 4, t = lane % 4;
-        for (int i = 0; i < 4; i++) {
-            float *out = &e->c[lane][i];
-            *out = (float)((double)*out + c[g + 8 * (i >> 1)][2 * t + (i & 1)]);
-        }
-    }
+    e->product(e->c, e->a, e->b);
 }
 
-static void mma(emulator_lane *self, float *c, const float *a, const float *b, emulator_place *at)
+static void mma(emulator_lane *self, float *c, const float *a, const float *b,
+                emulator_product product, emulator_place *at)
 {
     exchange *e = &self->warp->slot[self->warp->parity];
     memcpy(e->a[self->lane], a, sizeof e->a[0]);
     memcpy(e->b[self->lane], b, sizeof e->b[0]);
     memcpy(e->c[self->lane], c, sizeof e->c[0]);
+    e->product = product;
     self->group->counters.mma += self->lane == 0;
     meet(self, at, combine_mma);
     memcpy(c, e->c[self->lane], sizeof e->c[0]);

@@ -3,6 +3,7 @@
 #include "emulator_internal.h"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -216,22 +217,24 @@ static bool unordered(const mark *m, const emulator_lane *self)
     return m->lane->warp != self->warp || m->warp != self->warp->epoch;
 }
 
+/* `other`: what the other thread did, or does: then no barrier would help. */
 static _Noreturn void race(emulator_lane *self, int owner, uintptr_t at, const char *did,
-                           const emulator_place *place, const mark *m, const char *other)
+                           const emulator_place *place, const mark *m, const char *other, bool done)
 {
-    lane_fail(self,
-              "%s byte %lld of shared memory at %s, which thread %d of block %lld %s at %s with no "
-              "barrier between",
-              did, (long long)(at - (uintptr_t)self->group->block[owner].shared),
-              place_text(place, self->caller), m->lane->thread,
-              (long long)block_of(m->lane)->index[0], other, place_text(m->at, NULL));
+    char whose[64] = "";
+    if (m->lane->rank != self->rank)
+        snprintf(whose, sizeof whose, " of block %lld", (long long)block_of(m->lane)->index[0]);
+    lane_fail(self, "%s %s byte %lld of shared memory, which thread %d%s %s at %s%s",
+              place_text(place, self->caller), did,
+              (long long)(at - (uintptr_t)self->group->block[owner].shared), m->lane->thread, whose,
+              other, place_text(m->at, NULL), done ? ", no barrier between" : "");
 }
 
 static void check_write(emulator_lane *self, int owner, word *w, uintptr_t at,
                         const emulator_place *place)
 {
     if (unordered(&w->writer, self))
-        race(self, owner, at, "writes", place, &w->writer, "wrote");
+        race(self, owner, at, "writes", place, &w->writer, "wrote", true);
     for (int i = 0; i < 2; i++) {
         mark *r = &w->reader[i];
         const uint32_t others = w->lanes[i] & ~(1U << self->lane);
@@ -239,10 +242,10 @@ static void check_write(emulator_lane *self, int owner, word *w, uintptr_t at,
             r->warp == self->warp->epoch && others)
             r->lane = &self->warp->first[__builtin_ctz(others)];
         if (unordered(r, self))
-            race(self, owner, at, "writes", place, r, "read");
+            race(self, owner, at, "writes", place, r, "read", true);
     }
     if (unordered(&w->foreign, self))
-        race(self, owner, at, "writes", place, &w->foreign, "read");
+        race(self, owner, at, "writes", place, &w->foreign, "read", true);
 }
 
 static void add_reader(emulator_lane *self, word *w, const emulator_place *place)
@@ -274,7 +277,7 @@ void watch_race(emulator_lane *self, int owner, const void *p, int size, emulato
         if (w->flight) {
             const mark m = {.at = w->flight, .lane = w->flight_of};
             race(self, owner, a, kind == EMULATOR_LOAD ? "reads" : "writes", at, &m,
-                 "is still copying");
+                 "still copies to", false);
         }
         if (kind == EMULATOR_STORE) {
             check_write(self, owner, w, a, at);
@@ -282,7 +285,7 @@ void watch_race(emulator_lane *self, int owner, const void *p, int size, emulato
             continue;
         }
         if (unordered(&w->writer, self))
-            race(self, owner, a, "reads", at, &w->writer, "wrote");
+            race(self, owner, a, "reads", at, &w->writer, "wrote", true);
         if (owner == self->rank)
             add_reader(self, w, at);
         else

@@ -68,7 +68,7 @@ spectra_status jit_warm(const char *feat, int64_t D, int64_t DV, int64_t M, bool
 
 typedef struct jit_entry {
     char feature[64], isa[16], compiler[128];
-    int64_t D, DV, M;
+    int64_t D, DV, M;       /* 0: an object of jit_object, named in `feature` */
     int64_t bytes, seconds; /* size of the file, age */
     bool good;              /* false: damaged, the fields above bytes are empty */
 } jit_entry;

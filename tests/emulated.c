@@ -24,7 +24,12 @@ void emulated_open(void)
     const char *temporary = getenv("TMPDIR");
     snprintf(folder, sizeof folder, "%.40s/emulated-XXXXXX", temporary ? temporary : "/tmp");
     assert_non_null(mkdtemp(folder));
-    emulated_ok(spectra_jit_allow(SPECTRA_JIT_AUTO, getenv("CC"), folder));
+    emulated_allow(SPECTRA_JIT_AUTO, getenv("CC"));
+}
+
+void emulated_allow(spectra_jit policy, const char *compiler)
+{
+    emulated_ok(spectra_jit_allow(policy, compiler, folder));
 }
 
 void emulated_close(void)

@@ -16,6 +16,8 @@
 /* Allows compiling with a cache of its own in a temporary folder, which emulated_close removes. */
 void emulated_open(void);
 void emulated_close(void);
+/* The same folder with another policy and compiler. */
+void emulated_allow(spectra_jit policy, const char *compiler);
 /* Loads a kernel of a text that needs nothing before it; the same text is compiled once. */
 const emulator_kernel *emulated_kernel(const char *name, const char *text, const char *kernel);
 /* The same with rt.cuh in front; the text's lines count from 1. */

@@ -6,6 +6,8 @@ TEST_WITH_test_chain := oracle attend
 TEST_WITH_test_device := device_case
 TEST_WITH_test_device_kernels := device_case
 TEST_WITH_test_emulator := emulated
+TEST_WITH_test_emulator_product := emulated
+TEST_WITH_test_emulator_text := emulated attend oracle
 TEST_WITH_test_learned := oracle attend
 TEST_WITH_test_model := model_oracle
 TEST_WITH_test_property_attention := oracle attend
@@ -83,7 +85,7 @@ test-programs: $(B)/spectraformer $(B)/libspectraformer.so $(TEST_BIN) $(B)/test
 # for the widest vectors, which saves a third of the compilation.
 ASAN_NAMES := test_support test_files test_matrix test_data test_softmax test_row test_jit \
 	test_property_attention test_property_state test_property_matrix_structure test_chain test_learned test_approx \
-	test_emulator test_device test_device_kernels
+	test_emulator test_emulator_product test_emulator_text test_device test_device_kernels
 ASAN_MAKE := B=build/asan OPT=-O1 $(if $(filter avx2,$(ISAS)),ISAS='portable avx512') \
 	SAN='-DWITHOUT_avx2 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer'
 sanitized:
