@@ -1,7 +1,6 @@
 /* The CUDA texts that are generated, run by the emulator, against the kernels for the CPU: features
  * of every kind in float and in double, row operators with their backward passes.
  */
-#define _GNU_SOURCE
 #include "emulated.h"
 
 #include "attend.h"
@@ -39,23 +38,7 @@ static void check_near(const char *name, const char *what, int64_t i, double got
 /* ---- features ---------------------------------------------------------------------------------
  */
 
-enum { D = 20, TOKENS = 7, MAX_F = 16 * 100, MAX_NORMS = 3 };
-
-/* NW and which numbers of a row the feature wants, as the text says. */
-typedef struct constants {
-    int nw, norm1, norm2, counts;
-} constants;
-
-static int constant(const char *text, const char *name)
-{
-    char line[64];
-    int value = 0;
-    snprintf(line, sizeof line, "    %s = ", name);
-    const char *at = strstr(text, line);
-    assert_non_null(at);
-    assert_int_equal(sscanf(at + strlen(line), "%d", &value), 1);
-    return value;
-}
+enum { D = 20, TOKENS = 7, MAX_F = 16 * 100 };
 
 /* One head: parameters as the library computes them, tokens, and the CPU's features of these. */
 typedef struct head {
@@ -65,7 +48,7 @@ typedef struct head {
     attn_params params;
     float *block, *scratch;
     float x[TOKENS * D], y[TOKENS * D];
-    float w[100 * D], second[100 * D], linear[4 * D * D], v[MAX_VECTORS * D], norm[MAX_NORMS * 100];
+    float w[100 * D], second[100 * D], linear[4 * D * D], v[MAX_VECTORS * D], counts[2 * 100];
     float log[TOKENS * MAX_F], sign[TOKENS * MAX_F];
 } head;
 
@@ -97,6 +80,8 @@ static void head_open(head *h, const char *feat, const char *matrix, int64_t M)
     dense(h->w, p->w, M, D, p->DP);
     dense(h->second, p->w_second ? p->w_second : p->w, M, D, p->DP);
     dense(h->v, h->params.v, h->att->feature->vectors, D, p->DP);
+    if (h->att->feature->counts != COUNTS_NONE)
+        dense(h->counts, p->count_sums, 2, M, p->MP);
     for (int64_t i = 0; h->att->feature->linear != LINEAR_NONE && i < 4; i++)
         dense(h->linear + i * D * D, h->params.linear + i * p->DP * p->DP, D, D, p->DP);
 }
@@ -108,20 +93,13 @@ static void head_close(head *h)
     free(h->scratch);
 }
 
-/* Sums of counts and of the logs of their factorials, (2, M). */
-static void norms(head *h, const constants *c)
-{
-    if (c->counts)
-        dense(h->norm, h->plan.count_sums, 2, h->M, h->plan.MP);
-}
-
 static features_cuda_args arguments(const head *h, int side, float *log, float *sign)
 {
     return (features_cuda_args){.x = side ? h->y : h->x,
                                 .w = h->w,
                                 .w_second = h->second,
                                 .w2 = h->plan.w2,
-                                .counts = h->norm,
+                                .counts = h->counts,
                                 .linear = h->linear + (side ? 3 : 1) * D * D,
                                 .s = h->params.s,
                                 .v = h->v,
@@ -169,26 +147,12 @@ static const feature_case features[] = {
 };
 enum { FEATURES = sizeof features / sizeof features[0], SHARED = (32 + 2 * 256) * 4 };
 
-static constants constants_of(const char *folder)
-{
-    char path[128];
-    jit_bytes text = {.data = NULL};
-    snprintf(path, sizeof path, "build/base/%s/phi.cu", folder);
-    emulated_ok(jit_read_file(path, 1 << 20, &text));
-    const constants c = {constant(text.data, "NW"), constant(text.data, "NORM1"),
-                         constant(text.data, "NORM2"), constant(text.data, "COUNTS")};
-    free(text.data);
-    return c;
-}
-
 /* Few blocks for many tokens, and different orders. */
 static void check_feature(const feature_case *f, int64_t M, int threads)
 {
     static head h;
     static float log[2][TOKENS * MAX_F], sign[2][TOKENS * MAX_F];
     head_open(&h, f->feat, f->matrix, M);
-    const constants c = constants_of(f->folder);
-    norms(&h, &c);
     const emulator_kernel *k = from_file("build/base", f->folder, "/phi.cu", "features");
     const device_grid grid = {{3, 1, 1}, threads, 1, SHARED};
     for (int side = 0; side < 2; side++) {
@@ -251,14 +215,11 @@ static void texts_in_double(void **state)
         assert_true(i < files.count);
         const emulator_kernel *k = emulated_kernel("double", files.file[i].text, "features");
         head_open(&h, names[f], "gaus", M);
-        const constants c = {0, constant(files.file[i].text, "NORM1"),
-                             constant(files.file[i].text, "NORM2"), 0};
-        norms(&h, &c);
         const int64_t count = TOKENS * h.att->feature->lanes * M;
         double *const input[] = {wide(h.x, TOKENS * D),
                                  wide(h.w, M * D),
                                  wide(h.plan.w2, M),
-                                 wide(h.norm, MAX_NORMS * M),
+                                 wide(h.counts, 2 * M),
                                  wide(h.params.s, h.att->feature->scalars),
                                  wide(h.v, MAX_VECTORS * D)};
         double *out = malloc(2 * (size_t)count * sizeof *out);
@@ -295,23 +256,13 @@ static void texts_in_double(void **state)
 enum {
     ROWS = 11,
     MAX_N = 200,
-    BUFFER = ROWS * (MAX_N + 8),
-    BLOCKS = 3,
-    THREADS = 64,
-    PARTS = BLOCKS * THREADS / 4, /* at most: 4 threads a row */
-    SHARED_INPUTS = 2,
-    BITS_LD = (MAX_N + 127) / 128 * 16
+    GAP = 5,
+    BUFFER = ROWS * (MAX_N + GAP),
+    WARPS = 6,
+    SHARED_INPUTS = 2
 };
-static const float keep_factor = 1.25F;
 
-/* What a text is compiled for: rows of n or of any length, so many elements at once. */
-typedef struct row_text {
-    int64_t n; /* 0: any */
-    int unit;
-} row_text;
-
-/* Arguments: r a row, s a row shared by all, o one number, i a class number, v a row >= 0, k
- * factors of dropout, bits for the emulator. */
+/* Arguments: r a row, s a row shared by all, o one number, i a class number, v a row >= 0. */
 typedef struct row_case {
     const char *name, *in, *out;
     float c[ROW_MAX];
@@ -319,9 +270,9 @@ typedef struct row_case {
 
 static const row_case rows[] = {
     {"layernorm", "rss", "r", {1e-5F}},
-    {"gelu", "rsk", "r", {0}},
+    {"gelu", "rsr", "r", {0}},
     {"relu", "rs", "r", {0}},
-    {"dropout_residual", "rrsk", "r", {0}},
+    {"dropout_residual", "rrsr", "r", {0}},
     {"cross_entropy", "ri", "o", {0}},
     {"adamw", "rrrv", "rrr", {0.01F, 0.9F, 0.999F, 1e-6F, 0.02F, 0.19F, 0.0447F, 1}},
 };
@@ -331,25 +282,12 @@ typedef struct row_arrays {
     float out[3][BUFFER], gin[4][BUFFER];
 } row_arrays;
 
-#define ALIGNED __attribute__((aligned(16)))
-static float row_in[4][BUFFER] ALIGNED, row_gout[BUFFER] ALIGNED;
-static float row_part[SHARED_INPUTS * PARTS * MAX_N];
-static uint8_t row_bits[ROWS * BITS_LD] ALIGNED;
-static row_arrays want ALIGNED, got ALIGNED;
-static row_text text; /* under test */
+static float row_in[4][BUFFER], row_gout[BUFFER], row_part[SHARED_INPUTS * WARPS * MAX_N];
+static row_arrays want, got;
 
 static int64_t stride(char kind, int64_t n)
 {
-    return kind == 's' ? 0 : kind == 'o' || kind == 'i' ? 1 : n + (text.unit == 4 ? 8 : 5);
-}
-
-/* Shares of threads in a block, as in gen/target_cuda.lua. */
-static int shares(void)
-{
-    int lanes = 4;
-    while (lanes < 32 && (text.n == 0 || lanes * text.unit < text.n))
-        lanes *= 2;
-    return THREADS / lanes;
+    return kind == 's' ? 0 : kind == 'o' || kind == 'i' ? 1 : n + GAP;
 }
 
 /* The same arguments for both, pointing to `to`; `add`: gradients of inputs are added. */
@@ -359,7 +297,7 @@ static row_args row_arguments(const row_case *c, int64_t n, bool add, row_arrays
     for (int i = 0; c->in[i]; i++) {
         a.in[i] = row_in[i], a.gin[i] = to->gin[i];
         a.ld_in[i] = a.ld_gin[i] = stride(c->in[i], n);
-        if (c->in[i] == 'i' || c->in[i] == 'k')
+        if (c->in[i] == 'i')
             a.gin[i] = NULL;
     }
     for (int i = 0; c->out[i]; i++)
@@ -371,14 +309,7 @@ static row_args row_arguments(const row_case *c, int64_t n, bool add, row_arrays
 
 static row_cuda_args row_cuda_arguments(const row_args *a)
 {
-    row_cuda_args b = {.rows = a->rows,
-                       .n = a->n,
-                       .part = row_part,
-                       .parts = BLOCKS * (text.n > 0 ? 1 : shares()),
-                       .add = a->add,
-                       .keep_factor = keep_factor,
-                       .keep = row_bits,
-                       .ld_keep = BITS_LD};
+    row_cuda_args b = {.rows = a->rows, .n = a->n, .part = row_part, .warps = WARPS, .add = a->add};
     memcpy(b.in, a->in, sizeof b.in), memcpy(b.ld_in, a->ld_in, sizeof b.ld_in);
     memcpy(b.out, a->out, sizeof b.out), memcpy(b.ld_out, a->ld_out, sizeof b.ld_out);
     memcpy(b.gout, a->gout, sizeof b.gout), memcpy(b.ld_gout, a->ld_gout, sizeof b.ld_gout);
@@ -397,7 +328,6 @@ static void row_reset(const row_case *c, int64_t n)
             const float x = (float)oracle_normal(&r);
             const char kind = c->in[0] && (size_t)k < strlen(c->in) ? c->in[k] : 'r';
             row_in[k][i] = kind == 'v'   ? x * x
-                           : kind == 'k' ? 0
                            : kind == 'i' ? (float)(oracle_bits(&r) % (uint64_t)n)
                                          : x;
             want.gin[k][i] = got.gin[k][i] = 3;
@@ -407,43 +337,23 @@ static void row_reset(const row_case *c, int64_t n)
     }
     for (size_t i = 0; i < sizeof row_part / sizeof row_part[0]; i++)
         row_part[i] = NAN;
-    memset(row_bits, 0, sizeof row_bits);
-    const char *keep = strchr(c->in, 'k');
-    for (int64_t i = 0; keep && i < ROWS * n; i++) { /* three of four are kept */
-        const int64_t row = i / n, j = i % n;
-        if (oracle_bits(&r) % 4 == 0)
-            continue;
-        row_in[keep - c->in][row * stride('k', n) + j] = keep_factor;
-        row_bits[row * BITS_LD + j / 128 * 16 + j % 16] |= (uint8_t)(1 << j % 128 / 16);
-    }
 }
 
 static void row_launch(const char *name, const char *kernel, const row_cuda_args *a)
 {
-    const bool whole = strcmp(kernel, "row_bwd") == 0 && text.n > 0; /* a row a share */
-    const device_grid grid = {
-        {BLOCKS, 1, 1}, THREADS, 1, whole ? shares() * text.n * (int64_t)sizeof(float) : 0};
-    const emulator_options options = {.order = EMULATOR_RANDOM, .seed = 9, .check_races = true};
-    char path[64], *all = NULL;
-    jit_bytes file = {.data = NULL};
-    snprintf(path, sizeof path, "build/base/row/%s.cu", name);
-    emulated_ok(jit_read_file(path, 1 << 20, &file));
-    assert_true(asprintf(&all, "#define ROW_N %d\n#define ROW_UNIT %d\n%s", (int)text.n, text.unit,
-                         file.data) > 0);
-    const emulator_kernel *k = emulated_kernel(path, all, kernel);
+    const device_grid grid = {{3, 1, 1}, 64, 1, 0}; /* WARPS in all */
+    const emulator_options options = {.order = EMULATOR_RANDOM, .seed = 9};
+    const emulator_kernel *k = from_file("build/base/row", name, ".cu", kernel);
     emulated_ok(emulator_launch(k, &grid, a, sizeof *a, &options));
-    free(file.data);
-    free(all);
 }
 
 static void row_compare(const row_case *c, int64_t n, const char *what, const float *x,
                         const float *y)
 {
-    char name[96];
-    snprintf(name, sizeof name, "%s, n = %d, text for %d and %d", c->name, (int)n, (int)text.n,
-             text.unit);
+    char text[96];
+    snprintf(text, sizeof text, "%s, n = %d", c->name, (int)n);
     for (int64_t i = 0; i < BUFFER; i++)
-        check_near(name, what, i, (double)x[i], (double)y[i], 2e-5 * (1 + fabs((double)y[i])));
+        check_near(text, what, i, (double)x[i], (double)y[i], 2e-5 * (1 + fabs((double)y[i])));
 }
 
 static void check_row(const row_case *c, int64_t n, bool add)
@@ -471,23 +381,10 @@ static void rows_are_the_cpus(void **state)
 {
     (void)state;
     static const int64_t lengths[] = {1, 7, 64, 200};
-    text = (row_text){0, 1};
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
         for (size_t k = 0; k < sizeof lengths / sizeof lengths[0]; k++)
             for (int add = 0; add < 2; add++)
                 check_row(&rows[i], lengths[k], add != 0);
-}
-
-static void rows_of_a_known_length(void **state)
-{
-    (void)state;
-    static const row_text texts[] = {{1, 1},  {7, 1},  {36, 1},  {0, 4},  {4, 4},
-                                     {24, 4}, {64, 4}, {132, 4}, {200, 4}};
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
-        for (size_t k = 0; k < sizeof texts / sizeof texts[0]; k++) {
-            text = texts[k];
-            check_row(&rows[i], text.n ? text.n : 64, k % 2 == 0);
-        }
 }
 
 static int group_open(void **state)
@@ -510,7 +407,6 @@ int main(void)
         cmocka_unit_test(features_are_the_cpus),
         cmocka_unit_test(texts_in_double),
         cmocka_unit_test(rows_are_the_cpus),
-        cmocka_unit_test(rows_of_a_known_length),
     };
     return cmocka_run_group_tests(tests, group_open, group_close);
 }
