@@ -88,8 +88,8 @@ typedef struct uint4 {
 /* ---- memory -----------------------------------------------------------------------------------
  */
 
-static inline __attribute__((always_inline)) const void *
-emulator_global(const void *p, int size, emulator_access kind, emulator_place *at)
+DEVICE const void *emulator_global(const void *p, int size, emulator_access kind,
+                                   emulator_place *at)
 {
     emulator_lane *const self = emulator_self();
     if (__builtin_expect((((uintptr_t)p & (uintptr_t)(size - 1)) | self->watch) != 0, 0))
@@ -97,8 +97,8 @@ emulator_global(const void *p, int size, emulator_access kind, emulator_place *a
     return p;
 }
 
-static inline __attribute__((always_inline)) const void *
-emulator_shared(const void *p, int size, emulator_access kind, emulator_place *at)
+DEVICE const void *emulator_shared(const void *p, int size, emulator_access kind,
+                                   emulator_place *at)
 {
     emulator_lane *const self = emulator_self();
     const uintptr_t first = (uintptr_t)p;
