@@ -106,8 +106,10 @@ static void emu_close(device *dev)
 
 static spectra_status emu_alloc(device *dev, int64_t bytes, void **out)
 {
+    /* every byte is written below, so what the machine does not have must not be tried */
+    const int64_t most = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
     size_t size = ((size_t)bytes + ALIGN - 1) / ALIGN * ALIGN;
-    void *memory = aligned_alloc(ALIGN, size);
+    void *memory = bytes < most ? aligned_alloc(ALIGN, size) : NULL;
     (void)dev;
     if (!memory)
         return fail(SPECTRA_ENOMEM, "an allocation of %lld bytes: out of memory", (long long)bytes);

@@ -163,6 +163,31 @@ static void features_are_the_cpus(void **state)
     free(y);
 }
 
+/* What is made at run time has to be what `make gen` writes, or nothing made ahead would be found.
+ */
+static void texts_are_the_generators(void **state)
+{
+    (void)state;
+    static const jit_cuda_options options = {.kind = "phi"};
+    static const char *const features[] = {"saderf", "posrf+", "poisrf"};
+    for (int i = 0; i < 4; i++) {
+        char path[128], command[320], *text = NULL;
+        jit_bytes expected;
+        snprintf(path, sizeof path, "%s/text.cu", folder);
+        snprintf(command, sizeof command,
+                 "lua5.4 gen/main.lua --cuda FEAT=%s D=20 DV=8 M=100 OUT=%s", features[i % 3],
+                 path);
+        if (i < 3)
+            assert_int_equal(system(command), 0);
+        ok(i < 3 ? jit_cuda_text(features[i], 20, 8, 100, &options, &text)
+                 : jit_cuda_row_text("layernorm", &text));
+        ok(jit_read_file(i < 3 ? path : "build/base/row/layernorm.cu", 1 << 24, &expected));
+        assert_string_equal(text, expected.data);
+        free(expected.data);
+        free(text);
+    }
+}
+
 /* ---- products ---------------------------------------------------------------------------------
  */
 
@@ -229,6 +254,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(row_operators_are_the_cpus),
         cmocka_unit_test(features_are_the_cpus),
+        cmocka_unit_test(texts_are_the_generators),
         cmocka_unit_test(products_are_row_major),
     };
     return run_on_device(argc, argv, tests, sizeof tests / sizeof tests[0]);
