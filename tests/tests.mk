@@ -80,7 +80,7 @@ $(FAKE)/hide.so: tests/hide.c
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) -shared $< -ldl -o $@
 
-test-programs: $(B)/spectraformer $(B)/libspectraformer.so $(TEST_BIN) $(B)/tests/golden $(ALONE_BIN) \
+test-programs: build/base/model/stamp $(B)/spectraformer $(B)/libspectraformer.so $(TEST_BIN) $(B)/tests/golden $(ALONE_BIN) \
 	$(B)/tests/test_gradient $(B)/tests/nvrtc $(FAKE)/libfake.so \
 	$(FAKE)/hide.so $(O)/cubin
 
@@ -111,6 +111,6 @@ run-tests: test-programs
 	    $(foreach t,test_device test_device_kernels test_model_device,'fake-$(t)=LD_LIBRARY_PATH=$(FAKE) $(B)/tests/$(t) cuda') \
 	    'golden=sh tests/golden.sh $(B)/tests/golden' \
 	    'asan-golden=sh tests/golden.sh build/asan/tests/golden' \
-	    'nvrtc=$(B)/tests/nvrtc $(CUDA_TEXT)' \
+	    'nvrtc=$(B)/tests/nvrtc $(CUDA_TEXT) build/base/model/*.cu' \
 	    'gen-check=$(LUA) gen/main.lua --check' \
 	    'lint=sh tests/lint.sh'
