@@ -98,7 +98,7 @@ $(FAKE)/hide.so: tests/hide.c
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) -shared $< -ldl -o $@
 
-test-programs: $(B)/spectraformer $(B)/libspectraformer.so $(TEST_BIN) $(B)/tests/golden $(ALONE_BIN) \
+test-programs: build/base/model/stamp $(B)/spectraformer $(B)/libspectraformer.so $(TEST_BIN) $(B)/tests/golden $(ALONE_BIN) \
 	$(GRADIENT_NAMES:%=$(B)/tests/%) $(B)/tests/nvrtc $(B)/tests/cuda_ptx $(FAKE)/libfake.so \
 	$(FAKE)/hide.so $(O)/cubin
 
@@ -108,7 +108,7 @@ ASAN_NAMES := test_support test_files test_matrix test_data test_softmax test_ro
 	test_property_attention test_property_state test_property_matrix_structure test_chain test_learned test_approx \
 	test_emulator test_emulator_product test_emulator_text test_curand \
 	test_causal test_decode test_device test_device_kernels \
-	test_model_kernels test_model_journal test_softmax_device test_model_device test_nvrtc
+	test_model_kernels test_model_journal test_softmax_device test_model_device
 ASAN_MAKE := B=build/asan OPT=-O1 $(if $(filter avx2,$(ISAS)),ISAS='portable avx512') \
 	SAN='-DWITHOUT_avx2 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer'
 sanitized:
@@ -131,7 +131,7 @@ run-tests: test-programs
 	    'golden=sh tests/golden.sh $(B)/tests/golden' \
 	    'golden-emu=sh tests/golden.sh $(B)/tests/golden --device emu' \
 	    'asan-golden=sh tests/golden.sh build/asan/tests/golden' \
-	    'nvrtc=$(B)/tests/nvrtc $(CUDA_TEXT)' \
+	    'nvrtc=$(B)/tests/nvrtc $(CUDA_TEXT) build/base/model/*.cu' \
 	    'cuda-ptx=sh tests/cuda_ptx.sh $(B)/tests/cuda_ptx $(LUA) build/cuda-ptx' \
 	    'gen-check=$(LUA) gen/main.lua --check' \
 	    'lint=sh tests/lint.sh'
