@@ -36,8 +36,9 @@ define TEST_RULE
 $(B)/tests/$(1): $(O)/tests/$(1).o $(TEST_WITH_$(1):%=$(O)/tests/%.o) $(B)/libspectraformer.a
 	$$(LINK_TEST)
 endef
-$(foreach t,$(TEST_NAMES) golden,$(eval $(call TEST_RULE,$(t))))
+# before the library, which it needs
 $(B)/tests/golden: $(O)/runtime/cli_attend_device.o
+$(foreach t,$(TEST_NAMES) golden,$(eval $(call TEST_RULE,$(t))))
 
 # vec.h and the skeletons alone, once for each instruction set; the skeletons with a positive and a signed
 # feature, in float and in double.
