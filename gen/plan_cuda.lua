@@ -86,7 +86,7 @@ end
 function shared.attn_queries_bwd(c, k)
   local rows = c.LANES * 16 * k.KW
   local kept = c.LANES * c.DV8 // 8 <= 8 and 0 or rows
-  return backward(c, k, rows + kept) + 2 * k.TB
+  return backward(c, k, rows + kept) + 2 * kept + 2 * k.TB
     + 2 * k.TB * (stage_row(c, c.D) + 2 * stage_row(c, c.DV)) // 4
 end
 
@@ -103,7 +103,7 @@ local registers = {}
 local function group_registers(c, n) return 4 * n * (c.NP + c.LANES * (1 + c.SIGNED)) end
 
 function registers.attn_keys(c, k)
-  return 48 + c.LANES * (k.VB // 2 + 4) + group_registers(c, k.NG)
+  return 48 + math.max(0, c.NUNI - 5) + c.LANES * (k.VB // 2 + 4) + group_registers(c, k.NG)
 end
 
 function registers.attn_queries(c, k) return 72 + k.VB // 2 + group_registers(c, k.QN) end
@@ -115,7 +115,7 @@ function registers.attn_queries_bwd(c, k)
 end
 
 function registers.attn_keys_bwd(c, k)
-  return 66 + 16 * c.LINEAR + c.LANES * 4 + group_registers(c, k.NG) + k.NG * c.SUMS + c.LEARN * 40
+  return 66 + 20 * c.LINEAR + c.LANES * 4 + group_registers(c, k.NG) + k.NG * c.SUMS + c.LEARN * 40
 end
 
 -- Rows of W in blocks of at most `most` warps, all about equally full.
