@@ -115,7 +115,7 @@ function registers.attn_queries_bwd(c, k)
 end
 
 function registers.attn_keys_bwd(c, k)
-  return 66 + 20 * c.LINEAR + c.LANES * 4 + group_registers(c, k.NG) + k.NG * c.SUMS + c.LEARN * 40
+  return 66 + c.LINEAR * 2 * k.TB + c.LANES * 4 + group_registers(c, k.NG) + k.NG * c.SUMS + c.LEARN * 40
 end
 
 -- Rows of W in blocks of at most `most` warps, all about equally full.
