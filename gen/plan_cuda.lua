@@ -93,7 +93,7 @@ end
 function shared.attn_queries_bwd(c, k)
   local rows = c.LANES * 16 * k.KW
   local kept = c.LANES * c.DV8 // 8 <= 8 and 0 or rows
-  return backward(c, k, rows + kept) + 2 * k.TB
+  return backward(c, k, rows + kept) + 2 * kept + 2 * k.TB
     + 2 * k.TB * (stage_row(c, c.D) + 2 * stage_row(c, c.DV)) // 4
 end
 
@@ -155,7 +155,7 @@ local registers = {}
 local function group_registers(c, n) return 4 * n * (c.NP + c.LANES * (1 + c.SIGNED)) end
 
 function registers.attn_keys(c, k)
-  return 48 + c.LANES * (k.VB // 2 + 4) + group_registers(c, k.NG)
+  return 48 + math.max(0, c.NUNI - 5) + c.LANES * (k.VB // 2 + 4) + group_registers(c, k.NG)
 end
 
 function registers.attn_queries(c, k) return 72 + k.VB // 2 + group_registers(c, k.QN) end
@@ -167,7 +167,7 @@ function registers.attn_queries_bwd(c, k)
 end
 
 function registers.attn_keys_bwd(c, k)
-  return 66 + 16 * c.LINEAR + c.LANES * 4 + group_registers(c, k.NG) + k.NG * c.SUMS + c.LEARN * 40
+  return 66 + c.LINEAR * 2 * k.TB + c.LANES * 4 + group_registers(c, k.NG) + k.NG * c.SUMS + c.LEARN * 40
 end
 
 -- Causal kernels hold both sides; as many as there are.
@@ -212,11 +212,12 @@ function candidates.attn_keys(c)
   return list
 end
 
+-- All rows of W at once before more warps: a chunk is loaded again for every tile.
 function candidates.attn_queries(c)
   local list = {}
   local VB = math.min(c.DV8, 64)
-  for _, warps in ipairs { 8, 4, 2, 1 } do
-    for _, rows in ipairs { c.MP, 128, 64, 32 } do
+  for _, rows in ipairs { c.MP, 128, 64, 32 } do
+    for _, warps in ipairs { 8, 4, 2, 1 } do
       for _, QN in ipairs(groups(c)) do
         local CHUNK = up(math.min(rows, c.MP), 8 * QN)
         list[#list + 1] = { KW = warps, TB = 16 * warps, QN = QN, VB = VB, CHUNK = CHUNK }
@@ -280,7 +281,7 @@ local function choose(name, c, class)
     k.MIN_BLOCKS = most <= class.block and needed <= 255 and k.TB <= 32 * k.KW
       and M.occupancy(class, k.KW, needed, most) or 0
   end
-  for _, busy in ipairs { 16, 8, 4, 2, 1 } do
+  for _, busy in ipairs(name == "attn_queries" and { 8, 4, 2, 1 } or { 16, 8, 4, 2, 1 }) do
     for _, k in ipairs(list) do
       if k.MIN_BLOCKS * k.KW >= busy then return k end
     end

@@ -19,12 +19,11 @@ typedef struct ptx_results {
     float *dscalars, *dw, *dscalars_k, *dw_k;
 } ptx_results;
 
-/* One kernel of a case. divides: the feature's map has a division. */
+/* One kernel of a case. divisions: those its feature may do outside of features themselves. */
 typedef struct ptx_case {
     const cuda_case *c;
     const cuda_plan *plan;
-    int kernel;
-    bool divides;
+    int kernel, divisions;
 } ptx_case;
 
 /* Whether the PTX holds nothing it should not, and what it should in the expected shape; false and

@@ -100,7 +100,7 @@ $(FAKE)/hide.so: tests/hide.c
 	@$(CC) $(CFLAGS) -shared $< -ldl -o $@
 
 test-programs: build/base/model/stamp $(B)/spectraformer $(B)/libspectraformer.so $(TEST_BIN) $(B)/tests/golden $(ALONE_BIN) \
-	$(GRADIENT_NAMES:%=$(B)/tests/%) $(B)/tests/nvrtc $(B)/tests/cuda_ptx $(FAKE)/libfake.so \
+	$(GRADIENT_NAMES:%=$(B)/tests/%) $(B)/tests/nvrtc $(B)/tests/cuda_ptx $(B)/tests/cuda_resources $(FAKE)/libfake.so \
 	$(FAKE)/hide.so $(O)/cubin
 
 # The same sources under AddressSanitizer and UndefinedBehaviorSanitizer; the kernels in portable C and
@@ -133,6 +133,8 @@ run-tests: test-programs
 	    'golden-emu=sh tests/golden.sh $(B)/tests/golden --device emu' \
 	    'asan-golden=sh tests/golden.sh build/asan/tests/golden' \
 	    'nvrtc=$(B)/tests/nvrtc $(CUDA_TEXT) build/base/model/*.cu' \
+	    'cuda-nvcc=sh tests/cuda_nvcc.sh $(LUA) build/cuda-nvcc' \
+	    'cuda-table=$(LUA) tests/cuda_table.lua $(B)/tests/cuda_resources build/cuda-table tests/cuda_table.txt' \
 	    'cuda-ptx=sh tests/cuda_ptx.sh $(B)/tests/cuda_ptx $(LUA) build/cuda-ptx' \
 	    'gen-check=$(LUA) gen/main.lua --check' \
 	    'lint=sh tests/lint.sh'
