@@ -360,15 +360,16 @@ void device_record(model_device *md, bool loss)
 
 void device_norm(model_device *md)
 {
+    const int64_t n = md->m->at.count, blocks = blocks_for(n, 16 * DEVICE_THREADS);
     const norm_cuda_args a = {.g = md->grads,
-                              .n = md->m->at.count,
-                              .parts = NORM_BLOCKS,
+                              .n = n,
+                              .parts = blocks < NORM_BLOCKS ? blocks : NORM_BLOCKS,
                               .part = md->norm_part,
                               .bad = (int64_t *)(md->norm_part + NORM_BLOCKS),
                               .batch = md->up.batch,
                               .words = md->journal_words,
                               .journal = md->journal};
-    launch(md, K_NORM_PART, NORM_BLOCKS, 1, 1, &a, sizeof a);
+    launch(md, K_NORM_PART, a.parts, 1, 1, &a, sizeof a);
     launch(md, K_NORM_SUM, 1, 1, 1, &a, sizeof a);
 }
 

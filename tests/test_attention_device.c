@@ -273,7 +273,7 @@ static void test_orders(void **state)
  * them, is hardly more than q, k, v, o once, and once again with their gradients. */
 static void test_bytes(void **state)
 {
-    static const device_case c = {"posrf", "orf", 1,     2,     4096,  4096, 32,
+    static const device_case c = {"posrf", "orf", 1,     2,     8192,  8192, 32,
                                   32,      128,   false, false, false, false};
     const int multiprocessors = dev->multiprocessors;
     emulator_counters count[2] = {{0}, {0}};
