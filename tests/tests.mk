@@ -27,17 +27,16 @@ TEST_WITH_test_property_state := oracle attend
 TEST_WITH_test_property_convergence := oracle attend
 TEST_WITH_test_row := oracle
 TEST_WITH_test_attention_device := attend emulated
+TEST_ALSO_golden := cli_attend_device
 TEST_WITH_golden := golden_attention golden_case golden_model attend
 
 TEST_BIN := $(TEST_NAMES:%=$(B)/tests/%)
 LINK_TEST = @mkdir -p $(@D); $(CC) $(CFLAGS) $(SAN) $^ -lcmocka $(LDLIBS) -o $@
 
 define TEST_RULE
-$(B)/tests/$(1): $(O)/tests/$(1).o $(TEST_WITH_$(1):%=$(O)/tests/%.o) $(B)/libspectraformer.a
+$(B)/tests/$(1): $(O)/tests/$(1).o $(TEST_WITH_$(1):%=$(O)/tests/%.o) $(TEST_ALSO_$(1):%=$(O)/runtime/%.o) $(B)/libspectraformer.a
 	$$(LINK_TEST)
 endef
-# before the library, which it needs
-$(B)/tests/golden: $(O)/runtime/cli_attend_device.o
 $(foreach t,$(TEST_NAMES) golden,$(eval $(call TEST_RULE,$(t))))
 
 # vec.h and the skeletons alone, once for each instruction set; the skeletons with a positive and a signed
