@@ -50,6 +50,8 @@ typedef struct uint4 {
     const emulator_kernel name##_kernel = {#name, name##_run, (int64_t)sizeof(type), (N)}; \
     static void name##_thread(const type args)
 #define UNROLL
+#define UNROLL_TWICE
+#define NO_UNROLL
 
 #define THREAD ((int)emulator_self()->thread)
 #define THREADS ((int)emulator_self()->threads)
