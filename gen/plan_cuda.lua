@@ -38,7 +38,8 @@ end
 
 -- Kernels, in the order they are launched; each is a text of its own.
 M.kernels = { "attn_keys", "attn_queries", "attn_queries_bwd", "attn_keys_bwd", "attn_causal",
-  "attn_combine", "attn_causal_queries_bwd", "attn_causal_keys_bwd", "attn_sum", "attn_step" }
+  "attn_combine", "attn_causal_queries_bwd", "attn_causal_keys_bwd", "attn_sum", "attn_step",
+  "attn_merge" }
 
 -- Those that make data-dependent parameters, before the others.
 M.params = { "attn_moments", "attn_params", "attn_counts" }
@@ -138,6 +139,7 @@ end
 -- Kernels without shared memory, a thread four numbers.
 function shared.attn_combine() return 0 end
 function shared.attn_sum() return 0 end
+function shared.attn_merge() return 32 end
 
 function shared.attn_step(c, k)
   local F = c.LANES * c.MP
@@ -248,6 +250,7 @@ end
 function candidates.attn_combine() return { { KW = 8, TB = 32 } } end
 candidates.attn_sum = candidates.attn_combine
 candidates.attn_step = candidates.attn_combine
+function candidates.attn_merge() return { { KW = 4, TB = 16 } } end -- TB: rows of state
 candidates.attn_causal = causal_candidates
 candidates.attn_causal_queries_bwd = causal_candidates
 candidates.attn_causal_keys_bwd = causal_candidates

@@ -80,6 +80,17 @@ spectra_status attention_device_forward(const attention_device *ad,
 spectra_status attention_device_backward(const attention_device *ad,
                                          const attention_device_problem *x,
                                          const attention_device_views *v, void *saved, void *work);
+/* As spectra_attention_state_bytes ... _step, of a causal performer. The state is one array for all
+ * B sequences, cleared at once (it waits for the device); `work` of prefill is scratch. */
+int64_t attention_device_state_bytes(const attention_device *ad, int64_t B);
+spectra_status attention_device_state_clear(const attention_device *ad, int64_t B, void *state);
+int64_t attention_device_prefill_bytes(const attention_device *ad,
+                                       const attention_device_problem *x);
+spectra_status attention_device_prefill(const attention_device *ad,
+                                        const attention_device_problem *x,
+                                        const attention_device_views *v, void *state, void *work);
+spectra_status attention_device_step(const attention_device *ad, int64_t B, const uint8_t *active,
+                                     const attention_device_views *v, void *state);
 /* gtheta (host, trained_floats of att) += what backward has added up since the last call. Waits for
  * the device: only called where spectra_attention_trained_floats is not 0. */
 spectra_status attention_device_gradient(attention_device *ad, float *gtheta);

@@ -9,8 +9,21 @@
 #include <string.h>
 
 static const char *const kernel_names[CUDA_KERNELS] = {
-    "attn_keys",    "attn_queries", "attn_queries_bwd", "attn_keys_bwd",
-    "attn_moments", "attn_params",  "attn_counts",      "attn_learned",
+    "attn_keys",
+    "attn_queries",
+    "attn_queries_bwd",
+    "attn_keys_bwd",
+    "attn_moments",
+    "attn_params",
+    "attn_counts",
+    "attn_causal",
+    "attn_causal_queries_bwd",
+    "attn_causal_keys_bwd",
+    "attn_combine",
+    "attn_sum",
+    "attn_learned",
+    "attn_step",
+    "attn_merge",
 };
 
 /* ---- sizes ----------------------------------------------------------------------------------- */
@@ -20,20 +33,26 @@ static int64_t blocks_of(int64_t n, int64_t each)
     return (n + each - 1) / each;
 }
 
-/* Splits of a sequence so that the blocks of one launch about fill the device once; from the shape
- * and the device alone. A split is worth at least two tiles. */
+int64_t cuda_splits(const performer_device *pd, const jit_cuda_plan *plan, int64_t blocks,
+                    int64_t tokens, int64_t unit)
+{
+    const int64_t slots = (int64_t)device_multiprocessors(pd->dev) * plan->blocks;
+    const int64_t wanted = slots / blocks, possible = blocks_of(tokens, 2 * unit);
+    const int64_t n = wanted < possible ? wanted : possible;
+    return n > 1 ? n : 1;
+}
+
 static int64_t splits(const performer_device *pd, const jit_cuda_plan *plan, int64_t blocks,
                       int64_t tokens)
 {
-    const int64_t slots = (int64_t)device_multiprocessors(pd->dev) * plan->blocks;
-    const int64_t wanted = slots / blocks, possible = blocks_of(tokens, 2 * plan->tile);
-    const int64_t n = wanted < possible ? wanted : possible;
-    return n > 1 ? n : 1;
+    return cuda_splits(pd, plan, blocks, tokens, plan->tile);
 }
 
 cuda_layout cuda_layout_of(const performer_device *pd, const attention_device_problem *x)
 {
     const spectra_attention *att = pd->att;
+    if (att->desc.causal)
+        return cuda_causal_layout(pd, x);
     const spectra_problem *p = &x->p;
     const attn_plan *plan = &att->plan;
     const int lanes = att->feature->lanes;
@@ -105,15 +124,18 @@ static int64_t learned_floats(const spectra_attention *att)
     return att->desc.H * att->feature->scalars + att->plan.M * (att->plan.D + 1);
 }
 
-static spectra_status open_kernel(performer_device *pd, cuda_kernel kernel, bool fast)
+spectra_status cuda_open_kernel(performer_device *pd, cuda_kernel kernel)
 {
     const spectra_attention_desc *d = &pd->att->desc;
-    const jit_cuda_options options = {.kind = kernel_names[kernel],
-                                      .bf16 = pd->bf16,
-                                      .fast = fast,
-                                      .learn = pd->learn &&
-                                               (kernel == QUERIES_BWD || kernel == KEYS_BWD),
-                                      .arch = device_arch(pd->dev)};
+    if (pd->kernel[kernel])
+        return SPECTRA_OK;
+    const jit_cuda_options options = {
+        .kind = kernel_names[kernel],
+        .bf16 = pd->bf16,
+        .fast = pd->fast,
+        .learn = pd->learn && (kernel == QUERIES_BWD || kernel == KEYS_BWD ||
+                               kernel == CAUSAL_QUERIES_BWD || kernel == CAUSAL_KEYS_BWD),
+        .arch = device_arch(pd->dev)};
     char *text = NULL;
     device_program *program = NULL;
     TRY(jit_cuda_text(d->feat, d->D, d->DV, d->M, &options, &pd->plan[kernel], &text));
@@ -139,10 +161,11 @@ static spectra_status performer_device_init(attention_device *ad)
     pd->att = att;
     pd->dev = ad->dev;
     pd->bf16 = ad->bf16;
+    pd->fast = ad->fast;
     pd->learn = att->training != NULL;
     for (int i = 0; i < CUDA_KERNELS; i++)
         if (cuda_kernel_wanted(pd, i))
-            TRY(open_kernel(pd, i, ad->fast));
+            TRY(cuda_open_kernel(pd, i));
     const int64_t bytes = matrix_floats(att) * (int64_t)sizeof(float);
     pd->staged = malloc((size_t)bytes);
     if (!pd->staged)
@@ -196,9 +219,9 @@ cuda_rows cuda_rows_of(spectra_rows x)
     return (cuda_rows){x.data, x.stride_b, x.stride_h, x.stride_t};
 }
 
-static attn_cuda_args args_of(const performer_device *pd, const attention_device_problem *x,
-                              const cuda_layout *l, const attention_device_views *v, float *saved,
-                              float *work)
+attn_cuda_args cuda_args_of(const performer_device *pd, const attention_device_problem *x,
+                            const cuda_layout *l, const attention_device_views *v, float *saved,
+                            float *work)
 {
     const spectra_problem *p = &x->p;
     const spectra_attention *att = pd->att;
@@ -269,15 +292,31 @@ static spectra_status launch(const performer_device *pd, cuda_kernel kernel, int
     return cuda_launch(pd, kernel, splits_, heads, depth, args, sizeof *args);
 }
 
+spectra_status cuda_sums(const performer_device *pd, const cuda_layout *l,
+                         const attention_device_problem *x, const attn_cuda_args *args)
+{
+    const attn_plan *plan = &pd->att->plan;
+    const int64_t T = x->p.T > x->p.S ? x->p.T : x->p.S,
+                  D = plan->D > plan->DV ? plan->D : plan->DV;
+    if (pd->kernel[SUM])
+        TRY(launch(pd, SUM, blocks_of(T * D, 4 * pd->plan[SUM].threads), l->heads, 3, args));
+    if (!pd->learn)
+        return SPECTRA_OK;
+    const int64_t threads = pd->plan[LEARNED].threads;
+    return launch(pd, LEARNED, blocks_of(learned_floats(pd->att), threads), 1, 1, args);
+}
+
 static spectra_status performer_device_forward(const attention_device *ad,
                                                const attention_device_problem *x,
                                                const attention_device_views *v, void *saved,
                                                void *work)
 {
     performer_device *pd = ad->own;
+    if (ad->att->desc.causal)
+        return cuda_causal_forward(pd, x, v, saved, work);
     const cuda_layout l = cuda_layout_of(pd, x);
     const jit_cuda_plan *keys = &pd->plan[KEYS];
-    const attn_cuda_args args = args_of(pd, x, &l, v, saved, work);
+    const attn_cuda_args args = cuda_args_of(pd, x, &l, v, saved, work);
     TRY(cuda_params_prepare(pd, x, &l, v, saved, work));
     TRY(launch(pd, KEYS, l.k_splits, l.heads, keys->row_blocks * keys->value_blocks, &args));
     return launch(pd, QUERIES, l.q_splits, l.heads, pd->plan[QUERIES].value_blocks, &args);
@@ -289,14 +328,13 @@ static spectra_status performer_device_backward(const attention_device *ad,
                                                 void *work)
 {
     performer_device *pd = ad->own;
+    if (ad->att->desc.causal)
+        return cuda_causal_backward(pd, x, v, saved, work);
     const cuda_layout l = cuda_layout_of(pd, x);
-    const attn_cuda_args args = args_of(pd, x, &l, v, saved, work);
+    const attn_cuda_args args = cuda_args_of(pd, x, &l, v, saved, work);
     TRY(launch(pd, QUERIES_BWD, l.q_splits, l.heads, pd->plan[QUERIES_BWD].row_blocks, &args));
     TRY(launch(pd, KEYS_BWD, l.k_splits, l.heads, pd->plan[KEYS_BWD].row_blocks, &args));
-    if (!pd->learn)
-        return SPECTRA_OK;
-    const int64_t threads = pd->plan[LEARNED].threads;
-    return launch(pd, LEARNED, blocks_of(learned_floats(pd->att), threads), 1, 1, &args);
+    return cuda_sums(pd, &l, x, &args);
 }
 
 static spectra_status performer_device_gradient(attention_device *ad, float *gtheta)

@@ -15,14 +15,21 @@ typedef enum cuda_kernel {
     MOMENTS_OF,
     PARAMS_OF,
     COUNTS_OF,
+    CAUSAL,
+    CAUSAL_QUERIES_BWD,
+    CAUSAL_KEYS_BWD,
+    COMBINE, /* these are for several row blocks: after those they depend on */
+    SUM,
     LEARNED,
+    STEP, /* from here on opened when they are first needed */
+    MERGE,
     CUDA_KERNELS
 } cuda_kernel;
 
 typedef struct performer_device {
     const spectra_attention *att;
     device *dev;
-    bool bf16, learn;
+    bool bf16, fast, learn;
     device_function *kernel[CUDA_KERNELS];
     jit_cuda_plan plan[CUDA_KERNELS];
     float *w;      /* (M, D) | second (M, D) | w2 (M) | row weights (M), the device's */
@@ -43,6 +50,8 @@ typedef struct cuda_layout {
     int64_t at_state, at_den, at_top, at_params, at_w, at_counts, saved;
     int64_t at_part, at_dpart, at_gq, at_gk, at_gv, at_moments, at_scalars, at_scalars_k, at_dw,
         at_dw_k, work;
+    /* of causal passes; at_part is in `saved` there */
+    int64_t tiles, at_o, at_den_part, at_top_part, at_gden, at_refs, at_starts, at_dweights;
 } cuda_layout;
 
 /* Floats rounded up to 256 bytes. */
@@ -53,8 +62,29 @@ static inline int64_t cuda_whole(int64_t floats)
 
 cuda_layout cuda_layout_of(const performer_device *pd, const attention_device_problem *x);
 cuda_rows cuda_rows_of(spectra_rows x);
+attn_cuda_args cuda_args_of(const performer_device *pd, const attention_device_problem *x,
+                            const cuda_layout *l, const attention_device_views *v, float *saved,
+                            float *work);
+/* Splits of a sequence so that the blocks of one launch about fill the device once; from the shape
+ * and the device alone. A split is worth at least two times `unit` tokens. */
+int64_t cuda_splits(const performer_device *pd, const jit_cuda_plan *plan, int64_t blocks,
+                    int64_t tokens, int64_t unit);
+/* Compiles a kernel, unless that was done. */
+spectra_status cuda_open_kernel(performer_device *pd, cuda_kernel kernel);
+/* After backward's passes: sums over row blocks, and of what is trained. */
+spectra_status cuda_sums(const performer_device *pd, const cuda_layout *l,
+                         const attention_device_problem *x, const attn_cuda_args *args);
 spectra_status cuda_launch(const performer_device *pd, cuda_kernel kernel, int64_t x, int64_t y,
                            int64_t z, const void *args, int64_t size);
+
+/* ---- performer_device_causal.c ---------------------------------------------------------------
+ */
+
+cuda_layout cuda_causal_layout(const performer_device *pd, const attention_device_problem *x);
+spectra_status cuda_causal_forward(performer_device *pd, const attention_device_problem *x,
+                                   const attention_device_views *v, float *saved, float *work);
+spectra_status cuda_causal_backward(performer_device *pd, const attention_device_problem *x,
+                                    const attention_device_views *v, float *saved, float *work);
 
 /* ---- performer_device_params.c: parameters of heads
  * ------------------------------------------------

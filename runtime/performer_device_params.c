@@ -27,8 +27,27 @@ static bool by_host(const spectra_attention *att)
 bool cuda_kernel_wanted(const performer_device *pd, cuda_kernel kernel)
 {
     const spectra_attention *att = pd->att;
+    const bool causal = att->desc.causal;
+    const jit_cuda_plan *plan = pd->plan;
     switch (kernel) {
+    case QUERIES:
+    case QUERIES_BWD:
+    case KEYS_BWD:
+        return !causal;
+    case CAUSAL:
+    case CAUSAL_QUERIES_BWD:
+    case CAUSAL_KEYS_BWD:
+        return causal;
+    case COMBINE:
+        return causal && plan[CAUSAL].row_blocks > 1;
+    case SUM:
+        return plan[QUERIES_BWD].row_blocks > 1 || plan[KEYS_BWD].row_blocks > 1 ||
+               plan[CAUSAL_QUERIES_BWD].row_blocks > 1;
+    case STEP:
+    case MERGE:
+        return false;
     case MOMENTS_OF:
+        return att->feature->adapt && !by_host(att) && !causal;
     case PARAMS_OF:
         return att->feature->adapt && !by_host(att);
     case COUNTS_OF:
@@ -127,7 +146,8 @@ static spectra_status device_prepare(performer_device *pd, const cuda_layout *l,
 {
     const int64_t rows = 128, M = pd->att->plan.M;
     if (pd->kernel[PARAMS_OF]) {
-        TRY(cuda_launch(pd, MOMENTS_OF, l->splits, l->heads, 2, args, sizeof *args));
+        if (pd->kernel[MOMENTS_OF]) /* else what adapt would make of them is given */
+            TRY(cuda_launch(pd, MOMENTS_OF, l->splits, l->heads, 2, args, sizeof *args));
         TRY(cuda_launch(pd, PARAMS_OF, l->heads, 1, 1, args, sizeof *args));
     } else {
         TRY(device_copy(pd->dev, args->params, pd->base,

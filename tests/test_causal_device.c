@@ -1,5 +1,6 @@
-/* Causal attention's CUDA kernels in the emulator, against the CPU's kernels for every query and the keys
- * it sees. Every buffer is exact and checked, shared memory is watched for races, outputs start as NaN.
+/* Causal attention's CUDA kernels in the emulator, against the CPU's kernels for every query and
+ * the keys it sees. Every buffer is exact and checked, shared memory is watched for races, outputs
+ * start as NaN.
  */
 #include "attend.h"
 #include "attention.h"
@@ -22,12 +23,13 @@ typedef struct causal_case {
     bool fast, bf16, learn, growth;
 } causal_case;
 
-enum { KEYS, FORWARD, COMBINE, QUERIES_BWD, KEYS_BWD, SUM, STEP, KERNELS };
+enum { KEYS, FORWARD, COMBINE, QUERIES_BWD, KEYS_BWD, SUM, LEARNED, KERNELS };
 static const char *const kernel_names[KERNELS] = {
     "attn_keys", "attn_causal", "attn_combine", "attn_causal_queries_bwd", "attn_causal_keys_bwd",
-    "attn_sum",  "attn_step"};
+    "attn_sum",  "attn_learned"};
 
-/* ---- memory of a case -------------------------------------------------------------------------- */
+/* ---- memory of a case --------------------------------------------------------------------------
+ */
 
 enum { RANGES = 64 };
 static emulator_range ranges[RANGES];
@@ -127,7 +129,8 @@ static double worst(const causal_case *c, const rows *r)
     return scale > 0 ? most / scale : most;
 }
 
-/* ---- what should come out ---------------------------------------------------------------------- */
+/* ---- what should come out ----------------------------------------------------------------------
+ */
 
 typedef struct problem {
     const causal_case *c;
@@ -136,8 +139,14 @@ typedef struct problem {
     float *blocks;
     uint8_t *mask;
     rows q, k, v, o, go, gq, gk, gv;
-    float *gs, *gw; /* (N, NS), (N, M, D) */
+    int64_t NS;
+    float *learned; /* (H, NS) | (M, D) | (M) */
 } problem;
+
+static int64_t learned_floats(const problem *p)
+{
+    return p->c->H * p->NS + p->c->M * (p->c->D + 1);
+}
 
 static void weigh(const problem *p, float *z, int64_t DVP)
 {
@@ -170,6 +179,7 @@ static void expect_head(problem *p, int64_t n)
     memset(dparams, 0, (size_t)params * 4);
     const float *k = p->k.x + n * T * D, *v = p->v.x + n * T * DV;
     const uint8_t *mask = p->mask ? p->mask + n / c->H * T : NULL;
+    float *weights = p->learned + c->H * NS + c->M * D;
     for (int64_t i = 0; i < T; i++) {
         const float *q = p->q.x + (n * T + i) * D, *go = p->go.x + (n * T + i) * DV;
         float *o = p->o.x + (n * T + i) * DV;
@@ -182,6 +192,13 @@ static void expect_head(problem *p, int64_t n)
         fwd->queries(&plan, &a, 1, q, D, state, o, DV, &den, scratch);
         bwd->queries(&plan, &a, 1, q, D, state, o, DV, &den, go, DV, p->gq.x + (n * T + i) * D, D,
                      dstate, dparams, scratch);
+        for (int64_t f = 0; f < p->F; f++) {
+            double sum = (double)state[p->F + f] * (double)dstate[f];
+            for (int64_t j = 0; j < DV && f % p->MP < c->M; j++)
+                sum += (double)state[2 * p->F + f * DVP + j] * (double)dstate[p->F + f * DVP + j];
+            if (f % p->MP < c->M)
+                weights[f % p->MP] += (float)(sum / (double)p->att->row_weight[f % p->MP]);
+        }
         weigh(p, dstate, DVP);
         bwd->keys(&plan, &a, i + 1, k, D, v, DV, mask, state, dstate, gk, D, gv, DV, dparams,
                   scratch);
@@ -194,14 +211,17 @@ static void expect_head(problem *p, int64_t n)
         p->gk.x[n * T * D + j] = (float)sk[j];
     for (int64_t j = 0; j < T * DV; j++)
         p->gv.x[n * T * DV + j] = (float)sv[j];
-    memcpy(p->gs + n * NS, dparams, (size_t)NS * 4);
-    for (int64_t r = 0; r < c->M; r++)
-        memcpy(p->gw + (n * c->M + r) * D, dparams + NS + vectors * plan.DP + r * plan.DP,
-               (size_t)D * 4);
+    float *at = p->learned, *dw = dparams + NS + vectors * plan.DP;
+    for (int64_t i = 0; i < NS; i++)
+        at[n % c->H * NS + i] += dparams[i];
+    at += c->H * NS;
+    for (int64_t i = 0; i < c->M * D; i++)
+        at[i] += dw[i / D * plan.DP + i % D];
     free(state), free(dstate), free(scratch), free(gk), free(gv), free(sk), free(sv), free(dparams);
 }
 
-/* ---- what does --------------------------------------------------------------------------------- */
+/* ---- what does ---------------------------------------------------------------------------------
+ */
 
 typedef struct kernels {
     const emulator_kernel *kernel[KERNELS];
@@ -225,7 +245,8 @@ static void launch(const kernels *k, int i, int64_t x, int64_t y, int64_t z,
                    const attn_cuda_args *args)
 {
     const device_grid grid = {{x, y, z}, k->plan[i].threads, 1, k->plan[i].shared};
-    emulator_options o = {.check_races = true, .allocations = ranges, .allocation_count = range_count};
+    emulator_options o = {
+        .check_races = true, .allocations = ranges, .allocation_count = range_count};
     o.order = orders == 1 ? EMULATOR_ASCENDING : EMULATOR_RANDOM;
     emulated_ok(emulator_launch(k->kernel[i], &grid, args, sizeof *args, &o));
 }
@@ -283,9 +304,14 @@ static attn_cuda_args arguments(const problem *p, const kernels *k)
 {
     const causal_case *c = p->c;
     const int64_t N = p->N, T = c->T, blocks = k->plan[FORWARD].row_blocks;
-    attn_cuda_args a = {.q = rows_arg(c, &p->q), .k = rows_arg(c, &p->k), .v = rows_arg(c, &p->v),
-                        .o = rows_arg(c, &p->o), .go = rows_arg(c, &p->go), .gq = rows_arg(c, &p->gq),
-                        .gk = rows_arg(c, &p->gk), .gv = rows_arg(c, &p->gv)};
+    attn_cuda_args a = {.q = rows_arg(c, &p->q),
+                        .k = rows_arg(c, &p->k),
+                        .v = rows_arg(c, &p->v),
+                        .o = rows_arg(c, &p->o),
+                        .go = rows_arg(c, &p->go),
+                        .gq = rows_arg(c, &p->gq),
+                        .gk = rows_arg(c, &p->gk),
+                        .gv = rows_arg(c, &p->gv)};
     a.B = c->B, a.H = c->H, a.T = a.S = T;
     a.den_rows = c->B * T;
     a.q_splits = a.k_splits = c->splits;
@@ -316,11 +342,11 @@ static void backward_arguments(const problem *p, const kernels *k, attn_cuda_arg
     const jit_cuda_plan *qb = &k->plan[QUERIES_BWD], *kb = &k->plan[KEYS_BWD];
     assert_int_equal(qb->tile, kb->tile);
     assert_int_equal(qb->row_blocks, kb->row_blocks);
-    a->q_blocks = qb->row_blocks, a->k_blocks = kb->row_blocks;
+    a->q_row_blocks = qb->row_blocks, a->k_row_blocks = kb->row_blocks;
     a->tiles = (T + qb->tile - 1) / qb->tile;
     a->dpart = fresh_floats(c->splits * N * p->F * (1 + p->DV8));
     a->refs = fresh_floats(N * a->tiles * p->F);
-    a->starts = fresh(qb->row_blocks * N * a->tiles * 4);
+    a->starts = fresh(qb->row_blocks * N * a->tiles * (int64_t)sizeof *a->starts);
     if (qb->row_blocks > 1) {
         a->gq_part = fresh_floats(qb->row_blocks * N * T * c->D);
         a->gk_part = fresh_floats(kb->row_blocks * N * T * c->D);
@@ -331,8 +357,9 @@ static void backward_arguments(const problem *p, const kernels *k, attn_cuda_arg
         a->dscalars_k = fresh_floats(c->splits * kb->row_blocks * N * NS);
         a->dw = fresh_floats(c->splits * N * c->M * c->D);
         a->dw_k = fresh_floats(c->splits * N * c->M * c->D);
-        a->gscalars = fresh_floats(N * NS);
-        a->gw = fresh_floats(N * c->M * c->D);
+        a->dweights = fresh_floats(c->splits * N * c->M);
+        a->learned = fresh_floats(learned_floats(p));
+        memset(a->learned, 0, (size_t)learned_floats(p) * 4);
     }
 }
 
@@ -353,8 +380,14 @@ static int stage = 2;
 
 static void problem_new(problem *p, const causal_case *c)
 {
-    spectra_attention_desc d = {.attn = "performer", .feat = c->feat, .kernel = c->kernel,
-                                .H = c->H, .D = c->D, .DV = c->DV, .M = c->M, .seed = 3};
+    spectra_attention_desc d = {.attn = "performer",
+                                .feat = c->feat,
+                                .kernel = c->kernel,
+                                .H = c->H,
+                                .D = c->D,
+                                .DV = c->DV,
+                                .M = c->M,
+                                .seed = 3};
     const size_t length = strlen(c->feat);
     char name[32];
     snprintf(name, sizeof name, "%s", c->feat);
@@ -367,14 +400,17 @@ static void problem_new(problem *p, const causal_case *c)
     p->c = c;
     emulated_ok(spectra_attention_new(&d, &p->att));
     p->N = c->B * c->H;
+    p->NS = p->att->feature->scalars;
     p->MP = p->att->plan.MP;
     p->F = p->att->feature->lanes * p->MP;
     p->DV8 = (c->DV + 7) / 8 * 8;
     p->state = p->F * (2 + p->DV8);
     p->q = rows_new(c, c->D, 1, true);
     p->k = rows_new(c, c->D, 1, true);
-    p->v = rows_new(&(causal_case){.B = c->B, .H = c->H, .T = c->T, .bf16 = c->bf16}, c->DV, 1, true);
-    p->go = rows_new(&(causal_case){.B = c->B, .H = c->H, .T = c->T, .bf16 = c->bf16}, c->DV, 1, true);
+    p->v =
+        rows_new(&(causal_case){.B = c->B, .H = c->H, .T = c->T, .bf16 = c->bf16}, c->DV, 1, true);
+    p->go =
+        rows_new(&(causal_case){.B = c->B, .H = c->H, .T = c->T, .bf16 = c->bf16}, c->DV, 1, true);
     p->o = rows_new(c, c->DV, 0, false);
     p->gq = rows_new(c, c->D, 0, false);
     p->gk = rows_new(c, c->D, 0, false);
@@ -395,8 +431,7 @@ static void problem_new(problem *p, const causal_case *c)
     p->blocks = attend_floats(p->N * p->block);
     emulated_ok(attention_adapt(p->att, c->B, c->H, c->T, c->T, x, y, NULL, p->mask, p->blocks));
     free(x), free(y);
-    p->gs = attend_floats(p->N * p->att->feature->scalars);
-    p->gw = attend_floats(p->N * c->M * c->D);
+    p->learned = calloc((size_t)learned_floats(p), sizeof *p->learned);
     for (int64_t n = 0; n < p->N; n++)
         expect_head(p, n);
 }
@@ -406,7 +441,7 @@ static void problem_free(problem *p)
     rows *all[] = {&p->q, &p->k, &p->v, &p->o, &p->go, &p->gq, &p->gk, &p->gv};
     for (int i = 0; i < 8; i++)
         free(all[i]->x);
-    free(p->gs), free(p->gw), free(p->blocks), free(p->mask);
+    free(p->learned), free(p->blocks), free(p->mask);
     spectra_attention_free(p->att);
     forget();
 }
@@ -420,31 +455,39 @@ static void run_case(const causal_case *c)
     kernel_get(c, FORWARD, &k);
     attn_cuda_args a = arguments(&p, &k);
     if (c->splits > 1)
-        launch(&k, KEYS, c->splits - 1, p.N, k.plan[KEYS].row_blocks * k.plan[KEYS].value_blocks, &a);
+        launch(&k, KEYS, c->splits - 1, p.N, k.plan[KEYS].row_blocks * k.plan[KEYS].value_blocks,
+               &a);
     launch(&k, FORWARD, c->splits, p.N, k.plan[FORWARD].row_blocks, &a);
     if (k.plan[FORWARD].row_blocks > 1) {
         kernel_get(c, COMBINE, &k);
         launch(&k, COMBINE, (c->T + 31) / 32, p.N, 1, &a);
     }
-    printf("%-9s B %d H %d T %3d D %2d DV %2d M %3d splits %d mask %d%s%s%s%s: blocks %d tile %d o %.1e",
-           c->feat, (int)c->B, (int)c->H, (int)c->T, (int)c->D, (int)c->DV, (int)c->M, (int)c->splits,
-           c->mask, c->fast ? " fast" : "", c->bf16 ? " bf16" : "", c->learn ? " learn" : "",
-           c->growth ? " growth" : "", k.plan[FORWARD].row_blocks, k.plan[FORWARD].tile, worst(c, &p.o));
+    printf("%-9s B %d H %d T %3d D %2d DV %2d M %3d splits %d mask %d%s%s%s%s: blocks %d tile %d o "
+           "%.1e",
+           c->feat, (int)c->B, (int)c->H, (int)c->T, (int)c->D, (int)c->DV, (int)c->M,
+           (int)c->splits, c->mask, c->fast ? " fast" : "", c->bf16 ? " bf16" : "",
+           c->learn ? " learn" : "", c->growth ? " growth" : "", k.plan[FORWARD].row_blocks,
+           k.plan[FORWARD].tile, worst(c, &p.o));
     if (stage > 1) {
         for (int i = QUERIES_BWD; i <= KEYS_BWD; i++)
             kernel_get(c, i, &k);
         backward_arguments(&p, &k, &a);
         launch(&k, QUERIES_BWD, c->splits, p.N, k.plan[QUERIES_BWD].row_blocks, &a);
         launch(&k, KEYS_BWD, c->splits, p.N, k.plan[KEYS_BWD].row_blocks, &a);
-        if (k.plan[QUERIES_BWD].row_blocks > 1 || c->learn) {
+        if (k.plan[QUERIES_BWD].row_blocks > 1) {
             kernel_get(c, SUM, &k);
-            launch(&k, SUM, 3, p.N, 4, &a);
+            launch(&k, SUM, 3, p.N, 3, &a);
+        }
+        if (c->learn) {
+            kernel_get(c, LEARNED, &k);
+            launch(&k, LEARNED, 2, 1, 1, &a);
         }
         printf(" gq %.1e gk %.1e gv %.1e", worst(c, &p.gq), worst(c, &p.gk), worst(c, &p.gv));
         if (c->learn)
-            printf(" gs %.1e gw %.1e",
-                   worst_floats(p.N * p.att->feature->scalars, a.gscalars, p.gs),
-                   worst_floats(p.N * c->M * c->D, a.gw, p.gw));
+            printf(" gs %.1e gw %.1e gweight %.1e", worst_floats(p.NS * c->H, a.learned, p.learned),
+                   worst_floats(c->M * c->D, a.learned + p.NS * c->H, p.learned + p.NS * c->H),
+                   worst_floats(c->M, a.learned + p.NS * c->H + c->M * c->D,
+                                p.learned + p.NS * c->H + c->M * c->D));
     }
     printf("\n");
     fflush(stdout);

@@ -36,18 +36,15 @@ typedef struct attn_cuda_args {
      * NS) of scalars, (splits, heads, M, D) of W; the two kernels may differ in row blocks */
     float *dscalars, *dw, *dscalars_k, *dw_k;
     float *learned;            /* (H, NS) | (M, D) | (M): sums that attn_learned adds to */
-    /* causal, of each row block what it knows of a query, (row blocks, heads, T, DV) by the largest log
-     * top_part of its own, (row blocks, heads, T) like den_part; where there is more than one of them */
+    /* Of causal kernels. What each row block knows of a query, where there is more than one: (row
+     * blocks, heads, T, DV) by the largest log of its own, top_part (row blocks, heads, T) like den_part */
     float *o_part, *den_part, *top_part;
-    float *gden; /* (H, den_rows) -(go . o) / den */
-    float *refs; /* (heads, tiles, F) references at the start of every tile of the backward kernels */
-    /* (row blocks, heads, tiles) two halves, bits of the tokens that start a segment, low ones first */
-    unsigned short *starts;
-    float *gscalars, *gw;         /* (heads, NS), (heads, M, D): the sums of those parts */
-    const unsigned char *active;  /* (B) sequences that take a step; NULL: all */
-    int64_t row_blocks;           /* of o_part */
-    int64_t q_blocks, k_blocks;   /* row blocks of the backward kernels of queries and of keys */
-    int64_t tiles;
+    float *gden;     /* (H, den_rows) -(go . o) / den */
+    float *refs;     /* (heads, tiles, F) references at the start of every tile of the backward kernels */
+    unsigned *starts; /* (row blocks, heads, tiles) bits of a tile's tokens that start a segment */
+    float *dweights; /* (q_splits, heads, M) parts of the gradients of row weights */
+    const unsigned char *active; /* (B) sequences that take a step; NULL: all */
+    int64_t row_blocks, tiles;   /* of o_part; of refs */
     int64_t B, H, T, S, den_rows, w_stride, counts_stride, params_stride;
     int64_t q_splits, k_splits;
     int64_t q_row_blocks, k_row_blocks; /* of the two backward kernels */

@@ -448,8 +448,8 @@ KERNEL(attn_causal_keys_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
     side_k.tile.t = LEARN ? memory + AT_T : 0;
     for (int odd = 0; begin < to && from >= begin; from -= TB, odd ^= 1) {
         const int64_t tile = from / TB;
-        const unsigned short *at = args.starts + ((BLOCK_Z * heads + head) * args.tiles + tile) * 2;
-        const unsigned starts = global_load_half(at) | (unsigned)global_load_half(at + 1) << 16;
+        const unsigned *at = args.starts + (BLOCK_Z * heads + head) * args.tiles + tile;
+        const unsigned starts = as_bits(global_load((const float *)at));
         byte *stage = stage_k + odd * STAGE_X;
         tile_gradient gradient;
         side_q.tile.bias = memory + AT_BIASQ + odd * TB;

@@ -57,7 +57,7 @@ typedef struct causal_rows {
     float norms[2][NW], weight[2];
     float ref[LANES][2], z[LANES][2], dz[LANES][2], shrink[LANES][2];
     float dS[LANES][KEPT][4];
-    float gs[S1], gw[2][NW];
+    float gs[S1], gw[2][NW], gweight[2];
 } causal_rows;
 
 /* Gradients of a tile, of the warp's rows: of projections, and of the tokens' sums. */
@@ -74,6 +74,7 @@ DEVICE void start_rows(const attn_cuda_args *a, int64_t head, int first, int war
         row_norms(a, head, r, rows->norms[i]);
         rows->there[i] = r < M;
         rows->weight[i] = weight_of(a, r);
+        rows->gweight[i] = 0;
         UNROLL
         for (int l = 0; l < LANES; l++) {
             rows->ref[l][i] = shared_load(memory + AT_REF + l * ROWS + row);
@@ -200,7 +201,10 @@ DEVICE void take_queries(causal_rows *rows, const causal_side *q, const float *m
             UNROLL
             for (int l = 0; l < LANES; l++) {
                 value[l] = there ? exp_falling(logs[l] + rows->ref[l][row] - top) : 0;
-                d[l] = rows->weight[row] * (dphi[l][j][i] + rows->z[l][row] * gden);
+                d[l] = dphi[l][j][i] + rows->z[l][row] * gden;
+                if (LEARN)
+                    rows->gweight[row] += (SIGNED ? value[l] * signs[l] : value[l]) * d[l];
+                d[l] *= rows->weight[row];
                 dphi[l][j][i] = rows->weight[row] * rows->shrink[l][row] *
                                 (SIGNED ? value[l] * signs[l] : value[l]);
                 rows->dz[l][row] += dphi[l][j][i] * gden;
@@ -320,6 +324,16 @@ DEVICE void store_state(causal_rows *rows, const float *memory, int first, int w
     }
 }
 
+DEVICE void store_weights(const causal_rows *rows, int row, float *to)
+{
+    UNROLL
+    for (int i = 0; i < 2; i++) {
+        const float sum = quad_sum(rows->gweight[i]);
+        if (THREAD % 4 == 0 && row + 8 * i < M)
+            global_store(to + row + 8 * i, sum);
+    }
+}
+
 KERNEL(attn_causal_queries_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
 {
     SHARED_MEMORY(bytes);
@@ -409,9 +423,8 @@ KERNEL(attn_causal_queries_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
             lo = take_segment(&rows, &side_q, &side_k, memory, warp_row, s, lo, &gradient);
         }
         if (THREAD == 0) {
-            unsigned short *at = args.starts + ((BLOCK_Z * heads + head) * args.tiles + tile) * 2;
-            global_store_half(at, (unsigned short)(starts & 0xffffu));
-            global_store_half(at + 1, (unsigned short)(starts >> 16));
+            unsigned *at = args.starts + (BLOCK_Z * heads + head) * args.tiles + tile;
+            global_store((float *)at, as_float(starts));
         }
         store_tile_gradient(&gradient, memory, warp_row);
         block_sync();
@@ -425,7 +438,9 @@ KERNEL(attn_causal_queries_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
     }
     block_sync();
     store_state(&rows, memory, first, warp_row, args.dpart + (BLOCK * heads + head) * DSTATE);
-    if (LEARN)
+    if (LEARN) {
+        store_weights(&rows, first + warp_row + THREAD % 32 / 4, args.dweights + (BLOCK * heads + head) * M);
         store_parameters(&args, head, first, warp_row, memory + AT_DW, memory + AT_SUMS, rows.gs, rows.gw,
                          args.dscalars, args.dw);
+    }
 }

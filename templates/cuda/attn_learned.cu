@@ -31,12 +31,14 @@ DEVICE float matrix_sum(const attn_cuda_args *a, int64_t at)
     return sum;
 }
 
-/* The state's numbers, which hold the weight, times their gradients. */
+/* The state's numbers, which hold the weight, times their gradients; causal kernels leave the sums. */
 DEVICE float weight_sum(const attn_cuda_args *a, int r)
 {
     const int64_t heads = a->B * a->H;
     float sum = 0;
-    for (int64_t n = 0; n < heads; n++)
+    for (int64_t n = 0; n < a->q_splits * heads && a->dweights; n++)
+        sum += global_load(a->dweights + n * M + r);
+    for (int64_t n = 0; n < heads && !a->dweights; n++)
         for (int64_t i = 0; i < a->q_splits; i++)
             for (int l = 0; l < LANES; l++) {
                 const float *state = a->state + n * STATE, *d = a->dpart + (i * heads + n) * DSTATE;

@@ -1,6 +1,5 @@
-/* Sums of parts that blocks of backward kernels left, in their order: blocks (any number, heads, 4), along
- * z the gradients of q, of k, of v, and (LEARN) of the parameters. Where there was one row block the
- * gradient of a row is there already. */
+/* Where rows of W are in several blocks: gradients of q, k and v are sums of the blocks' parts, in their
+ * order. Blocks (any number, heads, 3), along z q, k, v; a thread four numbers. */
 #include "stub.cuh"
 
 #include "tile.cuh"
@@ -36,26 +35,14 @@ KERNEL(attn_sum, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
     const int64_t head = BLOCK_Y, b = head / args.H, h = head % args.H, heads = args.B * args.H;
     const int64_t queries = args.q_len ? args.q_len[b] : args.T;
     const int64_t keys = args.k_len ? args.k_len[b] : args.S;
-    if (BLOCK_Z == 0 && args.q_blocks > 1) {
+    if (BLOCK_Z == 0 && args.q_row_blocks > 1) {
         const head_rows gq = rows_of(&args.gq, args.q_begin, b, h);
-        sum_rows(&gq, args.gq_part, args.q_blocks, head, heads, queries, args.T, D);
-    } else if (BLOCK_Z == 1 && args.k_blocks > 1) {
+        sum_rows(&gq, args.gq_part, args.q_row_blocks, head, heads, queries, args.T, D);
+    } else if (BLOCK_Z == 1 && args.k_row_blocks > 1) {
         const head_rows gk = rows_of(&args.gk, args.k_begin, b, h);
-        sum_rows(&gk, args.gk_part, args.k_blocks, head, heads, keys, args.S, D);
-    } else if (BLOCK_Z == 2 && args.k_blocks > 1) {
+        sum_rows(&gk, args.gk_part, args.k_row_blocks, head, heads, keys, args.S, D);
+    } else if (BLOCK_Z == 2 && args.k_row_blocks > 1) {
         const head_rows gv = rows_of(&args.gv, args.k_begin, b, h);
-        sum_rows(&gv, args.gv_part, args.k_blocks, head, heads, keys, args.S, DV);
-    } else if (BLOCK_Z == 3 && LEARN) {
-        const int64_t q_parts = args.q_splits * args.q_blocks, k_parts = args.k_splits * args.k_blocks;
-        for (int64_t i = BLOCK * THREADS + THREAD; i < NS; i += BLOCKS * THREADS) {
-            const int64_t at = head * NS + i;
-            global_store(args.gscalars + at, sum_parts(args.dscalars + at, q_parts, heads * NS) +
-                                                 sum_parts(args.dscalars_k + at, k_parts, heads * NS));
-        }
-        for (int64_t i = BLOCK * THREADS + THREAD; i < M * D; i += BLOCKS * THREADS) {
-            const int64_t at = head * M * D + i, stride = heads * M * D;
-            global_store(args.gw + at, sum_parts(args.dw + at, args.q_splits, stride) +
-                                           sum_parts(args.dw_k + at, args.k_splits, stride));
-        }
+        sum_rows(&gv, args.gv_part, args.k_row_blocks, head, heads, keys, args.S, DV);
     }
 }
