@@ -179,7 +179,7 @@ static void texts_are_the_generators(void **state)
                  path);
         if (i < 3)
             assert_int_equal(system(command), 0);
-        ok(i < 3 ? jit_cuda_text(features[i], 20, 8, 100, &options, &text)
+        ok(i < 3 ? jit_cuda_text(features[i], 20, 8, 100, &options, NULL, &text)
                  : jit_cuda_row_text("layernorm", &text));
         ok(jit_read_file(i < 3 ? path : "build/base/row/layernorm.cu", 1 << 24, &expected));
         assert_string_equal(text, expected.data);

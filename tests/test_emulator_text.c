@@ -1,6 +1,7 @@
 /* The CUDA texts that are generated, run by the emulator, against the kernels for the CPU: features
  * of every kind in float and in double, row operators with their backward passes.
  */
+#define _GNU_SOURCE
 #include "emulated.h"
 
 #include "attend.h"
@@ -256,13 +257,23 @@ static void texts_in_double(void **state)
 enum {
     ROWS = 11,
     MAX_N = 200,
-    GAP = 5,
-    BUFFER = ROWS * (MAX_N + GAP),
-    WARPS = 6,
-    SHARED_INPUTS = 2
+    BUFFER = ROWS * (MAX_N + 8),
+    BLOCKS = 3,
+    THREADS = 64,
+    PARTS = BLOCKS * THREADS / 4, /* at most: 4 threads a row */
+    SHARED_INPUTS = 2,
+    BITS_LD = (MAX_N + 127) / 128 * 16
 };
+static const float keep_factor = 1.25F;
 
-/* Arguments: r a row, s a row shared by all, o one number, i a class number, v a row >= 0. */
+/* What a text is compiled for: rows of n or of any length, so many elements at once. */
+typedef struct row_text {
+    int64_t n; /* 0: any */
+    int unit;
+} row_text;
+
+/* Arguments: r a row, s a row shared by all, o one number, i a class number, v a row >= 0, k
+ * factors of dropout, bits for the emulator. */
 typedef struct row_case {
     const char *name, *in, *out;
     float c[ROW_MAX];
@@ -270,9 +281,9 @@ typedef struct row_case {
 
 static const row_case rows[] = {
     {"layernorm", "rss", "r", {1e-5F}},
-    {"gelu", "rsr", "r", {0}},
+    {"gelu", "rsk", "r", {0}},
     {"relu", "rs", "r", {0}},
-    {"dropout_residual", "rrsr", "r", {0}},
+    {"dropout_residual", "rrsk", "r", {0}},
     {"cross_entropy", "ri", "o", {0}},
     {"adamw", "rrrv", "rrr", {0.01F, 0.9F, 0.999F, 1e-6F, 0.02F, 0.19F, 0.0447F, 1}},
 };
@@ -282,12 +293,25 @@ typedef struct row_arrays {
     float out[3][BUFFER], gin[4][BUFFER];
 } row_arrays;
 
-static float row_in[4][BUFFER], row_gout[BUFFER], row_part[SHARED_INPUTS * WARPS * MAX_N];
-static row_arrays want, got;
+#define ALIGNED __attribute__((aligned(16)))
+static float row_in[4][BUFFER] ALIGNED, row_gout[BUFFER] ALIGNED;
+static float row_part[SHARED_INPUTS * PARTS * MAX_N];
+static uint8_t row_bits[ROWS * BITS_LD] ALIGNED;
+static row_arrays want ALIGNED, got ALIGNED;
+static row_text text; /* under test */
 
 static int64_t stride(char kind, int64_t n)
 {
-    return kind == 's' ? 0 : kind == 'o' || kind == 'i' ? 1 : n + GAP;
+    return kind == 's' ? 0 : kind == 'o' || kind == 'i' ? 1 : n + (text.unit == 4 ? 8 : 5);
+}
+
+/* Shares of threads in a block, as in gen/target_cuda.lua. */
+static int shares(void)
+{
+    int lanes = 4;
+    while (lanes < 32 && (text.n == 0 || lanes * text.unit < text.n))
+        lanes *= 2;
+    return THREADS / lanes;
 }
 
 /* The same arguments for both, pointing to `to`; `add`: gradients of inputs are added. */
@@ -297,7 +321,7 @@ static row_args row_arguments(const row_case *c, int64_t n, bool add, row_arrays
     for (int i = 0; c->in[i]; i++) {
         a.in[i] = row_in[i], a.gin[i] = to->gin[i];
         a.ld_in[i] = a.ld_gin[i] = stride(c->in[i], n);
-        if (c->in[i] == 'i')
+        if (c->in[i] == 'i' || c->in[i] == 'k')
             a.gin[i] = NULL;
     }
     for (int i = 0; c->out[i]; i++)
@@ -309,7 +333,14 @@ static row_args row_arguments(const row_case *c, int64_t n, bool add, row_arrays
 
 static row_cuda_args row_cuda_arguments(const row_args *a)
 {
-    row_cuda_args b = {.rows = a->rows, .n = a->n, .part = row_part, .warps = WARPS, .add = a->add};
+    row_cuda_args b = {.rows = a->rows,
+                       .n = a->n,
+                       .part = row_part,
+                       .parts = BLOCKS * (text.n > 0 ? 1 : shares()),
+                       .add = a->add,
+                       .keep_factor = keep_factor,
+                       .keep = row_bits,
+                       .ld_keep = BITS_LD};
     memcpy(b.in, a->in, sizeof b.in), memcpy(b.ld_in, a->ld_in, sizeof b.ld_in);
     memcpy(b.out, a->out, sizeof b.out), memcpy(b.ld_out, a->ld_out, sizeof b.ld_out);
     memcpy(b.gout, a->gout, sizeof b.gout), memcpy(b.ld_gout, a->ld_gout, sizeof b.ld_gout);
@@ -328,6 +359,7 @@ static void row_reset(const row_case *c, int64_t n)
             const float x = (float)oracle_normal(&r);
             const char kind = c->in[0] && (size_t)k < strlen(c->in) ? c->in[k] : 'r';
             row_in[k][i] = kind == 'v'   ? x * x
+                           : kind == 'k' ? 0
                            : kind == 'i' ? (float)(oracle_bits(&r) % (uint64_t)n)
                                          : x;
             want.gin[k][i] = got.gin[k][i] = 3;
@@ -337,23 +369,43 @@ static void row_reset(const row_case *c, int64_t n)
     }
     for (size_t i = 0; i < sizeof row_part / sizeof row_part[0]; i++)
         row_part[i] = NAN;
+    memset(row_bits, 0, sizeof row_bits);
+    const char *keep = strchr(c->in, 'k');
+    for (int64_t i = 0; keep && i < ROWS * n; i++) { /* three of four are kept */
+        const int64_t row = i / n, j = i % n;
+        if (oracle_bits(&r) % 4 == 0)
+            continue;
+        row_in[keep - c->in][row * stride('k', n) + j] = keep_factor;
+        row_bits[row * BITS_LD + j / 128 * 16 + j % 16] |= (uint8_t)(1 << j % 128 / 16);
+    }
 }
 
 static void row_launch(const char *name, const char *kernel, const row_cuda_args *a)
 {
-    const device_grid grid = {{3, 1, 1}, 64, 1, 0}; /* WARPS in all */
-    const emulator_options options = {.order = EMULATOR_RANDOM, .seed = 9};
-    const emulator_kernel *k = from_file("build/base/row", name, ".cu", kernel);
+    const bool whole = strcmp(kernel, "row_bwd") == 0 && text.n > 0; /* a row a share */
+    const device_grid grid = {
+        {BLOCKS, 1, 1}, THREADS, 1, whole ? shares() * text.n * (int64_t)sizeof(float) : 0};
+    const emulator_options options = {.order = EMULATOR_RANDOM, .seed = 9, .check_races = true};
+    char path[64], *all = NULL;
+    jit_bytes file = {.data = NULL};
+    snprintf(path, sizeof path, "build/base/row/%s.cu", name);
+    emulated_ok(jit_read_file(path, 1 << 20, &file));
+    assert_true(asprintf(&all, "#define ROW_N %d\n#define ROW_UNIT %d\n%s", (int)text.n, text.unit,
+                         file.data) > 0);
+    const emulator_kernel *k = emulated_kernel(path, all, kernel);
     emulated_ok(emulator_launch(k, &grid, a, sizeof *a, &options));
+    free(file.data);
+    free(all);
 }
 
 static void row_compare(const row_case *c, int64_t n, const char *what, const float *x,
                         const float *y)
 {
-    char text[96];
-    snprintf(text, sizeof text, "%s, n = %d", c->name, (int)n);
+    char name[96];
+    snprintf(name, sizeof name, "%s, n = %d, text for %d and %d", c->name, (int)n, (int)text.n,
+             text.unit);
     for (int64_t i = 0; i < BUFFER; i++)
-        check_near(text, what, i, (double)x[i], (double)y[i], 2e-5 * (1 + fabs((double)y[i])));
+        check_near(name, what, i, (double)x[i], (double)y[i], 2e-5 * (1 + fabs((double)y[i])));
 }
 
 static void check_row(const row_case *c, int64_t n, bool add)
@@ -381,10 +433,23 @@ static void rows_are_the_cpus(void **state)
 {
     (void)state;
     static const int64_t lengths[] = {1, 7, 64, 200};
+    text = (row_text){0, 1};
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
         for (size_t k = 0; k < sizeof lengths / sizeof lengths[0]; k++)
             for (int add = 0; add < 2; add++)
                 check_row(&rows[i], lengths[k], add != 0);
+}
+
+static void rows_of_a_known_length(void **state)
+{
+    (void)state;
+    static const row_text texts[] = {{1, 1},  {7, 1},  {36, 1},  {0, 4},  {4, 4},
+                                     {24, 4}, {64, 4}, {132, 4}, {200, 4}};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        for (size_t k = 0; k < sizeof texts / sizeof texts[0]; k++) {
+            text = texts[k];
+            check_row(&rows[i], text.n ? text.n : 64, k % 2 == 0);
+        }
 }
 
 static int group_open(void **state)
@@ -407,6 +472,7 @@ int main(void)
         cmocka_unit_test(features_are_the_cpus),
         cmocka_unit_test(texts_in_double),
         cmocka_unit_test(rows_are_the_cpus),
+        cmocka_unit_test(rows_of_a_known_length),
     };
     return cmocka_run_group_tests(tests, group_open, group_close);
 }
