@@ -352,11 +352,12 @@ static void performer_runs_are_the_hosts(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
         model_config c = tiny();
-        c.attention = (spectra_attention_desc){.attn = "performer",
-                                               .feat = pairs[i].feat,
-                                               .kernel = pairs[i].kernel,
-                                               .M = 16,
-                                               .learn = pairs[i].learn};
+        c.attention = (spectra_attention_desc){
+            .attn = "performer",
+            .feat = pairs[i].feat,
+            .kernel = pairs[i].kernel,
+            .M = i == 2 ? 128 : 16, /* of waves: so few as 16 nearly cancel */
+            .learn = pairs[i].learn};
         print_message("%s x %s: ", pairs[i].feat, pairs[i].kernel);
         check_run(&c);
     }

@@ -116,6 +116,28 @@ DEVICE float token_gradient(const float *from, int k, int token)
     return sum;
 }
 
+/* Four numbers at once: neighbouring lanes have neighbouring fours, one row after the other. */
+DEVICE void shared_four(const float *at, float *out)
+{
+    const float4 x = shared_load4(at);
+    out[0] = x.x;
+    out[1] = x.y;
+    out[2] = x.z;
+    out[3] = x.w;
+}
+
+/* Four coordinates from i of a staged token as they lie there; those beyond D are not read. */
+DEVICE void load_four(float *out, const byte *stage, int token, int i)
+{
+    if (!BF16 && D % 4 == 0) {
+        shared_four((const float *)(stage + token * STAGE_ROW(D)) + i, out);
+        return;
+    }
+    UNROLL
+    for (int k = 0; k < 4; k++)
+        out[k] = i + k < D ? stage_get(stage, token, D, i + k) : 0;
+}
+
 /* Four coordinates from i of a token: gradients gx, gsecond of the mapped ones and the sums' to the
  * gradient of the row as it lies in memory or, with a linear map, of what it gives (and *gr2). */
 DEVICE void map_gradient(int side, const byte *stage, int token, int i, float scale,
@@ -125,22 +147,27 @@ DEVICE void map_gradient(int side, const byte *stage, int token, int i, float sc
     const float gx2 = token_gradient(sums, 0, token);
     const float gr2 = IDENTITY ? 0 : token_gradient(sums, 1 % SUMS, token);
     const float gown = SUM ? token_gradient(sums, SUMS - 1, token) : 0;
+    float raw[4], mapped[4], second[4];
+    load_four(raw, stage, token, i);
+    shared_four(gx + token * LDX + i, mapped);
+    if (NP > 1)
+        shared_four(gsecond + token * LDX + i, second);
     UNROLL
     for (int k = 0; k < 4; k++) {
         out[k] = 0;
         if (i + k >= D)
             continue;
         float v[V1], gv[V1], raw2, g, more;
-        const float y = coordinate(stage, token, i + k, scale, linear, &raw2);
+        const float y = LINEAR ? coordinate(stage, token, i + k, scale, linear, &raw2) : scale * raw[k];
         coordinate_vectors(vectors, i + k, v);
         const float x = side ? map_k(y, v) : map_q(y, v);
-        const float at = shared_load(gx + token * LDX + i + k) + 2 * x * gx2;
+        const float at = mapped[k] + 2 * x * gx2;
         if (side)
             map_k_grad(y, v, at, &g, gv);
         else
             map_q_grad(y, v, at, &g, gv);
         if (NP > 1) {
-            map2_grad(y, v, shared_load(gsecond + token * LDX + i + k), &more, gv);
+            map2_grad(y, v, second[k], &more, gv);
             g += more;
         }
         if (SUM) {
