@@ -51,6 +51,7 @@ typedef struct uint4 {
     static void name##_thread(const type args)
 #define UNROLL
 #define UNROLL_TWICE
+#define NO_UNROLL
 
 #define THREAD ((int)emulator_self()->thread)
 #define THREADS ((int)emulator_self()->threads)
