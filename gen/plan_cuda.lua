@@ -41,6 +41,13 @@ M.kernels = { "attn_keys", "attn_queries", "attn_queries_bwd", "attn_keys_bwd", 
   "attn_combine", "attn_causal_queries_bwd", "attn_causal_keys_bwd", "attn_sum", "attn_step",
   "attn_merge" }
 
+-- Those that take the place of two, a cluster of blocks a head, where there are clusters: an H100's or newer.
+M.clusters = { "attn_cluster", "attn_cluster_bwd" }
+local FIRST_CLUSTERS, CLUSTER = 90, 8 -- compute capability times 10; blocks a cluster at most
+
+-- The first of the two.
+local one_launch = { attn_keys = "attn_cluster", attn_queries_bwd = "attn_cluster_bwd" }
+
 -- Those that make data-dependent parameters, before the others.
 M.params = { "attn_moments", "attn_params", "attn_counts" }
 
@@ -74,7 +81,7 @@ end
 local shared = {}
 
 function shared.attn_keys(c, k)
-  return c.NP * 16 * k.KW * c.LDX + tile_floats(c, k.TB) + c.PARTS * k.TB * (k.VB + 4)
+  return c.NP * 16 * k.KW * k.ROW_GROUPS * c.LDX + tile_floats(c, k.TB) + c.PARTS * k.TB * (k.VB + 4)
     + c.LINEAR * c.D8 * c.LDX + k.TB * (stage_row(c, c.D) + stage_row(c, c.DV)) // 4
 end
 
@@ -101,6 +108,20 @@ end
 function shared.attn_keys_bwd(c, k)
   local rows = c.LANES * 16 * k.KW
   return backward(c, k, rows) + rows * k.TB + 2 * k.TB * (stage_row(c, c.D) + stage_row(c, c.DV)) // 4
+end
+
+-- Both passes of a launch use the same memory one after the other, and between them the block's part of the
+-- state lies behind W and what is merged.
+function shared.attn_cluster(c, k)
+  local FC = c.LANES * k.CHUNK
+  local part = c.NP * k.CHUNK * c.LDX + 2 * FC * (k.VB + 6) + up(k.CHUNK * c.NROW, 4)
+  return math.max(shared.attn_keys(c, k), shared.attn_queries(c, k), part)
+end
+
+function shared.attn_cluster_bwd(c, k)
+  local ROWS = 16 * k.KW
+  local part = 16 + c.NP * ROWS * c.LDX + c.LANES * ROWS * (2 * (c.DV8 + 4) + 1)
+  return math.max(shared.attn_queries_bwd(c, k), shared.attn_keys_bwd(c, k), part)
 end
 
 -- What the causal kernels share: W, the state or its gradient, both sides' tiles, values, hoisted values.
@@ -157,7 +178,7 @@ local registers = {}
 local function group_registers(c, n) return 4 * n * (c.NP + c.LANES * (1 + c.SIGNED)) end
 
 function registers.attn_keys(c, k)
-  return 48 + math.max(0, c.NUNI - 5) + c.LANES * (k.VB // 2 + 4) + group_registers(c, k.NG)
+  return 48 + math.max(0, c.NUNI - 5) + k.ROW_GROUPS * c.LANES * (k.VB // 2 + 4) + (k.ROW_GROUPS - 1) * 2 * c.NROW + group_registers(c, k.NG)
 end
 
 function registers.attn_queries(c, k) return 72 + k.VB // 2 + group_registers(c, k.QN) end
@@ -170,6 +191,14 @@ end
 
 function registers.attn_keys_bwd(c, k)
   return 66 + c.LINEAR * 2 * k.TB + c.LANES * 4 + group_registers(c, k.NG) + k.NG * c.SUMS + c.LEARN * 40
+end
+
+function registers.attn_cluster(c, k)
+  return math.max(registers.attn_keys(c, k), registers.attn_queries(c, k))
+end
+
+function registers.attn_cluster_bwd(c, k)
+  return math.max(registers.attn_queries_bwd(c, k), registers.attn_keys_bwd(c, k))
 end
 
 -- Causal kernels hold both sides; as many as there are.
@@ -211,6 +240,7 @@ function candidates.attn_keys(c)
   local VB = math.min(c.DV8, c.LANES <= 2 and 64 or math.max(8, 128 // c.LANES // 8 * 8))
   local list = tiles(c, { 64, 32, 16 }, VB)
   list[#list + 1] = { KW = 1, TB = 16, NG = math.min(groups(c)[1], 2), VB = math.min(VB, 32) }
+  for _, k in ipairs(list) do k.ROW_GROUPS = 1 end
   return list
 end
 
@@ -233,6 +263,30 @@ end
 function candidates.attn_queries_bwd(c) return tiles(c, { 32, 16 }) end
 
 candidates.attn_keys_bwd = candidates.attn_queries_bwd
+
+-- All rows of W in a block, at most two groups of 16 a warp: of queries each warp has 16 tokens of a tile,
+-- and half the warps make a tile that keys have room for too.
+function candidates.attn_cluster(c)
+  local list = {}
+  for _, warps in ipairs { 4, 8, 2, 1 } do
+    local count = (c.MP // 16 + warps - 1) // warps
+    local rows = 16 * warps * count
+    for _, NG in ipairs(groups(c)) do
+      if count <= 2 and rows % (8 * NG) == 0 then
+        list[#list + 1] = { KW = warps, TB = 16 * warps, NG = NG, QN = NG, VB = c.DV8, CHUNK = rows, ROW_GROUPS = count }
+      end
+    end
+  end
+  return list
+end
+
+function candidates.attn_cluster_bwd(c)
+  local list = {}
+  for _, k in ipairs(candidates.attn_queries_bwd(c)) do
+    if 16 * k.KW >= c.M then list[#list + 1] = k end
+  end
+  return list
+end
 
 -- A warp holds the features of all lanes of its rows for a tile, and a block about 256 rows of state.
 local function causal_candidates(c)
@@ -291,11 +345,46 @@ local function choose(name, c, class)
   end
 end
 
+-- Blocks a cluster where a kernel of two launches has a twin that needs one, else 0. A block of it holds all
+-- rows of W and the whole state, so this depends on the feature, its sizes and the class of the GPU.
+local function cluster_of(name, c, arch)
+  local twin = one_launch[name]
+  return twin and arch >= FIRST_CLUSTERS and choose(twin, c, M.class(arch)) and CLUSTER or 0
+end
+
+-- A kernel that needs clusters was asked for where there is none.
+local function check_clusters(name, spec, c, arch, k)
+  local needed = false
+  for _, kernel in ipairs(M.clusters) do needed = needed or kernel == name end
+  if needed and arch < FIRST_CLUSTERS then
+    error(("%s: clusters of blocks are there from ARCH %d on, not for %d"):format(name, FIRST_CLUSTERS, arch), 0)
+  elseif needed and not k then
+    error(("%s: the state of %s with D %d, DV %d, M %d is too big for a block"):format(name, spec.name, c.D, c.DV,
+      c.M), 0)
+  end
+end
+
+-- Blocks a cluster of a launch over `heads` heads of `tokens` tokens: of 1, 2, 4, 8 the number that leaves the
+-- fewest places of the GPU without a block, and the smaller of two that are as good; a block has two tiles at
+-- least. 0 where heads are so few that two launches of `blocks` blocks or more keep twice as much of it busy.
+function M.cluster_blocks(launch, heads, tokens, multiprocessors, blocks)
+  local slots, best, best_waves = multiprocessors * launch.blocks, 0, 1
+  local n = 1
+  while n <= CLUSTER and (n == 1 or 2 * launch.tile * n <= tokens) do
+    local waves = (heads * n + slots - 1) // slots
+    if n * best_waves > best * waves then best, best_waves = n, waves end
+    n = 2 * n
+  end
+  return best == CLUSTER and 2 * heads * best < blocks and 0 or best
+end
+
 -- The constants of one kernel: { name, value } in order, as the skeleton's enum; and how it is launched.
 -- options: dtype "f32" or "bf16", precision "float32" or "fast", learn, arch.
 function M.kernel(name, spec, sizes, options)
-  local c = constants(spec, sizes, options)
-  local k = assert(choose(name, c, M.class(options.arch or 80)), "no kernel of any size fits")
+  local c, arch = constants(spec, sizes, options), options.arch or 80
+  local k = choose(name, c, M.class(arch))
+  check_clusters(name, spec, c, arch, k)
+  assert(k, "no kernel of any size fits")
   k.BLOCK_THREADS = 32 * k.KW
   k.TOKEN_THREADS = math.min(32, power_of_two(k.BLOCK_THREADS // k.TB))
   k.PRODUCTS = c.PARTS == 2 and 3 or 1
@@ -303,11 +392,13 @@ function M.kernel(name, spec, sizes, options)
   k.LEARN = c.LEARN
   k.SECOND_OWN = spec.second_own and 1 or 0
   local list = {}
-  for _, key in ipairs { "KW", "TB", "NG", "QN", "VB", "CHUNK", "BLOCK_THREADS", "TOKEN_THREADS",
+  for _, key in ipairs { "KW", "TB", "NG", "QN", "VB", "CHUNK", "ROW_GROUPS", "BLOCK_THREADS", "TOKEN_THREADS",
     "MIN_BLOCKS", "SHARED_BYTES", "PRODUCTS", "BF16", "LEARN", "SECOND_OWN" } do
     if k[key] then list[#list + 1] = { key, k[key] } end
   end
-  return list, launch_of(c, k)
+  local launch = launch_of(c, k)
+  launch.cluster = cluster_of(name, c, arch)
+  return list, launch
 end
 
 -- The same of the kernels that make parameters.

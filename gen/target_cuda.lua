@@ -322,6 +322,9 @@ end
 -- One attention kernel (plan_cuda.kernels) of a feature for exact sizes, and how it is launched.
 function M.attention(header, spec, kernel, sizes, options, read)
   local constants, launch = plan_cuda.kernel(kernel, spec, sizes, options)
+  for _, name in ipairs(plan_cuda.clusters) do
+    if name == kernel then header = header .. "#define CLUSTERS\n" end
+  end
   return kernel_text(header, kernel, M.prologue(spec, sizes, "f32", read), constants, read), launch
 end
 

@@ -93,9 +93,11 @@ typedef struct jit_cuda_options {
 typedef struct jit_cuda_plan {
     int64_t shared; /* bytes */
     int threads;
-    int blocks; /* of it a multiprocessor holds at a time */
-    int tile;   /* tokens */
+    int blocks;                   /* of it a multiprocessor holds at a time */
+    int tile;                     /* tokens */
     int row_blocks, value_blocks; /* blocks along z: of rows of W, of columns of v */
+    int cluster; /* blocks a cluster, at most, of the kernel that does this one's work and the next
+                    one's in one launch; 0: there is none */
 } jit_cuda_plan;
 
 /* The text for a feature, built-in or of a spec that was opened, and exact sizes; to be freed. What

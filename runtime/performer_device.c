@@ -1,6 +1,7 @@
 /* The driver of the CUDA kernels of random-feature attention. Forward is a key pass (a state a
  * split) and a query pass that merges the states; backward is the query pass first, which makes the
- * state's gradient, then the key pass. */
+ * state's gradient, then the key pass. Where there are clusters of blocks, and heads enough to fill
+ * the device with them, each direction is one launch. */
 #include "performer_device.h"
 
 #include "status.h"
@@ -13,6 +14,8 @@ static const char *const kernel_names[CUDA_KERNELS] = {
     "attn_queries",
     "attn_queries_bwd",
     "attn_keys_bwd",
+    "attn_cluster",
+    "attn_cluster_bwd",
     "attn_moments",
     "attn_params",
     "attn_counts",
@@ -68,6 +71,10 @@ cuda_layout cuda_layout_of(const performer_device *pd, const attention_device_pr
     const jit_cuda_plan *qb = &pd->plan[QUERIES_BWD], *kb = &pd->plan[KEYS_BWD];
     l.k_splits = splits(pd, keys, l.heads * keys->row_blocks * keys->value_blocks, p->S);
     l.q_splits = splits(pd, queries, l.heads * queries->value_blocks, p->T);
+    l.forward =
+        cuda_cluster_blocks(pd, CLUSTER, l.heads, p->T > p->S ? p->T : p->S, l.heads * l.k_splits);
+    l.backward = cuda_cluster_blocks(pd, CLUSTER_BWD, l.heads, p->T > p->S ? p->T : p->S,
+                                     l.heads * l.q_splits);
     int64_t at = 0;
     l.at_state = at, at += cuda_whole(l.heads * l.state);
     l.one_part = l.k_splits == 1 && !att->weighted;
@@ -78,8 +85,10 @@ cuda_layout cuda_layout_of(const performer_device *pd, const attention_device_pr
     l.at_counts = at, at += counts ? cuda_whole(l.heads * 3 * plan->M) : 0;
     l.saved = at;
     at = 0;
-    l.at_part = at, at += l.one_part ? 0 : cuda_whole(l.k_splits * l.heads * l.state);
-    l.at_dpart = at, at += cuda_whole(l.q_splits * l.heads * l.dstate);
+    l.at_part = at, at += l.one_part || l.forward ? 0 : cuda_whole(l.k_splits * l.heads * l.state);
+    const int64_t qs = l.backward ? l.backward : l.q_splits;
+    const int64_t ks = l.backward ? l.backward : l.k_splits;
+    l.at_dpart = at, at += l.backward && !pd->learn ? 0 : cuda_whole(qs * l.heads * l.dstate);
     l.at_gq = at,
     at += qb->row_blocks > 1 ? cuda_whole(qb->row_blocks * l.heads * p->T * plan->D) : 0;
     l.at_gk = at,
@@ -92,10 +101,10 @@ cuda_layout cuda_layout_of(const performer_device *pd, const attention_device_pr
     if (pd->learn) {
         const int64_t scalars = l.heads * att->feature->scalars,
                       matrix = l.heads * plan->M * plan->D;
-        l.at_scalars = at, at += cuda_whole(l.q_splits * qb->row_blocks * scalars);
-        l.at_scalars_k = at, at += cuda_whole(l.k_splits * kb->row_blocks * scalars);
-        l.at_dw = at, at += cuda_whole(l.q_splits * matrix);
-        l.at_dw_k = at, at += cuda_whole(l.k_splits * matrix);
+        l.at_scalars = at, at += cuda_whole(qs * qb->row_blocks * scalars);
+        l.at_scalars_k = at, at += cuda_whole(ks * kb->row_blocks * scalars);
+        l.at_dw = at, at += cuda_whole(qs * matrix);
+        l.at_dw_k = at, at += cuda_whole(ks * matrix);
     }
     l.work = at;
     return l;
@@ -133,8 +142,9 @@ spectra_status cuda_open_kernel(performer_device *pd, cuda_kernel kernel)
         .kind = kernel_names[kernel],
         .bf16 = pd->bf16,
         .fast = pd->fast,
-        .learn = pd->learn && (kernel == QUERIES_BWD || kernel == KEYS_BWD ||
-                               kernel == CAUSAL_QUERIES_BWD || kernel == CAUSAL_KEYS_BWD),
+        .learn = pd->learn &&
+                 (kernel == QUERIES_BWD || kernel == KEYS_BWD || kernel == CLUSTER_BWD ||
+                  kernel == CAUSAL_QUERIES_BWD || kernel == CAUSAL_KEYS_BWD),
         .arch = device_arch(pd->dev)};
     char *text = NULL;
     device_program *program = NULL;
@@ -318,6 +328,8 @@ static spectra_status performer_device_forward(const attention_device *ad,
     const jit_cuda_plan *keys = &pd->plan[KEYS];
     const attn_cuda_args args = cuda_args_of(pd, x, &l, v, saved, work);
     TRY(cuda_params_prepare(pd, x, &l, v, saved, work));
+    if (l.forward)
+        return cuda_cluster_launch(pd, CLUSTER, l.forward, l.heads, &args);
     TRY(launch(pd, KEYS, l.k_splits, l.heads, keys->row_blocks * keys->value_blocks, &args));
     return launch(pd, QUERIES, l.q_splits, l.heads, pd->plan[QUERIES].value_blocks, &args);
 }
@@ -331,9 +343,15 @@ static spectra_status performer_device_backward(const attention_device *ad,
     if (ad->att->desc.causal)
         return cuda_causal_backward(pd, x, v, saved, work);
     const cuda_layout l = cuda_layout_of(pd, x);
-    const attn_cuda_args args = cuda_args_of(pd, x, &l, v, saved, work);
-    TRY(launch(pd, QUERIES_BWD, l.q_splits, l.heads, pd->plan[QUERIES_BWD].row_blocks, &args));
-    TRY(launch(pd, KEYS_BWD, l.k_splits, l.heads, pd->plan[KEYS_BWD].row_blocks, &args));
+    attn_cuda_args args = cuda_args_of(pd, x, &l, v, saved, work);
+    if (l.backward) {
+        args.q_splits = args.k_splits = l.backward; /* parts of the parameters' gradients */
+        args.q_row_blocks = args.k_row_blocks = 1;
+        TRY(cuda_cluster_launch(pd, CLUSTER_BWD, l.backward, l.heads, &args));
+    } else {
+        TRY(launch(pd, QUERIES_BWD, l.q_splits, l.heads, pd->plan[QUERIES_BWD].row_blocks, &args));
+        TRY(launch(pd, KEYS_BWD, l.k_splits, l.heads, pd->plan[KEYS_BWD].row_blocks, &args));
+    }
     return cuda_sums(pd, &l, x, &args);
 }
 

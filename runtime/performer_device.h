@@ -12,6 +12,8 @@ typedef enum cuda_kernel {
     QUERIES,
     QUERIES_BWD,
     KEYS_BWD,
+    CLUSTER,     /* KEYS and QUERIES, in one launch */
+    CLUSTER_BWD, /* QUERIES_BWD and KEYS_BWD */
     MOMENTS_OF,
     PARAMS_OF,
     COUNTS_OF,
@@ -47,6 +49,7 @@ typedef struct cuda_layout {
     int64_t heads, den_rows, state, dstate, params, w;
     bool one_part;                      /* the keys' only part is the state */
     int64_t k_splits, q_splits, splits; /* of keys, of queries, of the moments' tokens */
+    int forward, backward;              /* blocks a cluster of one launch; 0: two launches */
     int64_t at_state, at_den, at_top, at_params, at_w, at_counts, saved;
     int64_t at_part, at_dpart, at_gq, at_gk, at_gv, at_moments, at_scalars, at_scalars_k, at_dw,
         at_dw_k, work;
@@ -60,6 +63,14 @@ static inline int64_t cuda_whole(int64_t floats)
     return (floats + 63) / 64 * 64;
 }
 
+/* Blocks a cluster of CLUSTER or CLUSTER_BWD over so many heads and tokens; 0: there is no such
+ * kernel, or heads are so few that two launches of `blocks` blocks keep twice as much of the
+ * device busy. */
+int cuda_cluster_blocks(const performer_device *pd, cuda_kernel kernel, int64_t heads,
+                        int64_t tokens, int64_t blocks);
+/* A cluster of so many blocks a head: what CLUSTER and CLUSTER_BWD are launched with. */
+spectra_status cuda_cluster_launch(const performer_device *pd, cuda_kernel kernel, int blocks,
+                                   int64_t heads, const attn_cuda_args *args);
 cuda_layout cuda_layout_of(const performer_device *pd, const attention_device_problem *x);
 cuda_rows cuda_rows_of(spectra_rows x);
 attn_cuda_args cuda_args_of(const performer_device *pd, const attention_device_problem *x,

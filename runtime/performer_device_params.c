@@ -54,6 +54,10 @@ bool cuda_kernel_wanted(const performer_device *pd, cuda_kernel kernel)
         return cuda_counts(att);
     case LEARNED:
         return pd->learn;
+    case CLUSTER: /* what the planner said of the kernels whose place it takes */
+        return pd->plan[KEYS].cluster > 0;
+    case CLUSTER_BWD:
+        return pd->plan[QUERIES_BWD].cluster > 0;
     default:
         return true;
     }

@@ -4,6 +4,7 @@
 #include "attention_device.h"
 #include "device_internal.h"
 #include "emulated.h"
+#include "performer_device.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -234,6 +235,31 @@ static float *results(const prepared *p, int64_t *count)
 }
 
 /* The same bits whatever thread goes first, no race, no address that is not the kernel's. */
+static void check_orders(const device_case *c)
+{
+    prepared p;
+    int64_t n = 0;
+    float *first = NULL;
+    prepare(c, &p);
+    for (int order = 0; order < 3; order++) {
+        device_emulate(
+            dev,
+            &(emulator_options){.order = (emulator_order)order, .seed = 5, .check_races = true},
+            true);
+        forward_backward(&p);
+        float *x = results(&p, &n);
+        if (first)
+            assert_memory_equal(x, first, (size_t)n * sizeof *x);
+        else
+            first = x;
+        if (x != first)
+            free(x);
+    }
+    device_emulate(dev, &(emulator_options){.os_threads = 0}, false);
+    free(first);
+    release(&p);
+}
+
 static void test_orders(void **state)
 {
     static const device_case checked[] = {
@@ -244,41 +270,89 @@ static void test_orders(void **state)
         {"gerf", "fastfood_learnable", 1, 2, 40, 40, 16, 16, 32, true, false, false, true},
     };
     (void)state;
-    for (size_t i = 0; i < sizeof checked / sizeof checked[0]; i++) {
+    for (size_t i = 0; i < sizeof checked / sizeof checked[0]; i++)
+        check_orders(&checked[i]);
+}
+
+/* What the emulator says it is, so that the driver takes kernels for clusters of blocks. */
+enum { NO_CLUSTERS = 80, CLUSTERS = 90 };
+
+typedef struct cluster_case {
+    device_case c;
+    int forward, backward; /* blocks a cluster that the case gets */
+} cluster_case;
+
+static const cluster_case clustered[] = {
+    {{"posrf", "orf", 1, 2, 70, 150, 32, 32, 128, true, false, false, false}, 1, 2},
+    {{"posrf", "orf", 1, 1, 300, 600, 32, 32, 128, true, false, false, false}, 4, 8},
+    {{"posrf", "gaus", 1, 1, 1100, 1030, 16, 16, 48, false, true, false, false}, 8, 8},
+    {{"posrf", "orf", 2, 1, 257, 65, 20, 60, 100, true, false, false, false}, 2, 8},
+    {{"posrf", "orf", 1, 1, 1, 520, 64, 64, 128, true, false, false, false}, 4, 8},
+    {{"trigrf", "orf", 1, 1, 40, 280, 20, 24, 40, true, false, false, false}, 2, 4},
+    {{"saderf", "qmc", 1, 2, 265, 130, 32, 32, 128, true, false, false, false}, 2, 4},
+    {{"sderf", "orf", 1, 1, 140, 270, 8, 8, 32, true, false, false, false}, 2, 8},
+    {{"hrf", "orf", 1, 1, 140, 270, 16, 16, 32, true, false, false, false}, 2, 4},
+    {{"posrf", "ssr", 1, 1, 140, 270, 16, 16, 33, true, false, false, false}, 2, 8},
+    {{"gerf", "fastfood_learnable", 2, 2, 140, 270, 16, 16, 32, true, false, false, true}, 2, 4},
+    {{"posrf", "orf", 1, 1, 170, 370, 32, 32, 128, true, false, true, false}, 1, 4},
+};
+
+/* One launch a direction gives what the CPU gives, as everywhere here, and two launches give. */
+static void test_clusters(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof clustered / sizeof clustered[0]; i++) {
+        const device_case *c = &clustered[i].c;
         prepared p;
         int64_t n = 0;
-        float *first = NULL;
-        prepare(&checked[i], &p);
-        for (int order = 0; order < 3; order++) {
-            device_emulate(
-                dev,
-                &(emulator_options){.order = (emulator_order)order, .seed = 5, .check_races = true},
-                true);
-            forward_backward(&p);
-            float *x = results(&p, &n);
-            if (first)
-                assert_memory_equal(x, first, (size_t)n * sizeof *x);
-            else
-                first = x;
-            if (x != first)
-                free(x);
-        }
-        device_emulate(dev, &(emulator_options){.os_threads = 0}, false);
-        free(first);
+        dev->arch = CLUSTERS;
+        run_case(c);
+        prepare(c, &p);
+        const cuda_layout l = cuda_layout_of(p.ad->own, &p.problem);
+        forward_backward(&p);
+        float *one = results(&p, &n);
         release(&p);
+        dev->arch = NO_CLUSTERS;
+        prepare(c, &p);
+        forward_backward(&p);
+        float *two = results(&p, &n);
+        release(&p);
+        const double apart = worst(n, one, two);
+        printf("    clusters of %d and %d blocks, from two launches %.1e\n", l.forward, l.backward,
+               apart);
+        assert_int_equal(l.forward, clustered[i].forward);
+        assert_int_equal(l.backward, clustered[i].backward);
+        assert_true(apart <= (c->fast ? 5e-3 : 1e-5));
+        free(one);
+        free(two);
     }
+}
+
+static void test_cluster_orders(void **state)
+{
+    static const device_case checked[] = {
+        {"posrf", "orf", 1, 2, 70, 530, 32, 32, 128, true, false, false, false},
+        {"trigrf", "orf", 1, 1, 130, 265, 20, 24, 40, true, false, false, false},
+        {"saderf", "orf", 1, 1, 33, 140, 16, 16, 32, true, false, false, false},
+        {"hrf", "orf", 1, 1, 40, 140, 16, 16, 32, true, false, false, false},
+        {"gerf", "fastfood_learnable", 1, 2, 40, 140, 16, 16, 32, true, false, false, true},
+    };
+    (void)state;
+    dev->arch = CLUSTERS;
+    for (size_t i = 0; i < sizeof checked / sizeof checked[0]; i++)
+        check_orders(&checked[i]);
+    dev->arch = NO_CLUSTERS;
 }
 
 /* What goes to and from memory a token and head, counted in pieces of 32 bytes as a warp touches
  * them, is hardly more than q, k, v, o once, and once again with their gradients. */
-static void test_bytes(void **state)
+static void check_bytes(const char *what)
 {
     static const device_case c = {"posrf", "orf", 1,     2,     8192,  8192, 32,
                                   32,      128,   false, false, false, false};
     const int multiprocessors = dev->multiprocessors;
     emulator_counters count[2] = {{0}, {0}};
     prepared p;
-    (void)state;
     dev->multiprocessors = 1; /* one split of a sequence, as where there are many heads */
     prepare(&c, &p);
     device_emulate(dev, &(emulator_options){.counters = &count[0]}, false);
@@ -292,19 +366,29 @@ static void test_bytes(void **state)
         const double bytes = 32 * (double)count[i].global_sectors / tokens;
         const double conflicts =
             (double)count[i].shared_conflicts / (double)count[i].shared_wavefronts;
-        printf("%s: %.1f bytes a token and head (%.1f %% over %.0f), %.1f %% of accesses 16 bytes "
-               "wide, "
-               "bank conflicts %.1f %% of %.0f passes, %.1f mma\n",
-               i == 0 ? "forward" : "backward", bytes, 100 * (bytes / least - 1), least,
-               100 * (double)count[i].global_wide /
-                   (double)(count[i].global_wide + count[i].global_narrow),
-               100 * conflicts, (double)count[i].shared_wavefronts / tokens,
-               (double)count[i].mma / tokens);
+        printf(
+            "%s, %s: %.1f bytes a token and head (%.1f %% over %.0f), %.1f %% of accesses 16 bytes "
+            "wide, "
+            "bank conflicts %.1f %% of %.0f passes, %.1f mma\n",
+            i == 0 ? "forward" : "backward", what, bytes, 100 * (bytes / least - 1), least,
+            100 * (double)count[i].global_wide /
+                (double)(count[i].global_wide + count[i].global_narrow),
+            100 * conflicts, (double)count[i].shared_wavefronts / tokens,
+            (double)count[i].mma / tokens);
         assert_true(bytes <= 1.05 * least);
         /* of backward: arrays of 16 tokens a row leave some of two */
         assert_true(conflicts <= (i == 0 ? 0.05 : 0.25));
     }
     release(&p);
+}
+
+static void test_bytes(void **state)
+{
+    (void)state;
+    check_bytes("two launches");
+    dev->arch = CLUSTERS;
+    check_bytes("one launch");
+    dev->arch = NO_CLUSTERS;
 }
 
 static const device_case cases[] = {
@@ -341,7 +425,7 @@ int main(int argc, char **argv)
 {
     enum { COUNT = sizeof cases / sizeof cases[0] };
     const char *kind = argc > 1 ? argv[1] : "emu";
-    struct CMUnitTest tests[COUNT + 2];
+    struct CMUnitTest tests[COUNT + 4];
     static char names[COUNT][64];
     int count = 0;
     emulated_open();
@@ -360,6 +444,8 @@ int main(int argc, char **argv)
     }
     if (strcmp(kind, "emu") == 0) {
         tests[count++] = (struct CMUnitTest)cmocka_unit_test(test_orders);
+        tests[count++] = (struct CMUnitTest)cmocka_unit_test(test_clusters);
+        tests[count++] = (struct CMUnitTest)cmocka_unit_test(test_cluster_orders);
         tests[count++] = (struct CMUnitTest)cmocka_unit_test(test_bytes);
     }
     const int failed =

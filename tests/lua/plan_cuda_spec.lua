@@ -47,11 +47,17 @@ describe("classes", function()
 end)
 
 describe("sizes of kernels", function()
+  local function constants(name, spec, sizes, options)
+    local k = {}
+    for _, constant in ipairs((plan_cuda.kernel(name, spec, sizes, options))) do k[constant[1]] = constant[2] end
+    return k
+  end
+
   local function each(sizes, check)
     for _, spec in ipairs(emit.load_all("feature")) do
       for _, class in ipairs(plan_cuda.classes) do
         for _, name in ipairs(plan_cuda.kernels) do
-          local _, k = plan_cuda.kernel(name, spec, sizes, { class = class })
+          local k = constants(name, spec, sizes, { arch = class.archs[1] })
           check(k, class, spec.name .. " " .. name .. " " .. class.name)
         end
       end
@@ -80,9 +86,92 @@ describe("sizes of kernels", function()
     for _, M in ipairs { 16, 64, 128 } do
       local spec = emit.load("feature", "posrf")
       for _, name in ipairs { "attn_keys", "attn_queries_bwd", "attn_keys_bwd" } do
-        local _, k = plan_cuda.kernel(name, spec, { D = 32, DV = 32, M = M }, {})
+        local k = constants(name, spec, { D = 32, DV = 32, M = M }, {})
         assert.equal(M // 16, k.KW)
       end
     end
+  end)
+end)
+
+describe("one launch a direction", function()
+  local usual = { D = 32, DV = 32, M = 128 }
+
+  -- Blocks a cluster that the planner offers, and the plan of the kernel where it does.
+  local function offered(name, sizes, options)
+    local spec = emit.load("feature", name)
+    local found = {}
+    for first, twin in pairs { attn_keys = "attn_cluster", attn_queries_bwd = "attn_cluster_bwd" } do
+      local _, launch = plan_cuda.kernel(first, spec, sizes, options)
+      found[twin] = launch.cluster > 0 and select(2, plan_cuda.kernel(twin, spec, sizes, options)) or false
+      assert.is_true(launch.cluster == 0 or launch.cluster == 8)
+    end
+    return found
+  end
+
+  it("is there from sm_90 on, where a block holds the state", function()
+    for _, name in ipairs { "posrf", "trigrf", "saderf" } do
+      for _, arch in ipairs { 90, 100 } do
+        local found = offered(name, usual, { arch = arch })
+        assert.is_truthy(found.attn_cluster, name)
+        assert.is_truthy(found.attn_cluster_bwd, name)
+      end
+      for _, arch in ipairs { 80, 86 } do
+        assert.same({ attn_cluster = false, attn_cluster_bwd = false }, offered(name, usual, { arch = arch }))
+      end
+    end
+  end)
+
+  it("fits a block, all rows of W and columns of v in it", function()
+    for _, spec in ipairs(emit.load_all("feature")) do
+      for _, sizes in ipairs { usual, { D = 16, DV = 20, M = 33 }, { D = 64, DV = 64, M = 256 } } do
+        for kernel, k in pairs(offered(spec.name, sizes, { arch = 90 })) do
+          if k then
+            assert.is_true(k.shared <= 227 * KIB and k.blocks * (k.shared + KIB) <= 228 * KIB, kernel)
+            assert.equal(1, k.row_blocks)
+            assert.equal(1, k.value_blocks)
+          end
+        end
+      end
+    end
+  end)
+
+  it("is not there where the state is too big, and says so", function()
+    local found = offered("posrf", { D = 32, DV = 32, M = 512 }, { arch = 90 })
+    assert.same({ attn_cluster = false, attn_cluster_bwd = false }, found)
+    local posrf = emit.load("feature", "posrf")
+    assert.has_error(function()
+      plan_cuda.kernel("attn_cluster", posrf, { D = 32, DV = 32, M = 512 }, { arch = 90 })
+    end, "attn_cluster: the state of posrf with D 32, DV 32, M 512 is too big for a block")
+    assert.has_error(function() plan_cuda.kernel("attn_cluster", posrf, usual, { arch = 86 }) end,
+      "attn_cluster: clusters of blocks are there from ARCH 90 on, not for 86")
+  end)
+
+  it("begins its text with what rt.cuh asks for", function()
+    local text = emit.cuda(emit.load("feature", "posrf"), usual, "f32", { kind = "attn_cluster", arch = 90 })
+    local define, runtime = text:find("#define CLUSTERS\n", 1, true), text:find("#ifndef RT_CUH", 1, true)
+    assert.is_true(define < runtime)
+    assert.is_nil(emit.cuda(emit.load("feature", "posrf"), usual, "f32", { kind = "attn_keys", arch = 90 })
+      :find("#define CLUSTERS", 1, true))
+  end)
+
+  it("gives a head the blocks that fill the GPU, a block two tiles", function()
+    local function blocks(per, tile, heads, tokens, other)
+      return plan_cuda.cluster_blocks({ blocks = per, tile = tile }, heads, tokens, 132, other or heads)
+    end
+    assert.equal(4, blocks(2, 32, 64, 4096))  -- 256 of 264 places; 8: 512 of 528 is as good, but bigger
+    assert.equal(4, blocks(3, 64, 64, 4096))  -- 256 of 396; 8: 512 of 792
+    assert.equal(1, blocks(2, 32, 256, 1024)) -- 256 of 264
+    assert.equal(1, blocks(2, 32, 512, 1024)) -- 512 of 528
+    assert.equal(2, blocks(2, 32, 128, 1024)) -- 256 of 264
+    assert.equal(8, blocks(2, 32, 16, 4096))  -- 128 of 264: there are no larger clusters
+    assert.equal(2, blocks(3, 64, 16, 300))   -- 4 blocks would have less than two tiles
+    assert.equal(1, blocks(3, 64, 16, 1))
+  end)
+
+  it("is not taken where few heads leave most of the GPU idle", function()
+    local k = { blocks = 2, tile = 32 }
+    assert.equal(8, plan_cuda.cluster_blocks(k, 16, 65536, 132, 256)) -- 128 blocks against 256
+    assert.equal(0, plan_cuda.cluster_blocks(k, 2, 65536, 132, 264))  -- 16 against 264
+    assert.equal(1, plan_cuda.cluster_blocks(k, 1, 16, 132, 1))
   end)
 end)
