@@ -106,7 +106,8 @@ end
 M.CUDA_KINDS = { "phi" }
 local MAKERS = {}
 for _, maker in ipairs { { plan_cuda.params, target_cuda.params }, { plan_cuda.kernels, target_cuda.attention },
-  { plan_cuda.clusters, target_cuda.attention }, { plan_cuda.plain, target_cuda.plain } } do
+  { plan_cuda.clusters, target_cuda.attention }, { plan_cuda.plain, target_cuda.plain },
+  { plan_cuda.token, target_cuda.token } } do
   for _, kernel in ipairs(maker[1]) do
     M.CUDA_KINDS[#M.CUDA_KINDS + 1], MAKERS[kernel] = kernel, maker[2]
   end

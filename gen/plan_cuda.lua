@@ -54,6 +54,9 @@ M.params = { "attn_moments", "attn_params", "attn_counts" }
 -- Those without a choice of sizes: no shared memory, threads that share out what there is.
 M.plain = { "attn_learned" }
 
+-- Those of the reference's behaviour, each a text with several kernels.
+M.token = { "attn_token", "attn_token_adapt" }
+
 function M.template(kernel) return "templates/cuda/" .. kernel .. ".cu" end
 
 -- What the formulas of shared memory read: the same names as in the skeletons.
@@ -178,7 +181,8 @@ local registers = {}
 local function group_registers(c, n) return 4 * n * (c.NP + c.LANES * (1 + c.SIGNED)) end
 
 function registers.attn_keys(c, k)
-  return 48 + math.max(0, c.NUNI - 5) + k.ROW_GROUPS * c.LANES * (k.VB // 2 + 4) + (k.ROW_GROUPS - 1) * 2 * c.NROW + group_registers(c, k.NG)
+  return 48 + math.max(0, c.NUNI - 5) + k.ROW_GROUPS * c.LANES * (k.VB // 2 + 4)
+    + (k.ROW_GROUPS - 1) * 2 * c.NROW + group_registers(c, k.NG)
 end
 
 function registers.attn_queries(c, k) return 72 + k.VB // 2 + group_registers(c, k.QN) end
@@ -412,6 +416,23 @@ function M.params_kernel(name, spec, sizes, options)
     attn_counts = { threads = 128, shared = 0 },
   })[name]
   return { { "BF16", bf16 and 1 or 0 }, { "SHARED_BYTES", launch.shared } }, launch
+end
+
+-- The same of those of the reference's behaviour: as many tokens a tile, a warp each, as a block of any
+-- GPU has shared memory for.
+function M.token_kernel(name, spec, sizes)
+  local c = constants(spec, sizes, {})
+  local threads, smallest = 256, M.classes[#M.classes].block
+  local TB, bytes = 1, 4 * (threads // 32 * 4 + 8 + c.NV) * c.D
+  if name == "attn_token" then
+    local token = 3 * c.D + c.M + (3 + c.SIGNED) * c.LANES * c.M + c.DV + 6
+    TB = threads // 32
+    while TB > 1 and 4 * TB * token > smallest do TB = TB // 2 end
+    bytes = 4 * TB * token
+  end
+  assert(bytes <= smallest, "no kernel of any size fits")
+  return { { "TB", TB }, { "BLOCK_THREADS", threads }, { "SHARED_BYTES", bytes } },
+    { threads = threads, shared = bytes, blocks = math.max(1, M.classes[2].all // (bytes + KIB)), tile = TB }
 end
 
 -- The same of plain ones, which see the sizes only; the tile's constants are of no use there.

@@ -328,8 +328,9 @@ function M.attention(header, spec, kernel, sizes, options, read)
   return kernel_text(header, kernel, M.prologue(spec, sizes, "f32", read), constants, read), launch
 end
 
--- adapt of a feature, run by one warp: every lane has the scalars, coordinates are shared out.
-local function warp_adapt(spec)
+-- adapt of a feature, or its gradient, run by one warp: every lane has the scalars, coordinates are shared
+-- out.
+local function warp_adapt(spec, name)
   local t = target("f32")
   function t.loops(lines, indent, body)
     lines[#lines + 1] = indent .. "for (int64_t j = THREAD; j < d; j += 32) {"
@@ -337,19 +338,34 @@ local function warp_adapt(spec)
     lines[#lines + 1] = indent .. "}"
   end
   function t.load(pointer) return "shared_load(" .. pointer .. " + j)" end
-  function t.finish(op, name)
-    return (op == "sum" and "warp_sum(%s)" or "warp_max(%s)"):format(name)
+  function t.finish(op, reduced)
+    return (op == "sum" and "warp_sum(%s)" or "warp_max(%s)"):format(reduced)
   end
   local out = {}
-  feature.adapt(spec, t, out)
-  return (table.concat(out, "\n"):gsub("static void [%w_]+_adapt%(", "DEVICE void adapt(", 1))
+  feature[name](spec, t, out)
+  local text = table.concat(out, "\n"):gsub("static void [%w_]+_" .. name .. "%(",
+    "DEVICE void " .. name .. "(", 1)
+  return (text:gsub("dm%[([^%]]+)%] %+= ([^;]+);", "shared_store(dm + %1, shared_load(dm + %1) + %2);"))
 end
 
 -- One of the kernels that make a feature's data-dependent parameters (plan_cuda.params).
 function M.params(header, spec, kernel, sizes, options, read)
   local prologue = M.prologue(spec, sizes, "f32", read)
-  if kernel == "attn_params" and spec.adapt then prologue = prologue .. warp_adapt(spec) end
+  if kernel == "attn_params" and spec.adapt then prologue = prologue .. warp_adapt(spec, "adapt") end
   local constants, launch = plan_cuda.params_kernel(kernel, spec, sizes, options)
+  return kernel_text(header, kernel, prologue, constants, read), launch
+end
+
+-- One of the texts of the reference's behaviour (plan_cuda.token).
+function M.token(header, spec, kernel, sizes, _, read)
+  local adapts = kernel == "attn_token_adapt"
+  if not spec.official or adapts and not spec.adapt then
+    error(("%s: feature %s has no %s"):format(kernel, spec.name,
+      spec.official and "'adapt'" or "official behaviour"), 0)
+  end
+  local prologue = M.prologue(spec, sizes, "f32", read)
+  if adapts then prologue = prologue .. warp_adapt(spec, "adapt") .. warp_adapt(spec, "adapt_grad") end
+  local constants, launch = plan_cuda.token_kernel(kernel, spec, sizes)
   return kernel_text(header, kernel, prologue, constants, read), launch
 end
 

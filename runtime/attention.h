@@ -199,6 +199,14 @@ void performer_gradients(const spectra_attention *att, const spectra_problem *p,
 /* ---- attention_official.c: the reference system's behaviour ------------------------------------
  */
 
+/* Packed sequences, T != S and an A_pos of another length are refused. */
+spectra_status official_check(const spectra_attention *att, const spectra_problem *p);
+/* Is A of every position made from the batch's moments there? */
+bool official_by_position(const spectra_attention *att);
+/* Scalars of position t of head h: given, drawn or, by position, made of the moments m (4, DP). */
+void official_scalars(const spectra_attention *att, int64_t h, int64_t t, const float *m, float *s);
+/* What is added to every feature. */
+float official_epsilon(const spectra_attention *att);
 int64_t official_saved_bytes(const spectra_attention *att, const spectra_problem *p);
 int64_t official_work_bytes(const spectra_attention *att, const spectra_problem *p);
 spectra_status official_forward(const spectra_attention *att, const spectra_problem *p,

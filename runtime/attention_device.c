@@ -25,9 +25,12 @@ spectra_status attention_device_new_typed(spectra_attention *att, device *dev, b
     if (!kind)
         return fail(SPECTRA_EUNSUPPORTED, "attention %s has no kernels for devices; use the CPU",
                     att->desc.attn);
-    if (att->desc.official)
-        return fail(SPECTRA_EUNSUPPORTED,
-                    "the reference's behaviour (official) runs on the CPU only");
+    if (att->desc.official && kind == &attention_device_performer)
+        kind = &attention_device_official;
+    if (bf16 && kind == &attention_device_official)
+        return fail(
+            SPECTRA_EUNSUPPORTED,
+            "the reference's behaviour (official) runs in float32 on a device, not in bf16");
     if (bf16 && kind != &attention_device_performer)
         return fail(SPECTRA_EUNSUPPORTED, "attention %s has no bf16 kernels", att->desc.attn);
     attention_device *ad = calloc(1, sizeof *ad);

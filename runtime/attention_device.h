@@ -55,9 +55,11 @@ struct attention_device {
     void *own; /* the kind's */
 };
 
-extern const attention_device_kind attention_device_softmax, attention_device_performer;
+/* The last is performer's with the reference's behaviour. */
+extern const attention_device_kind attention_device_softmax, attention_device_performer,
+    attention_device_official;
 
-/* SPECTRA_EUNSUPPORTED names what the device cannot do: a kind, the reference's behaviour. */
+/* SPECTRA_EUNSUPPORTED names what the device cannot do: a kind, bf16. */
 spectra_status attention_device_new(spectra_attention *att, device *dev, bool fast,
                                     attention_device **out);
 /* The same with bf16 in the place of float where `bf16` is set. */

@@ -16,7 +16,7 @@
 #include <omp.h>
 #include <string.h>
 
-static const float official_epsilon = 1e-4F;
+static const float official_addend = 1e-4F;
 static const float official_limit = 0.124999F;
 
 typedef struct layout {
@@ -25,8 +25,13 @@ typedef struct layout {
     int64_t saved_state, saved_s, saved_vec, saved_position, saved_head, saved_den, saved_total;
     int64_t work_k, work_v, work_dstate, work_ds, work_dvec, work_scratch, work_total;
     int64_t scratch;
-    bool by_position; /* A from the batch's moments at each position */
+    bool by_position;
 } layout;
+
+bool official_by_position(const spectra_attention *att)
+{
+    return att->feature->adapt && att->feature->vectors == 0;
+}
 
 static layout layout_of(const spectra_attention *att, const spectra_problem *p)
 {
@@ -35,7 +40,7 @@ static layout layout_of(const spectra_attention *att, const spectra_problem *p)
     layout l = {.B = p->B, .H = att->desc.H, .T = p->T, .heads = p->B * att->desc.H};
     l.scalars = f->scalars, l.vectors = f->vectors;
     l.state = performer_align(attn_dstate_reals(plan, f->lanes));
-    l.by_position = f->adapt && f->vectors == 0;
+    l.by_position = official_by_position(att);
     int64_t at = 0;
     l.saved_state = at, at += l.heads * l.state;
     l.saved_s = at, at += performer_align(l.H * l.T * l.scalars);
@@ -66,7 +71,7 @@ int64_t official_work_bytes(const spectra_attention *att, const spectra_problem 
     return layout_of(att, p).work_total * (int64_t)sizeof(float);
 }
 
-static spectra_status check(const spectra_attention *att, const spectra_problem *p)
+spectra_status official_check(const spectra_attention *att, const spectra_problem *p)
 {
     if (p->q_begin || p->k_begin)
         return fail(SPECTRA_EINVAL, "the official behaviour needs padded sequences, not packed");
@@ -101,9 +106,7 @@ static void position_moments(const spectra_attention *att, const attention_views
     performer_moments(l->B, D, k, l->H * l->T * D, att->plan.scale, NULL, m + DP, m + 3 * DP);
 }
 
-/* Scalars of position (h, t). */
-static void position_scalars(const spectra_attention *att, const layout *l, int64_t h, int64_t t,
-                             const float *m, float *s)
+void official_scalars(const spectra_attention *att, int64_t h, int64_t t, const float *m, float *s)
 {
     const feature_info *f = att->feature;
     int64_t DP = att->plan.DP;
@@ -111,12 +114,12 @@ static void position_scalars(const spectra_attention *att, const layout *l, int6
     performer_given(att, 0, h, s, none);
     if (f->scalars == 1)
         return;
-    if (l->by_position) {
+    if (official_by_position(att)) {
         f->adapt(att->plan.D, DP, m, s, none);
         return;
     }
     if (att->a_pos.data) {
-        s[0] = att->a_pos.data[h * l->T + t];
+        s[0] = att->a_pos.data[h * att->a_pos.shape[1] + t];
     } else {
         const rng_stream r = rng_open(att->desc.seed, RNG_MATRIX, (uint32_t)att->desc.layer, 0xA);
         double u = rng_uniform(&r, (uint64_t)(h << 32 | t));
@@ -126,21 +129,21 @@ static void position_scalars(const spectra_attention *att, const layout *l, int6
         s[0] = official_limit;
 }
 
-static float epsilon_of(const spectra_attention *att)
+float official_epsilon(const spectra_attention *att)
 {
-    return att->feature->is_signed ? 0 : official_epsilon;
+    return att->feature->is_signed ? 0 : official_addend;
 }
 
 spectra_status official_forward(const spectra_attention *att, const spectra_problem *p,
                                 const attention_views *x, void *saved_, void *work_)
 {
-    TRY(check(att, p));
+    TRY(official_check(att, p));
     float *saved = saved_, *work = work_;
     const layout l = layout_of(att, p);
     const attn_plan *plan = &att->plan;
     const attn_token_ops *ops = att->kernels->token;
     int64_t D = plan->D, DV = plan->DV, DP = plan->DP, T = l.T;
-    float eps = epsilon_of(att);
+    float eps = official_epsilon(att);
 #pragma omp parallel
     {
         float *scratch = work + l.work_scratch + omp_get_thread_num() * l.scratch;
@@ -155,7 +158,7 @@ spectra_status official_forward(const spectra_attention *att, const spectra_prob
             float *m = l.by_position ? saved + l.saved_position + i * 4 * DP : NULL;
             if (m)
                 position_moments(att, x, work + l.work_k, &l, i / T, i % T, m);
-            position_scalars(att, &l, i / T, i % T, m, saved + l.saved_s + i * l.scalars);
+            official_scalars(att, i / T, i % T, m, saved + l.saved_s + i * l.scalars);
         }
 #pragma omp for schedule(dynamic)
         for (int64_t n = 0; n < l.heads; n++) {
@@ -254,7 +257,7 @@ static void head_backward(const spectra_attention *att, const spectra_problem *p
     float *dstate = work + l->work_dstate + n * l->state;
     float *ds = work + l->work_ds + n * T * l->scalars;
     float *dvec = work + l->work_dvec + n * l->vectors * DP;
-    float eps = epsilon_of(att);
+    float eps = official_epsilon(att);
     memset(dstate, 0, (size_t)l->state * sizeof *dstate);
     memset(ds, 0, (size_t)(T * l->scalars) * sizeof *ds);
     memset(dvec, 0, (size_t)(l->vectors * DP) * sizeof *dvec);
@@ -278,7 +281,7 @@ static void head_backward(const spectra_attention *att, const spectra_problem *p
 spectra_status official_backward(const spectra_attention *att, const spectra_problem *p,
                                  const attention_views *x, void *saved_, void *work_)
 {
-    TRY(check(att, p));
+    TRY(official_check(att, p));
     float *saved = saved_, *work = work_;
     const layout l = layout_of(att, p);
 #pragma omp parallel

@@ -25,6 +25,7 @@ TEST_WITH_test_property_matrix_law := oracle estimate
 TEST_WITH_test_property_matrix_error := oracle estimate
 TEST_WITH_test_property_state := oracle attend
 TEST_WITH_test_property_convergence := oracle attend
+TEST_WITH_test_official_device := device_case attend
 TEST_WITH_test_row := oracle
 TEST_WITH_test_attention_device := attend emulated
 TEST_ALSO_golden := cli_attend_device

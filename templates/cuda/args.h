@@ -67,6 +67,29 @@ typedef struct params_cuda_args {
     int counts_law, counts_slot; /* count_law of kernel.h, and which scalar is its parameter */
 } params_cuda_args;
 
+/* The reference system's behaviour (attn_token, attn_token_adapt): T queries and T keys a sequence, padded
+ * ones too. A head's state, and its gradient, is z (F) | S (F, DV), F = LANES * M, lane-major. Side 0 =
+ * queries, 1 = keys. */
+typedef struct token_cuda_args {
+    cuda_rows q, k, v, o, go, gq, gk, gv;
+    const unsigned char *mask; /* (B, T), 0 = the key's row and its value are zeros; NULL: none */
+    const float *w, *wt;       /* (M, D) and its transpose */
+    const float *w2;           /* (M) |w_r|^2 */
+    const float *base;         /* (B, H, NS) scalars of a head: defaults and what was given */
+    const float *base_vectors; /* (B, H, NV, D) likewise */
+    float *s;                  /* (H, T, NS) scalars of a position, heads s_stride floats apart */
+    float *vectors;            /* (B, H, NV, D) those in use */
+    float *part;               /* (splits, B, H, state) what attn_token_keys or .._queries_bwd leave */
+    float *sum;                /* (B, H, state) where attn_token_sum puts their sum; part if splits = 1 */
+    float *state, *dstate;     /* likewise */
+    float *den;                /* (B, H, T) normalisers */
+    float *ds;                 /* (2 sides, B, H, T, NS) */
+    float *dvectors;           /* (2 sides, splits, B, H, NV, D) */
+    int64_t B, H, T, splits, s_stride;
+    float scale, eps; /* of every element of q and k on loading; added to every feature */
+    unsigned given;   /* bits of the vectors that were given */
+} token_cuda_args;
+
 /* Features of n tokens: log and sign (n, LANES, M), as attn_fwd_ops.features does. */
 typedef struct features_cuda_args {
     const real *x;        /* (n, D), rows ldx apart */
