@@ -277,7 +277,8 @@ function candidates.attn_cluster(c)
     local rows = 16 * warps * count
     for _, NG in ipairs(groups(c)) do
       if count <= 2 and rows % (8 * NG) == 0 then
-        list[#list + 1] = { KW = warps, TB = 16 * warps, NG = NG, QN = NG, VB = c.DV8, CHUNK = rows, ROW_GROUPS = count }
+        list[#list + 1] = { KW = warps, TB = 16 * warps, NG = NG, QN = NG, VB = c.DV8, CHUNK = rows,
+          ROW_GROUPS = count }
       end
     end
   end

@@ -175,7 +175,8 @@ void training_release(spectra_attention *att);
 /* Draws the fixed sample for a seed. */
 spectra_status training_redraw(spectra_attention *att, uint64_t seed);
 /* gtheta += gradients from those of the values last set, summed over the batch: scalars (H, the
- * feature's scalars), W (M, D) summed over heads too, row weights (M) likewise. Of a device's sums. */
+ * feature's scalars), W (M, D) summed over heads too, row weights (M) likewise. Of a device's sums.
+ */
 void training_gradient(const spectra_attention *att, const float *scalars, const float *w,
                        const float *weights, float *gtheta);
 /* What together with the trained parameters makes the matrices: to be saved, and restored in place.

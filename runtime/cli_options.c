@@ -158,19 +158,19 @@ static const option options[OPT_COUNT] = {
                        "standard deviation of random queries and keys"},
     [OPT_DTYPE] = {"dtype", NULL, "NAME", SETTING_STRING, CLI_GEN, NULL, 0, 0, "f32", "f32|f64",
                    "numbers of the kernels"},
-    [OPT_DEVICE] = {"device", NULL, "NAME", SETTING_STRING,
-                    CLI_ATTEND | CLI_FEATURES | NETS, NULL, 0, 0, "cpu",
-                    "cpu|cuda|emu",
+    [OPT_DEVICE] = {"device", NULL, "NAME", SETTING_STRING, CLI_ATTEND | CLI_FEATURES | NETS, NULL,
+                    0, 0, "cpu", "cpu|cuda|emu",
                     "where it is computed: cuda is an NVIDIA GPU, emu runs a GPU's "
                     "kernels on this CPU"},
     [OPT_ARCH] =
         {"arch", NULL, "NAME,...", SETTING_STRING, CLI_JIT, NULL, 0, 0, NULL, NULL,
          "with --warm: CUDA text instead, for these GPUs (sm_80,sm_90a), which need not be "
          "here"},
-    [OPT_PRECISION] = {"precision", NULL, "NAME", SETTING_STRING, CLI_ATTEND | NETS, NULL, 0, 0,
-                       "float32", "float32|fast|bf16",
-                       "of a device: fast multiplies numbers of 10 bits (TF32); bf16, of attend, also "
-                       "reads and writes numbers of 16 bits"},
+    [OPT_PRECISION] =
+        {"precision", NULL, "NAME", SETTING_STRING, CLI_ATTEND | NETS, NULL, 0, 0, "float32",
+         "float32|fast|bf16",
+         "of a device: fast multiplies numbers of 10 bits (TF32); bf16, of attend, also "
+         "reads and writes numbers of 16 bits"},
     [OPT_HELP] = {"help", NULL, NULL, FLAG, EVERY, NULL, 0, 0, NULL, NULL, "this text"},
 };
 

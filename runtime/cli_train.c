@@ -152,7 +152,8 @@ static spectra_status new_config(const cli_args *a, train_config *c)
     return SPECTRA_OK;
 }
 
-/* The device an option names, for a run that is there; its precision stays only where the device does.
+/* The device an option names, for a run that is there; its precision stays only where the device
+ * does.
  */
 static spectra_status set_device(const cli_args *a, train_config *c)
 {
@@ -162,7 +163,8 @@ static spectra_status set_device(const cli_args *a, train_config *c)
         TRY(setting_parse(train_setting("precision"), c, "float32", "precision"));
     }
     const cli_value *p = &a->value[OPT_PRECISION];
-    return p->given ? setting_parse(train_setting("precision"), c, p->text, "precision") : SPECTRA_OK;
+    return p->given ? setting_parse(train_setting("precision"), c, p->text, "precision")
+                    : SPECTRA_OK;
 }
 
 /* The settings of a run that is there, with options that name others applied: train_run refuses

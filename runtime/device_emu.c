@@ -57,8 +57,8 @@ static spectra_status run_launch(device *dev, const work *w)
         options.allocations = ranges;
         options.allocation_count = dev->memory_count;
     }
-    spectra_status status = emulator_launch(w->function, &w->grid, w->args ? w->args : w->from,
-                                            w->bytes, &options);
+    spectra_status status =
+        emulator_launch(w->function, &w->grid, w->args ? w->args : w->from, w->bytes, &options);
     free(ranges);
     return status;
 }

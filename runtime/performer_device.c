@@ -142,9 +142,9 @@ spectra_status cuda_open_kernel(performer_device *pd, cuda_kernel kernel)
         .kind = kernel_names[kernel],
         .bf16 = pd->bf16,
         .fast = pd->fast,
-        .learn = pd->learn &&
-                 (kernel == QUERIES_BWD || kernel == KEYS_BWD || kernel == CLUSTER_BWD ||
-                  kernel == CAUSAL_QUERIES_BWD || kernel == CAUSAL_KEYS_BWD),
+        .learn =
+            pd->learn && (kernel == QUERIES_BWD || kernel == KEYS_BWD || kernel == CLUSTER_BWD ||
+                          kernel == CAUSAL_QUERIES_BWD || kernel == CAUSAL_KEYS_BWD),
         .arch = device_arch(pd->dev)};
     char *text = NULL;
     device_program *program = NULL;

@@ -24,7 +24,7 @@ typedef struct train_config {
     char data[SETTING_TEXT]; /* folder of train, dev, test.safetensors */
     int64_t threads;         /* recorded; results do not depend on it */
     /* recorded; results differ in rounding, and a run may go on on another device */
-    char device[SETTING_TEXT]; /* "cpu", "cuda", "emu" */
+    char device[SETTING_TEXT];    /* "cpu", "cuda", "emu" */
     char precision[SETTING_TEXT]; /* of a device's products: "float32", "fast" */
     /* of a component function of one's own: absolute path, and SHA-256 of the text (jit.h) */
     char spec[SETTING_TEXT], spec_hash[72];

@@ -190,9 +190,18 @@ static bool wants_through(const golden_case *c)
 static bool on_device(golden_result *r, spectra_attention *att, const attend_shape *n,
                       const attend_inputs *x, attend_run *run)
 {
-    const attend_call call = {.problem = run->problem, .H = n->H, .D = n->D, .DV = n->DV, .q = x->q,
-                              .k = x->k, .v = x->v, .go = x->go, .o = run->o, .gq = run->gq,
-                              .gk = run->gk, .gv = run->gv};
+    const attend_call call = {.problem = run->problem,
+                              .H = n->H,
+                              .D = n->D,
+                              .DV = n->DV,
+                              .q = x->q,
+                              .k = x->k,
+                              .v = x->v,
+                              .go = x->go,
+                              .o = run->o,
+                              .gq = run->gq,
+                              .gk = run->gk,
+                              .gv = run->gv};
     spectra_status status = attend_on_device(golden_device, att, "float32", &call);
     if (status == SPECTRA_EUNSUPPORTED)
         return golden_stop(r, GOLDEN_SKIPPED, "%s", spectra_message());
