@@ -140,11 +140,24 @@ else
 	@echo "generated: build/base $(ALL_PAIRS:%=build/%)"
 endif
 ifneq ($(ARCH),)
-	@$(MAKE) --no-print-directory build/base/registry.inc $(O)/cubin
-	@$(O)/cubin build/base/cubins.inc "$(ARCH)" $$(find build/base/row -name '*.cu' | sort)
+	@$(MAKE) --no-print-directory build/base/model/stamp $(O)/cubin
+	@$(O)/cubin build/base/cubins.inc "$(ARCH)" $$(find build/base/row build/base/model -name '*.cu' | sort)
 	@for pair in $(if $(FEAT)$(KERNEL),$(FEAT)-$(KERNEL),$(ALL_PAIRS)); do \
 	    $(O)/cubin build/$$pair/cubins.inc "$(ARCH)" $$(find build/$$pair -name '*.cu' | sort) || exit 1; done
 endif
+
+# Texts that training with the benchmark's sizes asks a device for, as runtime/cuda_text.c puts them
+# together: to be compiled ahead, and for tests.
+build/base/model/stamp: build/base/registry.inc $(wildcard templates/cuda/*)
+	@mkdir -p $(@D)
+	@whole() { for f; do printf '#line 1 "templates/cuda/%s"\n' $$f; cat templates/cuda/$$f; done; }; \
+	row() { printf '#define ROW_N %s\n#define ROW_UNIT %s\n' $$2 $$3; cat build/base/row/$$1.cu; }; \
+	whole rt.cuh args.h dropout.cuh model_args.h model.cu >$(@D)/model.cu; \
+	{ printf '#define HEAD_D 32\n#define HEAD_DV 32\n'; \
+	    whole rt.cuh args.h dropout.cuh model_args.h softmax_args.h softmax.cu; } >$(@D)/softmax.cu; \
+	for r in 'layernorm 64 4' 'dropout_residual 64 4' 'gelu 128 4' 'relu 128 4' 'cross_entropy 10 1' \
+	    'cross_entropy 2 1' 'adamw 1024 4'; do row $$r >$(@D)/$$(echo $${r% *} | tr ' ' _).cu; done
+	@touch $@
 
 diff-gen:
 	@rm -rf build/diff-gen && mkdir -p build/diff-gen/old build/diff-gen/new

@@ -1,7 +1,7 @@
 -- The text that is compiled at run time: every kind for one feature and exact sizes, and the table
 -- that names them, in one file that needs nothing but a C compiler. Its parts are compiled apart,
 -- -DPART=0, 1, ..., each as the file `make gen` writes would be; only the last, the table, is for no
--- instruction set. The matrix has no part in it.
+-- instruction set. The matrix has no part in it. CUDA text is made here as well, for a device's compiler.
 local emit = require "gen.emit"
 local plan = require "gen.plan"
 local spec = require "gen.spec"

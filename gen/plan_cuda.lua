@@ -7,12 +7,34 @@ local M = {}
 
 local KIB = 1024
 
--- What a kind of GPU offers a block, and a multiprocessor, in bytes of shared memory; a block takes
--- 1 KiB more than it asks for. `two`: what leaves room for two blocks.
+local function up(n, unit) return (n + unit - 1) // unit * unit end
+
+-- What kinds of GPU offer: bytes of shared memory a block may have and a multiprocessor has, of which
+-- every block takes 1 KiB more than it asks for; blocks and warps it holds. CUDA C++ Programming Guide,
+-- "Technical Specifications per Compute Capability".
 M.classes = {
-  { name = "large", archs = { 80, 87, 90, 100, 103 }, block = 160 * KIB, two = 112 * KIB },
-  { name = "small", archs = { 86, 88, 89, 110, 120, 121 }, block = 98 * KIB, two = 98 * KIB },
+  { name = "large", archs = { 90, 100, 103, 110 }, block = 227 * KIB, all = 228 * KIB, blocks = 32, warps = 64 },
+  { name = "medium", archs = { 80, 87 }, block = 163 * KIB, all = 164 * KIB, blocks = 32, warps = 64 },
+  { name = "small", archs = { 86, 88, 89, 120, 121 }, block = 99 * KIB, all = 100 * KIB, blocks = 16, warps = 48 },
 }
+
+-- The class of an architecture, 90 of "sm_90a"; of one that is not known the smallest.
+function M.class(arch)
+  for _, class in ipairs(M.classes) do
+    for _, known in ipairs(class.archs) do
+      if known == arch then return class end
+    end
+  end
+  return M.classes[#M.classes]
+end
+
+-- Blocks of so many warps, registers a thread and bytes that a multiprocessor holds at a time. Registers
+-- are given out to a warp, by 256; warps by fours.
+function M.occupancy(class, warps, registers, bytes)
+  local register_warps = 65536 // up(up(registers, 8) * 32, 256) // 4 * 4
+  return math.min(class.blocks, class.warps // warps, register_warps // warps,
+    class.all // (bytes + KIB))
+end
 
 -- Kernels, in the order they are launched; each is a text of its own.
 M.kernels = { "attn_keys", "attn_queries", "attn_queries_bwd", "attn_keys_bwd", "attn_causal",
@@ -26,8 +48,6 @@ M.params = { "attn_moments", "attn_params", "attn_counts" }
 M.plain = { "attn_learned" }
 
 function M.template(kernel) return "templates/cuda/" .. kernel .. ".cu" end
-
-local function up(n, unit) return (n + unit - 1) // unit * unit end
 
 -- What the formulas of shared memory read: the same names as in the skeletons.
 local function constants(spec, sizes, options)
@@ -74,7 +94,7 @@ end
 function shared.attn_queries_bwd(c, k)
   local rows = c.LANES * 16 * k.KW
   local kept = c.LANES * c.DV8 // 8 <= 8 and 0 or rows
-  return backward(c, k, rows + kept) + 2 * k.TB
+  return backward(c, k, rows + kept) + 2 * kept + 2 * k.TB
     + 2 * k.TB * (stage_row(c, c.D) + 2 * stage_row(c, c.DV)) // 4
 end
 
@@ -128,6 +148,37 @@ function shared.attn_step(c, k)
     + groups * c.DV8
 end
 
+
+-- Registers a thread of each kernel needs to keep all in them: sums and the numbers of a group of 8
+-- tokens or rows, and what compilers take beside that for NVRTC 13 (tests/cuda_table.txt has what comes
+-- out).
+local registers = {}
+
+local function group_registers(c, n) return 4 * n * (c.NP + c.LANES * (1 + c.SIGNED)) end
+
+function registers.attn_keys(c, k)
+  return 48 + math.max(0, c.NUNI - 5) + c.LANES * (k.VB // 2 + 4) + group_registers(c, k.NG)
+end
+
+function registers.attn_queries(c, k) return 72 + k.VB // 2 + group_registers(c, k.QN) end
+
+function registers.attn_queries_bwd(c, k)
+  local sums = c.LANES * c.DV8 // 8 <= 8 and c.DV8 // 2 or 0
+  return 70 + 24 * c.LINEAR + c.LANES * (sums + 2) + group_registers(c, k.NG) + k.NG * c.SUMS
+    + c.LEARN * 40
+end
+
+function registers.attn_keys_bwd(c, k)
+  return 66 + c.LINEAR * 2 * k.TB + c.LANES * 4 + group_registers(c, k.NG) + k.NG * c.SUMS + c.LEARN * 40
+end
+
+-- Causal kernels hold both sides; as many as there are.
+for _, kernel in ipairs { "attn_causal", "attn_causal_queries_bwd", "attn_causal_keys_bwd" } do
+  registers[kernel] = function() return 200 end
+end
+function registers.attn_combine() return 64 end
+registers.attn_sum, registers.attn_step = registers.attn_combine, registers.attn_combine
+
 -- Rows of W in blocks of at most `most` warps, all about equally full.
 local function row_warps(c, most)
   local warps = c.MP // 16
@@ -135,48 +186,51 @@ local function row_warps(c, most)
   return (warps + blocks - 1) // blocks
 end
 
--- Candidates, best first.
+-- Candidates, best first: few blocks of rows, wide tiles, big groups. A thread maps at most one token.
 local candidates = {}
 
-function candidates.attn_keys(c)
+-- 4, 2, 1 from the group that features of so many lanes may have.
+local function groups(c)
+  return c.LANES == 1 and { 4, 2, 1 } or c.LANES == 2 and { 2, 1 } or { 1 }
+end
+
+local function tiles(c, widths, VB)
   local list = {}
-  local NG = c.LANES == 1 and 4 or c.LANES == 2 and 2 or 1
-  local VB = math.min(c.DV8, c.LANES <= 2 and 64 or math.max(8, 128 // c.LANES // 8 * 8))
   for _, most in ipairs { 8, 4, 2, 1 } do
-    for _, TB in ipairs { 64, 32, 16 } do
-      local KW = row_warps(c, most)
-      -- a thread maps at most one token
-      if TB >= 8 * NG and TB <= 32 * KW then list[#list + 1] = { KW = KW, TB = TB, NG = NG, VB = VB } end
+    local KW = row_warps(c, most)
+    for _, TB in ipairs(widths) do
+      for _, NG in ipairs(groups(c)) do
+        if TB >= 8 * NG and TB <= 32 * KW then list[#list + 1] = { KW = KW, TB = TB, NG = NG, VB = VB } end
+      end
     end
   end
-  list[#list + 1] = { KW = 1, TB = 16, NG = math.min(NG, 2), VB = math.min(VB, 32) }
   return list
 end
 
+function candidates.attn_keys(c)
+  local VB = math.min(c.DV8, c.LANES <= 2 and 64 or math.max(8, 128 // c.LANES // 8 * 8))
+  local list = tiles(c, { 64, 32, 16 }, VB)
+  list[#list + 1] = { KW = 1, TB = 16, NG = math.min(groups(c)[1], 2), VB = math.min(VB, 32) }
+  return list
+end
+
+-- All rows of W at once before more warps: a chunk is loaded again for every tile.
 function candidates.attn_queries(c)
   local list = {}
-  local QN = c.LANES == 1 and 4 or c.LANES == 2 and 2 or 1
   local VB = math.min(c.DV8, 64)
-  for _, warps in ipairs { 4, 2, 1 } do
-    for _, rows in ipairs { c.MP, 128, 64, 32 } do
-      local CHUNK = up(math.min(rows, c.MP), 8 * QN)
-      list[#list + 1] = { KW = warps, TB = 16 * warps, QN = QN, VB = VB, CHUNK = CHUNK }
+  for _, rows in ipairs { c.MP, 128, 64, 32 } do
+    for _, warps in ipairs { 8, 4, 2, 1 } do
+      for _, QN in ipairs(groups(c)) do
+        local CHUNK = up(math.min(rows, c.MP), 8 * QN)
+        list[#list + 1] = { KW = warps, TB = 16 * warps, QN = QN, VB = VB, CHUNK = CHUNK }
+      end
     end
   end
-  list[#list + 1] = { KW = 1, TB = 16, QN = QN, VB = math.min(VB, 32), CHUNK = 32 }
+  list[#list + 1] = { KW = 1, TB = 16, QN = groups(c)[1], VB = math.min(VB, 32), CHUNK = 32 }
   return list
 end
 
-function candidates.attn_queries_bwd(c)
-  local list = {}
-  local most_groups = c.LANES == 1 and 4 or c.LANES == 2 and 2 or 1
-  for _, most in ipairs { 8, 4, 2, 1 } do
-    for _, TB in ipairs { 32, 16 } do
-      list[#list + 1] = { KW = row_warps(c, most), TB = TB, NG = math.min(most_groups, TB // 8) }
-    end
-  end
-  return list
-end
+function candidates.attn_queries_bwd(c) return tiles(c, { 32, 16 }) end
 
 candidates.attn_keys_bwd = candidates.attn_queries_bwd
 
@@ -207,15 +261,6 @@ local function power_of_two(n)
   return p
 end
 
-local function class_of(arch)
-  for _, class in ipairs(M.classes) do
-    for _, known in ipairs(class.archs) do
-      if known == arch then return class end
-    end
-  end
-  return M.classes[2] -- what is not known is taken for the smaller
-end
-
 -- How a kernel is launched: jit_cuda_plan.
 local function launch_of(c, k)
   local rows = k.CHUNK and 1 or (c.M + 16 * k.KW - 1) // (16 * k.KW)
@@ -229,30 +274,30 @@ local twins = {
   attn_causal_keys_bwd = "attn_causal_queries_bwd",
 }
 
+-- The first candidate that keeps as many warps of a multiprocessor busy as any should: 16, or 8 ...
+local function choose(name, c, class)
+  local list = candidates[name](c)
+  for _, k in ipairs(list) do
+    k.SHARED_BYTES = 4 * shared[name](c, k)
+    local needed = registers[name](c, k)
+    local most = math.max(k.SHARED_BYTES, twins[name] and 4 * shared[twins[name]](c, k) or 0)
+    k.MIN_BLOCKS = most <= class.block and needed <= 255 and k.TB <= 32 * k.KW
+      and M.occupancy(class, k.KW, needed, most) or 0
+  end
+  for _, busy in ipairs(name == "attn_queries" and { 8, 4, 2, 1 } or { 16, 8, 4, 2, 1 }) do
+    for _, k in ipairs(list) do
+      if k.MIN_BLOCKS * k.KW >= busy then return k end
+    end
+  end
+end
+
 -- The constants of one kernel: { name, value } in order, as the skeleton's enum; and how it is launched.
 -- options: dtype "f32" or "bf16", precision "float32" or "fast", learn, arch.
 function M.kernel(name, spec, sizes, options)
   local c = constants(spec, sizes, options)
-  local class = class_of(options.arch or 80)
-  local found
-  for _, limit in ipairs { class.two, class.block } do
-    for _, k in ipairs(candidates[name](c)) do
-      -- more memory is better than fewer warps, as rows of W are split then
-      local bytes = 4 * shared[name](c, k)
-      local most = math.max(bytes, twins[name] and 4 * shared[twins[name]](c, k) or 0)
-      -- a thread a token at least
-      local fits = most <= limit and k.TB <= 32 * k.KW
-      if not found and fits and (limit == class.block or k.KW == candidates[name](c)[1].KW) then
-        found = k
-        k.SHARED_BYTES = bytes
-      end
-    end
-  end
-  assert(found, "no kernel of any size fits")
-  local k = found
+  local k = assert(choose(name, c, M.class(options.arch or 80)), "no kernel of any size fits")
   k.BLOCK_THREADS = 32 * k.KW
   k.TOKEN_THREADS = math.min(32, power_of_two(k.BLOCK_THREADS // k.TB))
-  k.MIN_BLOCKS = k.SHARED_BYTES <= class.two and k.KW <= 8 and 2 or 1
   k.PRODUCTS = c.PARTS == 2 and 3 or 1
   k.BF16 = c.ELEMENT == 2 and 1 or 0
   k.LEARN = c.LEARN

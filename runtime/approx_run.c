@@ -68,6 +68,8 @@ spectra_status approx_from_run(const char *run, const char *data, const char *pa
 {
     train_config c;
     TRY(train_config_read(run, &c));
+    TRY(setting_parse(train_setting("device"), &c, "cpu", run)); /* wherever it was trained */
+    TRY(setting_parse(train_setting("precision"), &c, "float32", run));
     if (data)
         snprintf(c.data, sizeof c.data, "%s", data);
     if (layer >= c.task.layers)

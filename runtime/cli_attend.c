@@ -1,6 +1,6 @@
+#include "cli_attend.h"
 #include "attention.h"
 #include "cli.h"
-#include "cli_attend.h"
 #include "device_features.h"
 #include "npy.h"
 #include "outfile.h"
@@ -213,7 +213,8 @@ static spectra_status attend_on_host(const attend *x, const attend_call *c)
     if (status == SPECTRA_OK && c->go)
         status = spectra_attention_backward(
             x->att, p, q, k, v, o, spectra_rows_dense(x->dout.data, x->H, x->T, x->DV),
-            spectra_rows_dense(c->gq, x->H, x->T, x->D), spectra_rows_dense(c->gk, x->H, x->S, x->D),
+            spectra_rows_dense(c->gq, x->H, x->T, x->D),
+            spectra_rows_dense(c->gk, x->H, x->S, x->D),
             spectra_rows_dense(c->gv, x->H, x->S, x->DV), saved, work);
     release(&m);
     return status;
@@ -223,8 +224,14 @@ static spectra_status attend_run(attend *x)
 {
     held_memory *m = &x->memory;
     const int64_t rows_q = x->B * x->H * x->T, rows_k = x->B * x->H * x->S;
-    attend_call c = {.problem = x->problem, .H = x->H, .D = x->D, .DV = x->DV, .q = x->q.data,
-                     .k = x->k.data, .v = x->v.data, .go = x->dout.data};
+    attend_call c = {.problem = x->problem,
+                     .H = x->H,
+                     .D = x->D,
+                     .DV = x->DV,
+                     .q = x->q.data,
+                     .k = x->k.data,
+                     .v = x->v.data,
+                     .go = x->dout.data};
     TRY(take_floats(m, rows_q * x->DV, &c.o));
     if (c.go) {
         TRY(take_floats(m, rows_q * x->D, &c.gq));

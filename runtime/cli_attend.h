@@ -13,8 +13,8 @@ typedef struct attend_call {
     float *o, *gq, *gk, *gv;
 } attend_call;
 
-/* precision: "float32", "fast" (products of TF32) or "bf16" (numbers of bf16, products of TF32). Waits
- * for the result. */
+/* precision: "float32", "fast" (products of TF32) or "bf16" (numbers of bf16, products of TF32).
+ * Waits for the result. */
 spectra_status attend_on_device(device *dev, spectra_attention *att, const char *precision,
                                 const attend_call *call);
 

@@ -74,16 +74,17 @@ typedef struct array {
 
 static spectra_status run(on_device *m, attention_device *ad, const attend_call *c)
 {
-    attention_device_problem x = {.p = c->problem, .q_rows = c->problem.B * c->problem.T,
+    attention_device_problem x = {.p = c->problem,
+                                  .q_rows = c->problem.B * c->problem.T,
                                   .k_rows = c->problem.B * c->problem.S};
-    attention_device_views v = {{0}};
+    attention_device_views v = {.q = {.data = NULL}};
     const int64_t T = c->problem.T, S = c->problem.S, B = c->problem.B;
     const bool gradients = c->go != NULL;
     const array arrays[] = {
-        {&v.q, c->q, NULL, T, c->D},           {&v.k, c->k, NULL, S, c->D},
-        {&v.v, c->v, NULL, S, c->DV},          {&v.o, NULL, c->o, T, c->DV},
-        {&v.go, c->go, NULL, T, c->DV},        {&v.gq, NULL, c->gq, T, c->D},
-        {&v.gk, NULL, c->gk, S, c->D},         {&v.gv, NULL, c->gv, S, c->DV},
+        {&v.q, c->q, NULL, T, c->D},    {&v.k, c->k, NULL, S, c->D},
+        {&v.v, c->v, NULL, S, c->DV},   {&v.o, NULL, c->o, T, c->DV},
+        {&v.go, c->go, NULL, T, c->DV}, {&v.gq, NULL, c->gq, T, c->D},
+        {&v.gk, NULL, c->gk, S, c->D},  {&v.gv, NULL, c->gv, S, c->DV},
     };
     const int used = gradients ? 8 : 4;
     for (int i = 0; i < used; i++) {
@@ -116,8 +117,8 @@ spectra_status attend_on_device(device *dev, spectra_attention *att, const char 
 {
     on_device m = {.dev = dev, .bf16 = strcmp(precision, "bf16") == 0};
     attention_device *ad = NULL;
-    spectra_status status = attention_device_new_typed(
-        att, dev, m.bf16 || strcmp(precision, "fast") == 0, m.bf16, &ad);
+    spectra_status status =
+        attention_device_new_typed(att, dev, m.bf16 || strcmp(precision, "fast") == 0, m.bf16, &ad);
     if (status == SPECTRA_OK)
         status = run(&m, ad, call);
     attention_device_free(ad);

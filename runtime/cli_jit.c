@@ -106,9 +106,8 @@ static void list_text(const jit_entry *list, int count)
         const jit_entry *e = &list[i];
         char age[48];
         age_text(e->seconds, age, sizeof age);
-        if (e->good && e->D == 0) /* a program of a device, whose name says it all */
-            printf("%-24s %-10s %4s %4s %5s  %-9s %9lld  %s\n", e->feature, "any", "-", "-", "-",
-                   e->isa, (long long)e->bytes, age);
+        if (e->good && !e->D) /* a text that has no sizes */
+            printf("%-50s  %-9s %9lld  %s\n", e->feature, e->isa, (long long)e->bytes, age);
         else if (e->good)
             printf("%-24s %-10s %4lld %4lld %5lld  %-9s %9lld  %s\n", e->feature, "any",
                    (long long)e->D, (long long)e->DV, (long long)e->M, e->isa, (long long)e->bytes,

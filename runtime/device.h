@@ -2,7 +2,8 @@
  * compiles the same text for this CPU. Everything behind this header is loaded at run time, so that
  * one binary serves machines with and without.
  *
- * Work goes to one stream in the order it was asked for; only device_read and device_wait wait.
+ * Work goes to one stream in the order it was asked for; only device_read and device_wait wait, so
+ * what goes wrong on a GPU is often said by a later call. One thread at a time uses a device.
  * Pointers to device memory are void * and never followed here. Nothing falls back silently: what
  * is not there fails with SPECTRA_EUNSUPPORTED and the reason.
  */
@@ -70,8 +71,9 @@ spectra_status device_gemm(device *dev, bool transpose_a, bool transpose_b, int6
                            int64_t ldb, float beta, float *C, int64_t ldc, bool fast);
 
 /* Between the two every launch, copy, device_zero and device_gemm is recorded instead of run;
- * device_replay runs them. The emulator records too. Reads, writes, waits, allocations and new
- * programs are not allowed meanwhile (SPECTRA_EINVAL). */
+ * device_replay runs them. The emulator records too. Do the work once before it is recorded: that
+ * is when libraries load what they need. Reads, writes, waits, allocations and new programs are not
+ * allowed meanwhile (SPECTRA_EINVAL). */
 typedef struct device_graph device_graph;
 spectra_status device_record_begin(device *dev);
 spectra_status device_record_end(device *dev, device_graph **out);

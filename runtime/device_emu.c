@@ -27,9 +27,12 @@ typedef struct recording {
 
 typedef struct emu_state {
     recording *recording; /* NULL: nothing is recorded */
+    emulator_options options;
+    bool watch; /* every launch only touches what was allocated */
 } emu_state;
 
-enum { ALIGN = 256, ARCH = 80 };
+/* Multiprocessors are an H100's, so that launches are split as there, whatever this machine is. */
+enum { ALIGN = 256, ARCH = 80, MULTIPROCESSORS = 132 };
 
 static void recording_free(recording *r)
 {
@@ -40,13 +43,41 @@ static void recording_free(recording *r)
     free(r);
 }
 
+static spectra_status run_launch(device *dev, const work *w)
+{
+    const emu_state *state = dev->state;
+    emulator_options options = state->options;
+    emulator_range *ranges = NULL;
+    if (state->watch) {
+        ranges = malloc((size_t)(dev->memory_count + 1) * sizeof *ranges);
+        if (!ranges)
+            return fail(SPECTRA_ENOMEM, "a launch: out of memory");
+        for (int i = 0; i < dev->memory_count; i++)
+            ranges[i] = (emulator_range){dev->memory[i].at, dev->memory[i].bytes};
+        options.allocations = ranges;
+        options.allocation_count = dev->memory_count;
+    }
+    spectra_status status = emulator_launch(w->function, &w->grid, w->args ? w->args : w->from,
+                                            w->bytes, &options);
+    free(ranges);
+    return status;
+}
+
+void device_emulate(device *dev, const emulator_options *options, bool watch)
+{
+    emu_state *state = dev->state;
+    if (dev->backend != &device_emu)
+        return;
+    state->options = *options;
+    state->watch = watch;
+}
+
 static spectra_status run(device *dev, const work *w)
 {
     const device_product *p = &w->product;
-    (void)dev;
     switch (w->kind) {
     case WORK_LAUNCH:
-        return emulator_launch(w->function, &w->grid, w->args ? w->args : w->from, w->bytes, NULL);
+        return run_launch(dev, w);
     case WORK_COPY:
         memmove(w->to, w->from, (size_t)w->bytes);
         return SPECTRA_OK;
@@ -88,12 +119,11 @@ static spectra_status run_or_record(device *dev, const work *w)
 
 static spectra_status emu_open(device *dev)
 {
-    long processors = sysconf(_SC_NPROCESSORS_ONLN);
     dev->state = calloc(1, sizeof(emu_state));
     if (!dev->state)
         return fail(SPECTRA_ENOMEM, "opening the emulator: out of memory");
     dev->arch = ARCH;
-    dev->multiprocessors = processors > 0 ? (int)processors : 1;
+    dev->multiprocessors = MULTIPROCESSORS;
     dev->shared_limit = EMULATOR_SHARED;
     snprintf(dev->name, sizeof dev->name, "emulator");
     return SPECTRA_OK;
@@ -106,8 +136,10 @@ static void emu_close(device *dev)
 
 static spectra_status emu_alloc(device *dev, int64_t bytes, void **out)
 {
+    /* every byte is written below, so what the machine does not have must not be tried */
+    const int64_t most = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
     size_t size = ((size_t)bytes + ALIGN - 1) / ALIGN * ALIGN;
-    void *memory = aligned_alloc(ALIGN, size);
+    void *memory = bytes < most ? aligned_alloc(ALIGN, size) : NULL;
     (void)dev;
     if (!memory)
         return fail(SPECTRA_ENOMEM, "an allocation of %lld bytes: out of memory", (long long)bytes);

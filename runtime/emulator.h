@@ -63,4 +63,8 @@ typedef struct emulator_options {
 spectra_status emulator_launch(const emulator_kernel *kernel, const device_grid *grid,
                                const void *args, int64_t bytes, const emulator_options *options);
 
+/* How the launches of a device of kind "emu" run from now on; of another kind nothing happens. watch:
+ * they may touch nothing but memory of device_alloc. For tests. */
+void device_emulate(device *dev, const emulator_options *options, bool watch);
+
 #endif

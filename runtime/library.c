@@ -37,10 +37,13 @@ spectra_status library_open(const char *what, const char *const *names, int coun
             dlclose(handle);
             continue;
         }
-        /* what is there but cannot be loaded is worth more words than what is not there */
+        /* what is there but cannot be loaded, or lacks what it needs itself, is worth more words
+         * than what is not there: "libx.so: cannot open shared object file: ..." about itself */
         const char *why = dlerror();
-        if (!*first && why && !strstr(why, "cannot open shared object file: No such file"))
-            snprintf(first, sizeof first, "%s", why);
+        const size_t length = strlen(names[i]);
+        if (!*first && why &&
+            (strncmp(why, names[i], length) != 0 || !strstr(why, "No such file or directory")))
+            snprintf(first, sizeof first, "%s: %s", names[i], why);
         if (used < sizeof tried)
             used += (size_t)snprintf(tried + used, sizeof tried - used, "%s%s", used ? ", " : "",
                                      names[i]);

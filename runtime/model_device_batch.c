@@ -145,8 +145,8 @@ static spectra_status reserve(model_device *md, int64_t bytes, void **memory, in
 {
     if (bytes <= *held)
         return SPECTRA_OK;
-    device_forget(md);
     TRY(device_wait(md->dev));
+    device_forget(md);
     device_free(md->dev, *memory);
     *memory = NULL;
     *held = 0;

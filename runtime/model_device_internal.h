@@ -14,6 +14,7 @@
 enum {
     DEVICE_THREADS = 256,
     DEVICE_WARPS = DEVICE_THREADS / 32,
+    MOST_BLOCKS = 1024, /* a large GPU runs as many at a time */
     DEVICE_ALIGN = 256,
     ADAMW_ROW = 1024, /* parameters are updated as rows of these; buffers are padded to them */
     SEGMENT = 64,     /* rows of one key of an embedding that one share of threads adds up */

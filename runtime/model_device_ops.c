@@ -131,11 +131,12 @@ static void launch(model_device *md, int kernel, int64_t x, int64_t y, int64_t z
     launch_grid(md, md->kernel[kernel], blocks, kernels[kernel].shared, args, size);
 }
 
-/* Blocks for so much work of a block each, where a block can go on to more. */
-static int64_t blocks_for(const model_device *md, int64_t work, int64_t each)
+/* Blocks for so much work of `each` a block, where a block can go on to more. How many there are at
+ * most decides in which order sums are made: so it is the same for every device. */
+static int64_t blocks_for(int64_t work, int64_t each)
 {
-    int64_t blocks = (work + each - 1) / each, most = 8 * (int64_t)device_multiprocessors(md->dev);
-    return blocks < 1 ? 1 : blocks < most ? blocks : most;
+    int64_t blocks = (work + each - 1) / each;
+    return blocks < 1 ? 1 : blocks < MOST_BLOCKS ? blocks : MOST_BLOCKS;
 }
 
 static bool aligned(const void *p)
@@ -152,9 +153,9 @@ static cuda_share share_of(int64_t rows, int64_t n, const void *more)
     return s;
 }
 
-static int64_t share_blocks(const model_device *md, const cuda_share *s)
+static int64_t share_blocks(const cuda_share *s)
 {
-    return blocks_for(md, s->rows, DEVICE_THREADS >> s->shift);
+    return blocks_for(s->rows, DEVICE_THREADS >> s->shift);
 }
 
 /* ---- dropout and embeddings ---------------------------------------------------------------------
@@ -206,7 +207,7 @@ void device_draw(model_device *md, const pass *p)
         .threshold = dropout_threshold(c->dropout)};
     int64_t words =
         R * (bits_ld(c->embed) > bits_ld(c->hidden) ? bits_ld(c->embed) : bits_ld(c->hidden)) / 4;
-    launch(md, K_DRAW, blocks_for(md, words, DEVICE_THREADS), 1 + 3 * c->layers, 1, &a, sizeof a);
+    launch(md, K_DRAW, blocks_for(words, DEVICE_THREADS), 1 + 3 * c->layers, 1, &a, sizeof a);
 }
 
 static cuda_keep keep_of(const model_device *md, keep_bits keep)
@@ -226,7 +227,7 @@ void device_embed(model_device *md, const pass *p)
                                .keep = keep_of(md, device_keep(md, p, 0, 0)),
                                .x = md->v.x[0],
                                .length = m->config.length};
-    launch(md, K_EMBED, share_blocks(md, &a.share), 1, 1, &a, sizeof a);
+    launch(md, K_EMBED, share_blocks(&a.share), 1, 1, &a, sizeof a);
 }
 
 /* Both tables at once: that of positions lies behind that of tokens. */
@@ -244,9 +245,9 @@ void device_embed_grad(model_device *md, const pass *p)
                          .part = md->v.part,
                          .table = table,
                          .keys = keys};
-    launch(md, K_TABLE_PART, share_blocks(md, &a.share), 1, 1, &a, sizeof a);
+    launch(md, K_TABLE_PART, share_blocks(&a.share), 1, 1, &a, sizeof a);
     a.share.rows = keys;
-    launch(md, K_TABLE_SUM, share_blocks(md, &a.share), 1, 1, &a, sizeof a);
+    launch(md, K_TABLE_SUM, share_blocks(&a.share), 1, 1, &a, sizeof a);
 }
 
 /* ---- rows and sums over them --------------------------------------------------------------------
@@ -256,7 +257,7 @@ void device_clear_tail(model_device *md, int64_t n, float *y)
 {
     const tail_cuda_args a = {
         .share = share_of(md->shape.rows, n, y), .batch = md->up.batch, .y = y};
-    launch(md, K_TAIL, share_blocks(md, &a.share), 1, 1, &a, sizeof a);
+    launch(md, K_TAIL, share_blocks(&a.share), 1, 1, &a, sizeof a);
 }
 
 enum { COLUMN_SLABS = 256, COLUMN_SLAB = 64 };
@@ -281,8 +282,7 @@ static void column_sums(model_device *md, column_cuda_args a, int64_t longest)
     const int64_t columns = (int64_t)a.share.unit << a.share.shift;
     launch(md, K_COLUMN_PART, a.slabs, (a.share.n + columns - 1) / columns, a.sequences, &a,
            sizeof a);
-    launch(md, K_COLUMN_SUM, blocks_for(md, a.sequences * a.share.n, DEVICE_WARPS), 1, 1, &a,
-           sizeof a);
+    launch(md, K_COLUMN_SUM, blocks_for(a.sequences * a.share.n, DEVICE_WARPS), 1, 1, &a, sizeof a);
 }
 
 void device_column_sums(model_device *md, int64_t rows, int64_t n, const float *x, float *out)
@@ -324,7 +324,7 @@ void device_pool_grad(model_device *md, const float *g_pooled, float *gz)
                               .length = c->length,
                               .factor = c->cls ? 1 : 1 / (float)c->length,
                               .first = c->cls};
-    launch(md, K_POOL_GRAD, share_blocks(md, &a.share), 1, 1, &a, sizeof a);
+    launch(md, K_POOL_GRAD, share_blocks(&a.share), 1, 1, &a, sizeof a);
 }
 
 void device_join(model_device *md, bool grad)
@@ -336,7 +336,7 @@ void device_join(model_device *md, bool grad)
                               .joined = v->joined,
                               .g_joined = v->g_joined,
                               .g_pooled = v->g_pooled};
-    launch(md, grad ? K_JOIN_GRAD : K_JOIN, blocks_for(md, a.B * a.E, DEVICE_THREADS), 1, 1, &a,
+    launch(md, grad ? K_JOIN_GRAD : K_JOIN, blocks_for(a.B * a.E, DEVICE_THREADS), 1, 1, &a,
            sizeof a);
 }
 
@@ -360,26 +360,27 @@ void device_record(model_device *md, bool loss)
 
 void device_norm(model_device *md)
 {
+    const int64_t n = md->m->at.count, blocks = blocks_for(n, 16 * DEVICE_THREADS);
     const norm_cuda_args a = {.g = md->grads,
-                              .n = md->m->at.count,
-                              .parts = NORM_BLOCKS,
+                              .n = n,
+                              .parts = blocks < NORM_BLOCKS ? blocks : NORM_BLOCKS,
                               .part = md->norm_part,
                               .bad = (int64_t *)(md->norm_part + NORM_BLOCKS),
                               .batch = md->up.batch,
                               .words = md->journal_words,
                               .journal = md->journal};
-    launch(md, K_NORM_PART, NORM_BLOCKS, 1, 1, &a, sizeof a);
+    launch(md, K_NORM_PART, a.parts, 1, 1, &a, sizeof a);
     launch(md, K_NORM_SUM, 1, 1, 1, &a, sizeof a);
 }
 
-static int64_t row_blocks(const model_device *md, const row_kernels *r, int64_t rows)
+static int64_t row_blocks(const row_kernels *r, int64_t rows)
 {
-    return blocks_for(md, rows, r->shares);
+    return blocks_for(rows, r->shares);
 }
 
 static void launch_row(model_device *md, const row_kernels *r, bool backward, row_cuda_args *a)
 {
-    const int64_t blocks[3] = {row_blocks(md, r, a->rows), 1, 1};
+    const int64_t blocks[3] = {row_blocks(r, a->rows), 1, 1};
     a->parts = r->shared_bytes ? blocks[0] : blocks[0] * r->shares;
     launch_grid(md, backward ? r->bwd : r->fwd, blocks, backward ? r->shared_bytes : 0, a,
                 sizeof *a);
@@ -419,7 +420,7 @@ void device_linear(model_device *md, int64_t rows, int64_t in, int64_t out, cons
 {
     if (bias) {
         const fill_cuda_args a = {.share = share_of(rows, out, bias), .bias = bias, .y = y};
-        launch(md, K_FILL, share_blocks(md, &a.share), 1, 1, &a, sizeof a);
+        launch(md, K_FILL, share_blocks(&a.share), 1, 1, &a, sizeof a);
     }
     gemm(md, false, true, rows, out, in, x, in, w, in, bias ? 1 : 0, y, out);
 }
@@ -448,7 +449,7 @@ int64_t device_part_floats(const model_device *md, int64_t rows)
         most = need[i] > most ? need[i] : most;
     for (int op = 0; op < ROWS; op++) {
         const row_kernels *r = &md->row[op];
-        int64_t parts = row_blocks(md, r, rows) * (r->shared_bytes ? 1 : r->shares);
+        int64_t parts = row_blocks(r, rows) * (r->shared_bytes ? 1 : r->shares);
         if (row_ops_here[op].shared && 2 * parts * r->n > most)
             most = 2 * parts * r->n;
     }
@@ -469,7 +470,7 @@ static void row_backward(model_device *md, int op, row_cuda_args *a, const float
     a->part = md->v.part;
     launch_row(md, &md->row[op], true, a);
     if (row_ops_here[op].shared) {
-        const int64_t blocks[3] = {blocks_for(md, a->n, DEVICE_WARPS), 1, 1};
+        const int64_t blocks[3] = {blocks_for(a->n, DEVICE_WARPS), 1, 1};
         launch_grid(md, md->row[op].shared, blocks, 0, a, sizeof *a);
     }
 }

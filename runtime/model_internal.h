@@ -145,7 +145,8 @@ void model_init_params(model *m);
 spectra_status model_check_batch(const model *m, const model_batch *batch, bool labels);
 
 /* ---- model_batch.c ---- */
-/* The batch's rows into m->pack; in training also sorted. SPECTRA_EINVAL for a token that is none. */
+/* The batch's rows into m->pack; in training also sorted. SPECTRA_EINVAL for a token that is none.
+ */
 spectra_status model_pack(const pass *p);
 /* Packs the batch and gives every array of the pass its memory. */
 spectra_status model_prepare(pass *p);

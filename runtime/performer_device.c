@@ -70,6 +70,7 @@ cuda_layout cuda_layout_of(const performer_device *pd, const attention_device_pr
     l.q_splits = splits(pd, queries, l.heads * queries->value_blocks, p->T);
     int64_t at = 0;
     l.at_state = at, at += cuda_whole(l.heads * l.state);
+    l.one_part = l.k_splits == 1 && !att->weighted;
     l.at_den = at, at += cuda_whole(att->desc.H * l.den_rows);
     l.at_top = at, at += cuda_whole(att->desc.H * l.den_rows);
     l.at_params = at, at += l.heads * l.params;
@@ -77,7 +78,7 @@ cuda_layout cuda_layout_of(const performer_device *pd, const attention_device_pr
     l.at_counts = at, at += counts ? cuda_whole(l.heads * 3 * plan->M) : 0;
     l.saved = at;
     at = 0;
-    l.at_part = at, at += cuda_whole(l.k_splits * l.heads * l.state);
+    l.at_part = at, at += l.one_part ? 0 : cuda_whole(l.k_splits * l.heads * l.state);
     l.at_dpart = at, at += cuda_whole(l.q_splits * l.heads * l.dstate);
     l.at_gq = at,
     at += qb->row_blocks > 1 ? cuda_whole(qb->row_blocks * l.heads * p->T * plan->D) : 0;
@@ -249,7 +250,7 @@ attn_cuda_args cuda_args_of(const performer_device *pd, const attention_device_p
         .counts = saved + l->at_counts,
         .row_weight = att->weighted ? w2 + cuda_whole(M) : NULL,
         .params = saved + l->at_params,
-        .part = work + l->at_part,
+        .part = l->one_part ? saved + l->at_state : work + l->at_part,
         .state = saved + l->at_state,
         .dpart = work + l->at_dpart,
         .den = saved + l->at_den,

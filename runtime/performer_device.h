@@ -45,6 +45,7 @@ typedef struct performer_device {
 /* Where things lie in `saved` and `work`, in floats; every part starts on 256 bytes. */
 typedef struct cuda_layout {
     int64_t heads, den_rows, state, dstate, params, w;
+    bool one_part;                      /* the keys' only part is the state */
     int64_t k_splits, q_splits, splits; /* of keys, of queries, of the moments' tokens */
     int64_t at_state, at_den, at_top, at_params, at_w, at_counts, saved;
     int64_t at_part, at_dpart, at_gq, at_gk, at_gv, at_moments, at_scalars, at_scalars_k, at_dw,

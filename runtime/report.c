@@ -203,6 +203,13 @@ static void write_results(FILE *out, const report *r)
                 "</small></div>\n",
                 number(r->timing, "peak_bytes") / 1048576,
                 number(r->timing, "model_bytes") / 1048576);
+        const char *device = json_string_value(json_object_get(r->timing, "device"));
+        if (device) {
+            fprintf(out, "<div><b>%.0f MiB</b>peak memory of the device<small>",
+                    number(r->timing, "device_peak_bytes") / 1048576);
+            write_escaped(out, device);
+            fputs("</small></div>\n", out);
+        }
         fputs("<div><b>", out);
         write_duration(out, r->seconds);
         fputs("</b>in all</div>\n", out);

@@ -275,6 +275,8 @@ void cuda_problem_new(const cuda_case *c, cuda_problem *p)
     p->k = draw(p, &r, p->k_rows * c->H * c->D, spread, &p->cpu.k);
     p->v = draw(p, &r, p->k_rows * c->H * c->DV, 1, &p->cpu.v);
     p->go = draw(p, &r, p->q_rows * c->H * c->DV, 1, &p->cpu.go);
+    if (c->flags & CASE_NAN)
+        p->cpu.q[c->D] = ((float *)p->q)[c->D] = NAN;
     if (c->flags & CASE_MASK)
         draw_mask(p, &r);
     p->problem = (spectra_problem){.B = c->B,

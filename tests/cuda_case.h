@@ -19,7 +19,8 @@ enum {
     CASE_BF16 = 32,      /* inputs and outputs */
     CASE_FAST = 64,      /* one product of TF32 instead of three */
     CASE_NEGATIVE = 128, /* some row weights are negative */
-    CASE_LONG = 256      /* only in the longer list */
+    CASE_NAN = 256,      /* one number of q is not one */
+    CASE_LONG = 512      /* only in the longer list */
 };
 
 typedef struct cuda_case {
@@ -29,9 +30,11 @@ typedef struct cuda_case {
     unsigned flags;
 } cuda_case;
 
-/* Constants of a kernel's text that its launch needs. */
+/* Constants of a kernel's text that its launch or a check needs, by their names there; group is NG
+ * or QN. */
 typedef struct cuda_plan {
-    int64_t threads, shared, row_blocks, value_blocks;
+    int64_t threads, shared, row_blocks, value_blocks, chunks;
+    int64_t KW, TB, VB, CHUNK, group, LANES, NP, NS, PRODUCTS, LEARN, SECOND_OWN;
 } cuda_plan;
 
 /* Arrays of numbers of q, k, v, o, go and gradients are the kernel's type; their float twins, for

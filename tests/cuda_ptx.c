@@ -27,6 +27,16 @@ static const cuda_case cases[] = {
     {"wide", "posrf", "orf", 1, 1, 33, 40, 64, 64, 256, 1, 1, CASE_MASK},
     {"packed", "posrf", "qmc", 3, 2, 7, 33, 16, 24, 32, 2, 2, CASE_PACKED | CASE_MASK},
     {"strided", "posrf", "sorf", 2, 2, 33, 17, 16, 16, 32, 1, 1, CASE_STRIDED | CASE_MASK},
+    {"nan", "posrf", "orf", 1, 1, 20, 9, 16, 16, 32, 1, 1, CASE_NAN},
+    {"value-blocks", "hrf_gaussian", "orf", 1, 1, 9, 10, 8, 72, 16, 1, 1, CASE_MASK | CASE_LONG},
+    {"large", "posrf", "orf", 1, 1, 40, 70, 128, 128, 256, 1, 2, CASE_MASK | CASE_LONG},
+    {"tall", "posrf", "orf", 1, 1, 17, 20, 64, 128, 1024, 1, 1, CASE_LONG},
+    {"ragged", "trigrf", "orf", 2, 3, 130, 257, 60, 20, 100, 2, 3,
+     CASE_MASK | CASE_STRIDED | CASE_LONG},
+    {"packed-learn", "gerf+", "dgm", 3, 2, 33, 65, 20, 12, 33, 2, 2,
+     CASE_PACKED | CASE_MASK | CASE_LEARN | CASE_LONG},
+    {"bf16-packed", "cderf+", "orf", 2, 2, 17, 33, 16, 16, 32, 1, 2,
+     CASE_PACKED | CASE_MASK | CASE_BF16 | CASE_LONG},
     /* features */
     {"posrf+", "posrf+", "orf", 1, 1, 33, 40, 16, 24, 48, 1, 2, CASE_MASK},
     {"trigrf", "trigrf", "orf", 1, 1, 33, 40, 32, 32, 96, 1, 2, CASE_MASK},
@@ -83,16 +93,18 @@ typedef struct errors {
 static void compare(errors *e, const char *name, int64_t n, const float *want, const float *got)
 {
     double most = 0, difference = 0;
-    bool finite = true;
+    bool same = true;
     for (int64_t i = 0; i < n; i++) {
+        same = same && isfinite(want[i]) == isfinite(got[i]);
+        if (!isfinite(want[i]) || !isfinite(got[i]))
+            continue;
         most = fmax(most, fabs((double)want[i]));
         difference = fmax(difference, fabs((double)want[i] - (double)got[i]));
-        finite = finite && isfinite(got[i]);
     }
     const double error = difference / fmax(most, FLOOR);
-    printf("  %s %.1e%s", name, error, finite ? "" : " NOT FINITE");
+    printf("  %s %.1e%s", name, error, same ? "" : " NOT FINITE");
     e->worst = fmax(e->worst, error);
-    e->finite = e->finite && finite;
+    e->finite = e->finite && same;
 }
 
 /* Rows of the kernel's type, or sums over parts (row blocks, heads, padded rows, width), as floats

@@ -19,6 +19,20 @@ typedef struct ptx_results {
     float *dscalars, *dw, *dscalars_k, *dw_k;
 } ptx_results;
 
+/* One kernel of a case. divisions: those its feature may do outside of features themselves. */
+typedef struct ptx_case {
+    const cuda_case *c;
+    const cuda_plan *plan;
+    int kernel, divisions;
+} ptx_case;
+
+/* Whether the PTX holds nothing it should not, and what it should in the expected shape; false and
+ * lines on stdout otherwise. */
+bool ptx_check_text(const ptx_case *x, const char *ptx);
+/* Whether a run (the interpreter's --stats) did exactly the products, and no more exponentials,
+ * than sizes say. */
+bool ptx_check_counts(const ptx_case *x, const cuda_problem *p, const char *report);
+
 /* Where the text of a case's kernel is, or its PTX. */
 void ptx_path(const ptx_tools *tools, const cuda_case *c, int kernel, const char *ending,
               char path[256]);

@@ -13,7 +13,7 @@ skip() {
 [ -f "$source" ] || skip "no PTX interpreter at $source"
 command -v g++ >/dev/null || skip "no g++ to build the PTX interpreter with"
 mkdir -p "$folder"
-if [ ! -x "$folder/ptxrun" ] || [ "$source" -nt "$folder/ptxrun" ]; then
+if [ -z "$(find "$folder/ptxrun" -newer "$source" 2>/dev/null)" ]; then
     g++ -O2 -std=c++17 -frounding-math -o "$folder/ptxrun" "$source" || exit 1
 fi
 exec "$program" "$folder/ptxrun" "$lua" "$folder" "$@"

@@ -169,10 +169,20 @@ static int64_t constant(const char *text, const char *name)
 
 static cuda_plan plan_of(const char *text, const cuda_case *c)
 {
-    const int64_t rows = 16 * constant(text, "KW"), VB = constant(text, "VB");
-    const int64_t DV8 = (c->DV + 7) / 8 * 8;
-    return (cuda_plan){constant(text, "BLOCK_THREADS"), constant(text, "SHARED_BYTES"),
-                       (c->M + rows - 1) / rows, VB > 0 ? (DV8 + VB - 1) / VB : 1};
+    const int64_t rows = 16 * constant(text, "KW"), DV8 = (c->DV + 7) / 8 * 8;
+    const int64_t M = (c->M + 15) / 16 * 16;
+    cuda_plan k = {.threads = constant(text, "BLOCK_THREADS"),
+                   .shared = constant(text, "SHARED_BYTES")};
+    k.KW = constant(text, "KW"), k.TB = constant(text, "TB"), k.VB = constant(text, "VB");
+    k.CHUNK = constant(text, "CHUNK"), k.LANES = constant(text, "LANES"),
+    k.NP = constant(text, "NP");
+    k.NS = constant(text, "NS"), k.PRODUCTS = constant(text, "PRODUCTS");
+    k.LEARN = constant(text, "LEARN"), k.SECOND_OWN = constant(text, "SECOND_OWN");
+    k.group = constant(text, "NG") + constant(text, "QN");
+    k.row_blocks = (c->M + rows - 1) / rows;
+    k.value_blocks = k.VB > 0 ? (DV8 + k.VB - 1) / k.VB : 1;
+    k.chunks = k.CHUNK > 0 ? (M + k.CHUNK - 1) / k.CHUNK : 0;
+    return k;
 }
 
 /* An entry that takes every leaf of the struct as an argument of its own. */
@@ -208,6 +218,33 @@ static void write_bytes(const char *path, const void *data, size_t bytes)
     }
 }
 
+/* Divisions in the text of a function. */
+static int divisions(const char *text, const char *function)
+{
+    int n = 0;
+    const char *from = strstr(text, function), *end = from ? strstr(from, "\n}") : NULL;
+    for (; from && from < end; from++)
+        n += strncmp(from, " / ", 3) == 0;
+    return n;
+}
+
+/* How many divisions PTX may have: what is hoisted out of the features of rows and tokens, in the
+ * two rows of a lane, and maps of a coordinate, with their gradients, in loops that are unrolled.
+ */
+static int divisions_allowed(const char *text)
+{
+    static const char *const hoisted[] = {" phi_uniform(", " phi_row(", " phi_token("};
+    static const char *const maps[] = {" map_q(",     " map_k(",         " map2(",
+                                       " token_sum(", " map_q_grad(",    " map_k_grad(",
+                                       " map2_grad(", " token_sum_grad("};
+    int n = 0;
+    for (size_t i = 0; i < sizeof hoisted / sizeof hoisted[0]; i++)
+        n += 4 * divisions(text, hoisted[i]);
+    for (size_t i = 0; i < sizeof maps / sizeof maps[0]; i++)
+        n += 32 * divisions(text, maps[i]);
+    return n;
+}
+
 /* Compiles a case's kernel to PTX beside its text. */
 static bool make_ptx(const ptx_tools *tools, const cuda_case *c, int kernel, cuda_plan *plan)
 {
@@ -229,6 +266,7 @@ static bool make_ptx(const ptx_tools *tools, const cuda_case *c, int kernel, cud
         ptx = malloc(size);
         code = ptx ? tools->nvrtc.ptx(program, ptx) : 1;
     }
+    bool passed = code == 0;
     if (code != 0) {
         char *log = program ? nvrtc_log(&tools->nvrtc, program) : NULL;
         printf("%s: %s\n%s\n", path, tools->nvrtc.error_text(code), log ? log : "");
@@ -236,11 +274,12 @@ static bool make_ptx(const ptx_tools *tools, const cuda_case *c, int kernel, cud
     } else {
         ptx_path(tools, c, kernel, ".ptx", path);
         write_bytes(path, ptx, strlen(ptx));
+        passed = ptx_check_text(&(ptx_case){c, plan, kernel, divisions_allowed(text)}, ptx);
     }
     if (program)
         tools->nvrtc.destroy(&program);
     free(text), free(flat), free(ptx);
-    return code == 0;
+    return passed;
 }
 
 /* ---- launches -------------------------------------------------------------------------------- */
@@ -320,16 +359,18 @@ static bool launch(const ptx_tools *tools, const cuda_problem *p, const ptx_resu
     for (int i = 0; i < tools->schedules && passed; i++) {
         snprintf(where, sizeof where, "%s/out", tools->folder);
         mkdir(where, 0777);
-        snprintf(command, sizeof command, "%s %s %s %s --sched %s >%s/report 2>&1",
+        snprintf(command, sizeof command, "%s %s %s %s --stats --sched %s >%s/report 2>&1",
                  tools->interpreter, ptx, launch_file, where, orders[i], where);
-        if (system(command) != 0) {
-            snprintf(command, sizeof command, "%s/report", where);
-            char *report = nvrtc_read(command);
+        passed = system(command) == 0;
+        snprintf(command, sizeof command, "%s/report", where);
+        char *report = nvrtc_read(command);
+        if (!passed)
             printf("%s %s, %s:\n%.2000s\n", p->c.name, cuda_kernels[kernel], orders[i],
                    report ? report : "no report");
-            free(report);
-            passed = false;
-        }
+        else if (i == 0)
+            passed = report &&
+                     ptx_check_counts(&(ptx_case){&p->c, &r->plan[kernel], kernel, 0}, p, report);
+        free(report);
         passed = passed && take_outputs(where, p, a, kernel, i);
     }
     return passed;

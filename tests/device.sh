@@ -100,6 +100,10 @@ cubin_fails() { # cubin_fails PATTERN ARGUMENTS ...
     shift
     ! cubin "$@" && [ "$(wc -l <cubin.err)" -eq 1 ] && grep -q -e "$pattern" cubin.err
 }
+mkdir tree && (cd "$top" && cp -r Makefile gen specs templates runtime tests bench "$work/tree")
+make_gen() { make -C tree gen ARCH="$1" FEAT=saderf KERNEL=qmc D=16 DV=16 M=48 >make.out 2>make.err; }
+make_gen_fails() { ! make_gen sm_80 && grep -q '^cubin: NVRTC.* was not found' make.err; }
+hidden libnvrtc is "make gen ARCH without NVRTC fails with that sentence" make_gen_fails
 hidden libnvrtc is "without NVRTC one sentence" cubin_fails "NVRTC.* was not found" none.inc sm_80 phi.cu
 is "and no file" test ! -e none.inc
 if "$bin" info | grep -q '^NVRTC  *none'; then
@@ -108,6 +112,12 @@ else
     is "machine code of two kinds of GPU" cubin real.inc "sm_80 sm_90a" phi.cu
     is "as files beside the text" sh -c 'for a in sm_80 sm_90a; do head -c 4 phi.$a.cubin | grep -q ELF || exit 1; done'
     is "an architecture it does not know" cubin_fails "unknown architecture 'sm_12'.*sm_80" none.inc sm_12 phi.cu
+    is "make gen ARCH" make_gen "sm_80 sm_90a"
+    is "writes machine code beside the text" test -s tree/build/saderf-qmc/phi.sm_80.cubin -a \
+        -s tree/build/saderf-qmc/phi.sm_90a.cubin -a -s tree/build/base/row/layernorm.sm_80.cubin
+    is "the same as cubin" cmp phi.sm_80.cubin tree/build/saderf-qmc/phi.sm_80.cubin
+    is "for the library" make -C tree build/cubins.c
+    is "with the text's key" grep -q "$(sed 's/.*, \(.*\))/\1/;q' real.inc)" tree/build/cubins.c
     SPECTRA_CACHE_DIR="$work/ahead" is "into the cache" "$bin" jit --warm --feat saderf --kernel gaus --arch sm_80,sm_90a
     SPECTRA_CACHE_DIR="$work/ahead" is "twice" lists "^2 kernels"
     says 2 "unknown architecture 'sm_81'" jit --warm --feat saderf --kernel gaus --arch sm_81

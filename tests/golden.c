@@ -1,11 +1,15 @@
 /* Runs the cases of golden indices:
  *
- *     golden INDEX.json...
+ *     golden [--device emu|cuda] INDEX.json...
  *
+ * With a device, cases of attention only.
  * One line a case, then the totals. Exit status: 0 all passed or skipped, 1 a case failed, 2 an
  * index (or an array it names) is unusable.
  */
 #include "golden.h"
+
+#include "device.h"
+#include "jit.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,8 +28,14 @@ static const struct {
     {"optimizer", golden_optimizer},
 };
 
+device *golden_device;
+
 static void run_case(const golden_case *c, golden_result *r)
 {
+    if (golden_device && strcmp(c->kind, "attention") != 0) {
+        golden_stop(r, GOLDEN_SKIPPED, "cases of kind '%s' are not run on a device", c->kind);
+        return;
+    }
     for (size_t i = 0; i < sizeof runners / sizeof runners[0]; i++)
         if (strcmp(runners[i].kind, c->kind) == 0) {
             runners[i].run(c, r);
@@ -107,14 +117,25 @@ static bool run_index(const char *path, totals *t)
 
 int main(int argc, char **argv)
 {
-    if (argc < 2) {
-        fprintf(stderr, "usage: golden INDEX.json...\n");
+    int first = 1;
+    if (argc > 2 && strcmp(argv[1], "--device") == 0) {
+        if (jit_configure(&(jit_options){.policy = JIT_AUTO}) != SPECTRA_OK ||
+            device_open(argv[2], &golden_device) != SPECTRA_OK) {
+            printf("skipped: golden vectors on %s: %s\n0 passed, 0 failed, 1 skipped\n", argv[2],
+                   spectra_message());
+            return 0;
+        }
+        first = 3;
+    }
+    if (argc <= first) {
+        fprintf(stderr, "usage: golden [--device emu|cuda] INDEX.json...\n");
         return 2;
     }
     totals t = {0};
     bool usable = true;
-    for (int i = 1; i < argc; i++)
+    for (int i = first; i < argc; i++)
         usable = run_index(argv[i], &t) && usable;
+    device_close(golden_device);
     usable = usable && t.count[GOLDEN_UNUSABLE] == 0;
     int failed = t.count[GOLDEN_FAILED] + t.count[GOLDEN_UNUSABLE];
     printf("%d passed, %d failed, %d skipped\n", t.count[GOLDEN_PASSED], failed,

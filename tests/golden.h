@@ -37,6 +37,9 @@ typedef struct golden_result {
     char reason[GOLDEN_TEXT]; /* why it was skipped, is unusable, or could not be run */
 } golden_result;
 
+/* Where attention runs; NULL: on the CPU. */
+extern struct device *golden_device;
+
 /* Each runs one case; result->verdict starts as GOLDEN_PASSED. */
 void golden_attention(const golden_case *c, golden_result *result);
 void golden_model(const golden_case *c, golden_result *result);

@@ -1,4 +1,5 @@
 #include "attend.h"
+#include "cli_attend.h"
 #include "golden.h"
 
 #include <stdlib.h>
@@ -185,6 +186,19 @@ static bool wants_through(const golden_case *c)
     return false;
 }
 
+/* The same once more on the device, in the place of the CPU's results. */
+static bool on_device(golden_result *r, spectra_attention *att, const attend_shape *n,
+                      const attend_inputs *x, attend_run *run)
+{
+    const attend_call call = {.problem = run->problem, .H = n->H, .D = n->D, .DV = n->DV, .q = x->q,
+                              .k = x->k, .v = x->v, .go = x->go, .o = run->o, .gq = run->gq,
+                              .gk = run->gk, .gv = run->gv};
+    spectra_status status = attend_on_device(golden_device, att, "float32", &call);
+    if (status == SPECTRA_EUNSUPPORTED)
+        return golden_stop(r, GOLDEN_SKIPPED, "%s", spectra_message());
+    return golden_ok(r, "attention on the device", status);
+}
+
 static void run_once(const golden_case *c, golden_result *r, const arrays *a, bool through)
 {
     spectra_attention *att = NULL;
@@ -197,7 +211,8 @@ static void run_once(const golden_case *c, golden_result *r, const arrays *a, bo
                              .q_mask = a->valid,
                              .k_mask = a->valid};
     attend_run run;
-    if (golden_ok(r, "attention", attend(att, &a->n, &x, &run)))
+    if (golden_ok(r, "attention", attend(att, &a->n, &x, &run)) &&
+        (!golden_device || on_device(r, att, &a->n, &x, &run)))
         compare_outputs(c, r, att, a, &run, through);
     attend_free(&run);
     spectra_attention_free(att);
@@ -211,7 +226,7 @@ void golden_attention(const golden_case *c, golden_result *result)
     arrays a = {0};
     if (read_arrays(c, result, &a)) {
         run_once(c, result, &a, false);
-        if (wants_through(c))
+        if (wants_through(c) && !golden_device) /* gradients through parameters are the CPU's */
             run_once(c, result, &a, true);
     }
     arrays_free(&a);

@@ -2,6 +2,7 @@
  * feature, sizes that fit no tile, masks, packed and strided rows, forward and backward. */
 #include "attend.h"
 #include "attention_device.h"
+#include "device_internal.h"
 #include "emulated.h"
 
 #include <math.h>
@@ -92,12 +93,23 @@ static void check_learned(const device_case *c, const spectra_attention *att, at
     free(got);
 }
 
-static void run_case(const device_case *c)
+/* A case with its inputs, here and on the device. */
+typedef struct prepared {
+    const device_case *c;
+    spectra_attention *att;
+    attention_device *ad;
+    attention_device_problem problem;
+    attention_device_views x;
+    float *q, *k, *v, *go;
+    uint8_t *mask;
+    void *saved, *work;
+} prepared;
+
+static spectra_attention *attention_of(const device_case *c)
 {
-    const attend_shape n = {c->B, c->H, c->T, c->S, c->D, c->DV};
-    const int64_t nq = c->B * c->H * c->T, nk = c->B * c->H * c->S;
+    char feat[32];
     spectra_attention_desc d = {.attn = "performer",
-                                .feat = c->feat,
+                                .feat = feat,
                                 .kernel = c->kernel,
                                 .H = c->H,
                                 .D = c->D,
@@ -106,67 +118,192 @@ static void run_case(const device_case *c)
                                 .seed = 7,
                                 .learn = c->learn,
                                 .target = c->gaussian ? SPECTRA_GAUSSIAN : SPECTRA_SOFTMAX};
-    char feat[32];
+    spectra_attention *att = NULL;
     snprintf(feat, sizeof feat, "%s", c->feat);
     if (feat[strlen(feat) - 1] == '+') {
         feat[strlen(feat) - 1] = 0;
-        d.feat = feat;
         d.antithetic = true;
     }
-    spectra_attention *att = NULL;
     ok(spectra_attention_new(&d, &att));
-    /* of signed features the normaliser is near 0 where vectors are long */
-    const float std = att->feature->is_signed ? 0.5f : 1;
-    float *q = random_floats(nq * c->D, 1, std), *k = random_floats(nk * c->D, 2, std);
-    float *v = random_floats(nk * c->DV, 3, 1), *go = random_floats(nq * c->DV, 4, 1);
-    uint8_t *mask = malloc((size_t)(c->B * c->S));
-    for (int64_t i = 0; i < c->B * c->S; i++)
-        mask[i] = (i * 7) % 5 != 0 && !(c->B > 1 && i >= (c->B - 1) * c->S);
-    attend_run run;
-    ok(attend(att, &n, &(attend_inputs){q, k, v, go, NULL, c->mask ? mask : NULL}, &run));
+    return att;
+}
 
-    attention_device *ad = NULL;
-    ok(attention_device_new(att, dev, c->fast, &ad));
-    ok(attention_device_changed(ad));
-    attention_device_problem p = {
+static void prepare(const device_case *c, prepared *p)
+{
+    const int64_t nq = c->B * c->H * c->T, nk = c->B * c->H * c->S;
+    *p = (prepared){.c = c, .att = attention_of(c)};
+    /* of signed features the normaliser is near 0 where vectors are long */
+    const float std = p->att->feature->is_signed ? 0.5f : 1;
+    p->q = random_floats(nq * c->D, 1, std), p->k = random_floats(nk * c->D, 2, std);
+    p->v = random_floats(nk * c->DV, 3, 1), p->go = random_floats(nq * c->DV, 4, 1);
+    p->mask = malloc((size_t)(c->B * c->S));
+    for (int64_t i = 0; i < c->B * c->S; i++)
+        p->mask[i] = (i * 7) % 5 != 0 && !(c->B > 1 && i >= (c->B - 1) * c->S);
+    ok(attention_device_new(p->att, dev, c->fast, &p->ad));
+    ok(attention_device_changed(p->ad));
+    p->problem = (attention_device_problem){
         .p = {.B = c->B, .T = c->T, .S = c->S}, .q_rows = c->B * c->T, .k_rows = c->B * c->S};
-    void *device_mask = NULL;
     if (c->mask) {
-        ok(device_alloc(dev, c->B * c->S, &device_mask));
-        ok(device_write(dev, device_mask, mask, c->B * c->S));
-        p.p.k_mask = device_mask;
+        void *mask = NULL;
+        ok(device_alloc(dev, c->B * c->S, &mask));
+        ok(device_write(dev, mask, p->mask, c->B * c->S));
+        p->problem.p.k_mask = mask;
     }
-    void *saved = NULL, *work = NULL;
-    ok(device_alloc(dev, attention_device_saved_bytes(ad, &p), &saved));
-    ok(device_alloc(dev, attention_device_work_bytes(ad, &p), &work));
-    attention_device_views x = {
-        .q = spectra_rows_dense(on_device(q, nq * c->D), c->H, c->T, c->D),
-        .k = spectra_rows_dense(on_device(k, nk * c->D), c->H, c->S, c->D),
-        .v = spectra_rows_dense(on_device(v, nk * c->DV), c->H, c->S, c->DV),
-        .go = spectra_rows_dense(on_device(go, nq * c->DV), c->H, c->T, c->DV),
+    ok(device_alloc(dev, attention_device_saved_bytes(p->ad, &p->problem), &p->saved));
+    ok(device_alloc(dev, attention_device_work_bytes(p->ad, &p->problem), &p->work));
+    p->x = (attention_device_views){
+        .q = spectra_rows_dense(on_device(p->q, nq * c->D), c->H, c->T, c->D),
+        .k = spectra_rows_dense(on_device(p->k, nk * c->D), c->H, c->S, c->D),
+        .v = spectra_rows_dense(on_device(p->v, nk * c->DV), c->H, c->S, c->DV),
+        .go = spectra_rows_dense(on_device(p->go, nq * c->DV), c->H, c->T, c->DV),
         .o = spectra_rows_dense(on_device(NULL, nq * c->DV), c->H, c->T, c->DV),
         .gq = spectra_rows_dense(on_device(NULL, nq * c->D), c->H, c->T, c->D),
         .gk = spectra_rows_dense(on_device(NULL, nk * c->D), c->H, c->S, c->D),
         .gv = spectra_rows_dense(on_device(NULL, nk * c->DV), c->H, c->S, c->DV),
     };
-    ok(attention_device_forward(ad, &p, &x, saved, work));
-    float *o = back(x.o.data, nq * c->DV);
-    const double eo = worst(nq * c->DV, o, run.o);
-    ok(attention_device_backward(ad, &p, &x, saved, work));
-    float *hq = back(x.gq.data, nq * c->D), *hk = back(x.gk.data, nk * c->D),
-          *hv = back(x.gv.data, nk * c->DV);
-    const double eq = worst(nq * c->D, hq, run.gq), ek = worst(nk * c->D, hk, run.gk),
-                 ev = worst(nk * c->DV, hv, run.gv);
+}
+
+static void release(prepared *p)
+{
+    const spectra_rows *rows[] = {&p->x.q, &p->x.k,  &p->x.v,  &p->x.go,
+                                  &p->x.o, &p->x.gq, &p->x.gk, &p->x.gv};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        device_free(dev, rows[i]->data);
+    device_free(dev, (void *)(uintptr_t)p->problem.p.k_mask);
+    device_free(dev, p->saved);
+    device_free(dev, p->work);
+    attention_device_free(p->ad);
+    spectra_attention_free(p->att);
+    free(p->q), free(p->k), free(p->v), free(p->go), free(p->mask);
+}
+
+static void forward_backward(prepared *p)
+{
+    ok(attention_device_forward(p->ad, &p->problem, &p->x, p->saved, p->work));
+    ok(attention_device_backward(p->ad, &p->problem, &p->x, p->saved, p->work));
+}
+
+static double error_of(const spectra_rows *rows, int64_t n, const float *ref)
+{
+    float *x = back(rows->data, n);
+    const double e = worst(n, x, ref);
+    free(x);
+    return e;
+}
+
+static void run_case(const device_case *c)
+{
+    prepared p;
+    attend_run run;
+    const attend_shape n = {c->B, c->H, c->T, c->S, c->D, c->DV};
+    const int64_t nq = c->B * c->H * c->T, nk = c->B * c->H * c->S;
+    prepare(c, &p);
+    ok(attend(p.att, &n, &(attend_inputs){p.q, p.k, p.v, p.go, NULL, c->mask ? p.mask : NULL},
+              &run));
+    forward_backward(&p);
+    const double eo = error_of(&p.x.o, nq * c->DV, run.o),
+                 eq = error_of(&p.x.gq, nq * c->D, run.gq),
+                 ek = error_of(&p.x.gk, nk * c->D, run.gk),
+                 ev = error_of(&p.x.gv, nk * c->DV, run.gv);
     printf("%-12s %-6s T %4lld S %4lld D %2lld DV %2lld M %3lld: o %.1e gq %.1e gk %.1e gv %.1e\n",
            c->feat, c->kernel, (long long)c->T, (long long)c->S, (long long)c->D, (long long)c->DV,
            (long long)c->M, eo, eq, ek, ev);
     fflush(stdout);
     const double limit = c->fast ? 5e-3 : 2e-5;
     assert_true(eo <= limit && eq <= limit && ek <= limit && ev <= limit);
-    check_learned(c, att, ad, &run);
-    attention_device_free(ad);
-    spectra_attention_free(att);
+    check_learned(c, p.att, p.ad, &run);
     attend_free(&run);
+    release(&p);
+}
+
+/* ---- only in the emulator ----------------------------------------------------------------------
+ */
+
+/* o and the gradients behind each other. */
+static float *results(const prepared *p, int64_t *count)
+{
+    const device_case *c = p->c;
+    const int64_t nq = c->B * c->H * c->T, nk = c->B * c->H * c->S;
+    const int64_t n[] = {nq * c->DV, nq * c->D, nk * c->D, nk * c->DV};
+    const spectra_rows *rows[] = {&p->x.o, &p->x.gq, &p->x.gk, &p->x.gv};
+    float *all = attend_floats(n[0] + n[1] + n[2] + n[3]);
+    *count = 0;
+    for (int i = 0; i < 4; *count += n[i++])
+        ok(device_read(dev, all + *count, rows[i]->data, n[i] * 4));
+    return all;
+}
+
+/* The same bits whatever thread goes first, no race, no address that is not the kernel's. */
+static void test_orders(void **state)
+{
+    static const device_case checked[] = {
+        {"posrf", "orf", 1, 2, 70, 150, 32, 32, 128, true, false, false, false},
+        {"trigrf", "orf", 1, 1, 40, 65, 20, 24, 40, true, false, false, false},
+        {"saderf", "orf", 1, 1, 33, 40, 16, 16, 32, true, false, false, false},
+        {"hrf", "orf", 1, 1, 40, 40, 16, 16, 32, true, false, false, false},
+        {"gerf", "fastfood_learnable", 1, 2, 40, 40, 16, 16, 32, true, false, false, true},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof checked / sizeof checked[0]; i++) {
+        prepared p;
+        int64_t n = 0;
+        float *first = NULL;
+        prepare(&checked[i], &p);
+        for (int order = 0; order < 3; order++) {
+            device_emulate(
+                dev,
+                &(emulator_options){.order = (emulator_order)order, .seed = 5, .check_races = true},
+                true);
+            forward_backward(&p);
+            float *x = results(&p, &n);
+            if (first)
+                assert_memory_equal(x, first, (size_t)n * sizeof *x);
+            else
+                first = x;
+            if (x != first)
+                free(x);
+        }
+        device_emulate(dev, &(emulator_options){.os_threads = 0}, false);
+        free(first);
+        release(&p);
+    }
+}
+
+/* What goes to and from memory a token and head, counted in pieces of 32 bytes as a warp touches
+ * them, is hardly more than q, k, v, o once, and once again with their gradients. */
+static void test_bytes(void **state)
+{
+    static const device_case c = {"posrf", "orf", 1,     2,     8192,  8192, 32,
+                                  32,      128,   false, false, false, false};
+    const int multiprocessors = dev->multiprocessors;
+    emulator_counters count[2] = {{0}, {0}};
+    prepared p;
+    (void)state;
+    dev->multiprocessors = 1; /* one split of a sequence, as where there are many heads */
+    prepare(&c, &p);
+    device_emulate(dev, &(emulator_options){.counters = &count[0]}, false);
+    ok(attention_device_forward(p.ad, &p.problem, &p.x, p.saved, p.work));
+    device_emulate(dev, &(emulator_options){.counters = &count[1]}, false);
+    ok(attention_device_backward(p.ad, &p.problem, &p.x, p.saved, p.work));
+    device_emulate(dev, &(emulator_options){.os_threads = 0}, false);
+    dev->multiprocessors = multiprocessors;
+    for (int i = 0; i < 2; i++) {
+        const double tokens = (double)(c.H * c.T), least = i == 0 ? 512 : 1024;
+        const double bytes = 32 * (double)count[i].global_sectors / tokens;
+        const double conflicts =
+            (double)count[i].shared_conflicts / (double)count[i].shared_wavefronts;
+        printf("%s: %.1f bytes a token and head (%.1f %% over %.0f), %.1f %% of accesses 16 bytes "
+               "wide, "
+               "bank conflicts %.1f %% of %.0f passes, %.1f mma\n",
+               i == 0 ? "forward" : "backward", bytes, 100 * (bytes / least - 1), least,
+               100 * (double)count[i].global_wide /
+                   (double)(count[i].global_wide + count[i].global_narrow),
+               100 * conflicts, (double)count[i].shared_wavefronts / tokens,
+               (double)count[i].mma / tokens);
+        assert_true(bytes <= 1.05 * least);
+        assert_true(conflicts <= 0.05);
+    }
+    release(&p);
 }
 
 static const device_case cases[] = {
@@ -199,24 +336,33 @@ static void test_case_run(void **state)
     run_case(*state);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     enum { COUNT = sizeof cases / sizeof cases[0] };
-    struct CMUnitTest tests[COUNT];
+    const char *kind = argc > 1 ? argv[1] : "emu";
+    struct CMUnitTest tests[COUNT + 2];
     static char names[COUNT][64];
+    int count = 0;
     emulated_open();
-    if (device_open("emu", &dev) != SPECTRA_OK) {
+    if (device_open(kind, &dev) != SPECTRA_OK) {
         printf("test_attention_device: skipped: %s\n0 passed, 0 failed, 1 skipped\n",
                spectra_message());
+        emulated_close();
         return 0;
     }
-    for (int i = 0; i < COUNT; i++) {
-        const device_case *c = &cases[i];
-        snprintf(names[i], sizeof names[i], "%s %s T=%d D=%d M=%d", c->feat, c->kernel, (int)c->T,
-                 (int)c->D, (int)c->M);
-        tests[i] = (struct CMUnitTest){names[i], test_case_run, NULL, NULL, (void *)&cases[i]};
+    for (; count < COUNT; count++) {
+        const device_case *c = &cases[count];
+        snprintf(names[count], sizeof names[count], "%s %s T=%d D=%d M=%d", c->feat, c->kernel,
+                 (int)c->T, (int)c->D, (int)c->M);
+        tests[count] =
+            (struct CMUnitTest){names[count], test_case_run, NULL, NULL, (void *)(uintptr_t)c};
     }
-    const int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    if (strcmp(kind, "emu") == 0) {
+        tests[count++] = (struct CMUnitTest)cmocka_unit_test(test_orders);
+        tests[count++] = (struct CMUnitTest)cmocka_unit_test(test_bytes);
+    }
+    const int failed =
+        _cmocka_run_group_tests("attention on a device", tests, (size_t)count, NULL, NULL);
     device_close(dev);
     emulated_close();
     return failed;

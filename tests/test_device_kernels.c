@@ -43,20 +43,27 @@ static void near(const float *got, const float *expected, int64_t count, float t
                      (double)expected[i]);
 }
 
-/* Forward and backward of an operator; its inputs: r a row, s shared by all rows. */
+/* Forward and backward of an operator; its inputs: r a row, s shared by all rows, k factors of
+ * dropout, all 1. */
 static void row_operator(const char *name, const char *inputs)
 {
     enum { ROWS = 21, N = 45, WARPS = 4 };
     const row_op *op = NULL;
     float *in[3], *gin[3], *out = malloc(ROWS * N * 4), *gout = random_floats(ROWS * N, 7);
     row_args host = {.rows = ROWS, .n = N, .c = {1e-5F}};
-    row_cuda_args args = {.rows = ROWS, .n = N, .warps = WARPS, .c = {1e-5F}};
+    row_cuda_args args = {.rows = ROWS, .n = N, .parts = WARPS, .c = {1e-5F}};
     ok(registry_row(name, &op));
     for (int i = 0; inputs[i]; i++) {
-        const int64_t ld = inputs[i] == 'r' ? N : 0, count = ld ? ROWS * N : N;
+        const int64_t ld = inputs[i] == 's' ? 0 : N, count = ld ? ROWS * N : N;
         in[i] = random_floats(count, 10 + (uint32_t)i);
         gin[i] = random_floats(count, 20 + (uint32_t)i);
         host.in[i] = in[i], host.ld_in[i] = ld, host.gin[i] = gin[i], host.ld_gin[i] = ld;
+        for (int64_t j = 0; inputs[i] == 'k' && j < count; j++)
+            in[i][j] = 1;
+        if (inputs[i] == 'k') { /* bits on the device, none: 1 */
+            host.gin[i] = NULL;
+            continue;
+        }
         args.in[i] = put(in[i], count * 4), args.ld_in[i] = ld;
         args.gin[i] = put(gin[i], count * 4), args.ld_gin[i] = ld;
     }
@@ -75,9 +82,11 @@ static void row_operator(const char *name, const char *inputs)
     free(got);
     for (int i = 0; inputs[i]; i++) {
         const int64_t count = inputs[i] == 'r' ? ROWS * N : N;
-        got = get(args.gin[i], count);
-        near(got, gin[i], count, 1e-5F, "gradient");
-        free(got);
+        if (args.gin[i]) {
+            got = get(args.gin[i], count);
+            near(got, gin[i], count, 1e-5F, "gradient");
+            free(got);
+        }
         free(in[i]);
         free(gin[i]);
         device_free(dev, (void *)(uintptr_t)args.in[i]);
@@ -94,7 +103,7 @@ static void row_operators_are_the_cpus(void **state)
 {
     (void)state;
     row_operator("layernorm", "rss");
-    row_operator("gelu", "rsr");
+    row_operator("gelu", "rsk");
     row_operator("relu", "rs");
 }
 
@@ -152,6 +161,31 @@ static void features_are_the_cpus(void **state)
     assert_int_equal(device_used_bytes(dev), used);
     free(x);
     free(y);
+}
+
+/* What is made at run time has to be what `make gen` writes, or nothing made ahead would be found.
+ */
+static void texts_are_the_generators(void **state)
+{
+    (void)state;
+    static const jit_cuda_options options = {.kind = "phi"};
+    static const char *const features[] = {"saderf", "posrf+", "poisrf"};
+    for (int i = 0; i < 4; i++) {
+        char path[128], command[320], *text = NULL;
+        jit_bytes expected;
+        snprintf(path, sizeof path, "%s/text.cu", folder);
+        snprintf(command, sizeof command,
+                 "lua5.4 gen/main.lua --cuda FEAT=%s D=20 DV=8 M=100 OUT=%s", features[i % 3],
+                 path);
+        if (i < 3)
+            assert_int_equal(system(command), 0);
+        ok(i < 3 ? jit_cuda_text(features[i], 20, 8, 100, &options, NULL, &text)
+                 : jit_cuda_row_text("layernorm", &text));
+        ok(jit_read_file(i < 3 ? path : "build/base/row/layernorm.cu", 1 << 24, &expected));
+        assert_string_equal(text, expected.data);
+        free(expected.data);
+        free(text);
+    }
 }
 
 /* ---- products ---------------------------------------------------------------------------------
@@ -220,6 +254,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(row_operators_are_the_cpus),
         cmocka_unit_test(features_are_the_cpus),
+        cmocka_unit_test(texts_are_the_generators),
         cmocka_unit_test(products_are_row_major),
     };
     return run_on_device(argc, argv, tests, sizeof tests / sizeof tests[0]);

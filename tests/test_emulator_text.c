@@ -39,23 +39,7 @@ static void check_near(const char *name, const char *what, int64_t i, double got
 /* ---- features ---------------------------------------------------------------------------------
  */
 
-enum { D = 20, TOKENS = 7, MAX_F = 16 * 100, MAX_NORMS = 3 };
-
-/* NW and which numbers of a row the feature wants, as the text says. */
-typedef struct constants {
-    int nw, norm1, norm2, counts;
-} constants;
-
-static int constant(const char *text, const char *name)
-{
-    char line[64];
-    int value = 0;
-    snprintf(line, sizeof line, "    %s = ", name);
-    const char *at = strstr(text, line);
-    assert_non_null(at);
-    assert_int_equal(sscanf(at + strlen(line), "%d", &value), 1);
-    return value;
-}
+enum { D = 20, TOKENS = 7, MAX_F = 16 * 100 };
 
 /* One head: parameters as the library computes them, tokens, and the CPU's features of these. */
 typedef struct head {
@@ -65,7 +49,7 @@ typedef struct head {
     attn_params params;
     float *block, *scratch;
     float x[TOKENS * D], y[TOKENS * D];
-    float w[100 * D], second[100 * D], linear[4 * D * D], v[MAX_VECTORS * D], norm[MAX_NORMS * 100];
+    float w[100 * D], second[100 * D], linear[4 * D * D], v[MAX_VECTORS * D], counts[2 * 100];
     float log[TOKENS * MAX_F], sign[TOKENS * MAX_F];
 } head;
 
@@ -97,6 +81,8 @@ static void head_open(head *h, const char *feat, const char *matrix, int64_t M)
     dense(h->w, p->w, M, D, p->DP);
     dense(h->second, p->w_second ? p->w_second : p->w, M, D, p->DP);
     dense(h->v, h->params.v, h->att->feature->vectors, D, p->DP);
+    if (h->att->feature->counts != COUNTS_NONE)
+        dense(h->counts, p->count_sums, 2, M, p->MP);
     for (int64_t i = 0; h->att->feature->linear != LINEAR_NONE && i < 4; i++)
         dense(h->linear + i * D * D, h->params.linear + i * p->DP * p->DP, D, D, p->DP);
 }
@@ -108,20 +94,13 @@ static void head_close(head *h)
     free(h->scratch);
 }
 
-/* Sums of counts and of the logs of their factorials, (2, M). */
-static void norms(head *h, const constants *c)
-{
-    if (c->counts)
-        dense(h->norm, h->plan.count_sums, 2, h->M, h->plan.MP);
-}
-
 static features_cuda_args arguments(const head *h, int side, float *log, float *sign)
 {
     return (features_cuda_args){.x = side ? h->y : h->x,
                                 .w = h->w,
                                 .w_second = h->second,
                                 .w2 = h->plan.w2,
-                                .counts = h->norm,
+                                .counts = h->counts,
                                 .linear = h->linear + (side ? 3 : 1) * D * D,
                                 .s = h->params.s,
                                 .v = h->v,
@@ -169,26 +148,12 @@ static const feature_case features[] = {
 };
 enum { FEATURES = sizeof features / sizeof features[0], SHARED = (32 + 2 * 256) * 4 };
 
-static constants constants_of(const char *folder)
-{
-    char path[128];
-    jit_bytes text = {.data = NULL};
-    snprintf(path, sizeof path, "build/base/%s/phi.cu", folder);
-    emulated_ok(jit_read_file(path, 1 << 20, &text));
-    const constants c = {constant(text.data, "NW"), constant(text.data, "NORM1"),
-                         constant(text.data, "NORM2"), constant(text.data, "COUNTS")};
-    free(text.data);
-    return c;
-}
-
 /* Few blocks for many tokens, and different orders. */
 static void check_feature(const feature_case *f, int64_t M, int threads)
 {
     static head h;
     static float log[2][TOKENS * MAX_F], sign[2][TOKENS * MAX_F];
     head_open(&h, f->feat, f->matrix, M);
-    const constants c = constants_of(f->folder);
-    norms(&h, &c);
     const emulator_kernel *k = from_file("build/base", f->folder, "/phi.cu", "features");
     const device_grid grid = {{3, 1, 1}, threads, 1, SHARED};
     for (int side = 0; side < 2; side++) {
@@ -251,14 +216,11 @@ static void texts_in_double(void **state)
         assert_true(i < files.count);
         const emulator_kernel *k = emulated_kernel("double", files.file[i].text, "features");
         head_open(&h, names[f], "gaus", M);
-        const constants c = {0, constant(files.file[i].text, "NORM1"),
-                             constant(files.file[i].text, "NORM2"), 0};
-        norms(&h, &c);
         const int64_t count = TOKENS * h.att->feature->lanes * M;
         double *const input[] = {wide(h.x, TOKENS * D),
                                  wide(h.w, M * D),
                                  wide(h.plan.w2, M),
-                                 wide(h.norm, MAX_NORMS * M),
+                                 wide(h.counts, 2 * M),
                                  wide(h.params.s, h.att->feature->scalars),
                                  wide(h.v, MAX_VECTORS * D)};
         double *out = malloc(2 * (size_t)count * sizeof *out);

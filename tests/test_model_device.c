@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+static const char *kind = "emu"; /* the first argument is another */
 static device *dev;
 
 static void ok(spectra_status status)
@@ -308,11 +309,9 @@ static void run_device(model_device *md, model *m, int64_t first, int64_t end, d
         losses[s] = entry_loss(md, s - first, &e);
 }
 
-static void a_run_is_the_hosts(void **state)
+static void check_run(const model_config *c)
 {
-    (void)state;
-    model_config c = tiny();
-    model *m = make(&c), *host = make(&c);
+    model *m = make(c), *host = make(c);
     const int64_t n = model_param_count(m);
     float *moment = calloc((size_t)n, 2 * sizeof *moment);
     double want[STEPS], got[STEPS];
@@ -331,6 +330,36 @@ static void a_run_is_the_hosts(void **state)
     model_device_free(md);
     model_free(m);
     model_free(host);
+}
+
+static void a_run_is_the_hosts(void **state)
+{
+    (void)state;
+    model_config c = tiny();
+    check_run(&c);
+}
+
+static void performer_runs_are_the_hosts(void **state)
+{
+    static const struct {
+        const char *feat, *kernel;
+        bool learn;
+    } pairs[] = {{"posrf", "orf", false},
+                 {"saderf", "qmc", false},
+                 {"trigrf", "sorf", false},
+                 {"gerf", "orf", true},
+                 {"posrf", "fastfood_learnable", false}};
+    (void)state;
+    for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
+        model_config c = tiny();
+        c.attention = (spectra_attention_desc){.attn = "performer",
+                                               .feat = pairs[i].feat,
+                                               .kernel = pairs[i].kernel,
+                                               .M = 16,
+                                               .learn = pairs[i].learn};
+        print_message("%s x %s: ", pairs[i].feat, pairs[i].kernel);
+        check_run(&c);
+    }
 }
 
 /* Parameters and both moments after a run; losses into `losses`. */
@@ -486,7 +515,7 @@ static int open_device(void **state)
 {
     (void)state;
     if (spectra_jit_allow(SPECTRA_JIT_AUTO, NULL, NULL) != SPECTRA_OK ||
-        device_open("emu", &dev) != SPECTRA_OK) {
+        device_open(kind, &dev) != SPECTRA_OK) {
         print_message("%s\n", spectra_message());
         return -1;
     }
@@ -500,8 +529,9 @@ static int close_device(void **state)
     return 0;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    kind = argc > 1 ? argv[1] : kind;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_pass_is_the_hosts),
         cmocka_unit_test(without_dropout),
@@ -511,6 +541,7 @@ int main(void)
         cmocka_unit_test(first_position),
         cmocka_unit_test(tied_layers),
         cmocka_unit_test(a_run_is_the_hosts),
+        cmocka_unit_test(performer_runs_are_the_hosts),
         cmocka_unit_test(replayed_steps_have_the_same_bits),
         cmocka_unit_test(a_run_goes_on_from_copies),
         cmocka_unit_test(divergence_is_named),

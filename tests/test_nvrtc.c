@@ -42,7 +42,7 @@ static void nvrtc_makes_machine_code(void **state)
         skip();
     }
     print_message("%s\n", info->text);
-    ok(jit_cuda_text("saderf", 32, 32, 128, &options, &text));
+    ok(jit_cuda_text("saderf", 32, 32, 128, &options, NULL, &text));
     for (size_t i = 0; i < sizeof targets / sizeof targets[0]; i++) {
         if (nvrtc_check_target(info, targets[i]) != SPECTRA_OK)
             continue;

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+static const char *kind = "emu"; /* the first argument is another */
 static device *dev;
 
 typedef struct shape {
@@ -348,7 +349,7 @@ static int group_open(void **state)
 {
     (void)state;
     emulated_open();
-    emulated_ok(device_open("emu", &dev));
+    emulated_ok(device_open(kind, &dev));
     return 0;
 }
 
@@ -360,8 +361,9 @@ static int group_close(void **state)
     return 0;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    kind = argc > 1 ? argv[1] : kind;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sizes),
         cmocka_unit_test(lengths),

@@ -15,7 +15,8 @@ TEST_WITH_test_causal := oracle attend
 TEST_WITH_test_decode := oracle attend
 TEST_WITH_test_learned := oracle attend
 TEST_WITH_test_model := model_oracle
-TEST_WITH_test_model_kernels := emulated
+TEST_WITH_test_model_kernels := checked emulated
+TEST_WITH_test_model_journal := checked emulated
 TEST_WITH_test_softmax_device := emulated
 TEST_WITH_test_property_attention := oracle attend
 TEST_WITH_test_property_estimate := oracle attend
@@ -27,13 +28,14 @@ TEST_WITH_test_property_state := oracle attend
 TEST_WITH_test_property_convergence := oracle attend
 TEST_WITH_test_row := oracle
 TEST_WITH_test_attention_device := attend emulated
+TEST_ALSO_golden := cli_attend_device
 TEST_WITH_golden := golden_attention golden_case golden_model attend
 
 TEST_BIN := $(TEST_NAMES:%=$(B)/tests/%)
 LINK_TEST = @mkdir -p $(@D); $(CC) $(CFLAGS) $(SAN) $^ -lcmocka $(LDLIBS) -o $@
 
 define TEST_RULE
-$(B)/tests/$(1): $(O)/tests/$(1).o $(TEST_WITH_$(1):%=$(O)/tests/%.o) $(B)/libspectraformer.a
+$(B)/tests/$(1): $(O)/tests/$(1).o $(TEST_WITH_$(1):%=$(O)/tests/%.o) $(TEST_ALSO_$(1):%=$(O)/runtime/%.o) $(B)/libspectraformer.a
 	$$(LINK_TEST)
 endef
 $(foreach t,$(TEST_NAMES) golden,$(eval $(call TEST_RULE,$(t))))
@@ -75,7 +77,11 @@ $(B)/tests/nvrtc: $(O)/tests/nvrtc.o $(O)/tests/nvrtc_load.o
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) $^ -ldl -o $@
 
-CUDA_PTX_O := $(patsubst %,$(O)/tests/%.o,cuda_ptx cuda_ptx_run cuda_case nvrtc_load attend oracle)
+$(B)/tests/cuda_resources: $(O)/tests/cuda_resources.o $(O)/tests/nvrtc_load.o
+	@mkdir -p $(@D)
+	@$(CC) $(CFLAGS) $^ -ldl -o $@
+
+CUDA_PTX_O := $(patsubst %,$(O)/tests/%.o,cuda_ptx cuda_ptx_run cuda_ptx_check cuda_case nvrtc_load attend oracle)
 $(CUDA_PTX_O): tests/cuda_case.h tests/cuda_ptx.h tests/nvrtc.h
 $(B)/tests/cuda_ptx: $(CUDA_PTX_O) $(B)/libspectraformer.a
 	@mkdir -p $(@D)
@@ -93,8 +99,8 @@ $(FAKE)/hide.so: tests/hide.c
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) -shared $< -ldl -o $@
 
-test-programs: $(B)/spectraformer $(B)/libspectraformer.so $(TEST_BIN) $(B)/tests/golden $(ALONE_BIN) \
-	$(GRADIENT_NAMES:%=$(B)/tests/%) $(B)/tests/nvrtc $(B)/tests/cuda_ptx $(FAKE)/libfake.so \
+test-programs: build/base/model/stamp $(B)/spectraformer $(B)/libspectraformer.so $(TEST_BIN) $(B)/tests/golden $(ALONE_BIN) \
+	$(GRADIENT_NAMES:%=$(B)/tests/%) $(B)/tests/nvrtc $(B)/tests/cuda_ptx $(B)/tests/cuda_resources $(FAKE)/libfake.so \
 	$(FAKE)/hide.so $(O)/cubin
 
 # The same sources under AddressSanitizer and UndefinedBehaviorSanitizer; the kernels in portable C and
@@ -102,7 +108,8 @@ test-programs: $(B)/spectraformer $(B)/libspectraformer.so $(TEST_BIN) $(B)/test
 ASAN_NAMES := test_support test_files test_matrix test_data test_softmax test_row test_jit \
 	test_property_attention test_property_state test_property_matrix_structure test_chain test_learned test_approx \
 	test_emulator test_emulator_product test_emulator_text test_curand \
-	test_causal test_decode test_device test_device_kernels
+	test_causal test_decode test_device test_device_kernels \
+	test_model_kernels test_model_journal test_softmax_device test_model_device
 ASAN_MAKE := B=build/asan OPT=-O1 $(if $(filter avx2,$(ISAS)),ISAS='portable avx512') \
 	SAN='-DWITHOUT_avx2 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer'
 sanitized:
@@ -115,16 +122,19 @@ run-tests: test-programs
 	    'asan-cli=CLI_SHORT=1 SPECTRAFORMER=build/asan/spectraformer sh tests/cli.sh' \
 	    'jit=sh tests/jit.sh' \
 	    'cli=sh tests/cli.sh' \
+	    'train_device=sh tests/train_device.sh' \
 	    'lua=busted --lua=$(LUA) -o plainTerminal tests/lua' \
 	    $(foreach t,$(TEST_NAMES) $(GRADIENT_NAMES),'$(t)=$(B)/tests/$(t)') \
 	    $(foreach t,$(notdir $(ALONE_BIN)),'$(t)=$(B)/tests/$(t)') \
 	    $(foreach t,$(ASAN_NAMES) $(GRADIENT_NAMES),'asan-$(t)=build/asan/tests/$(t)') \
 	    'device=FAKE=$(FAKE) OBJECTS=$(O) LUA=$(LUA) LIBS="$(LDLIBS)" sh tests/device.sh' \
-	    'train-device=sh tests/train_device.sh' \
-	    $(foreach t,test_device test_device_kernels,'fake-$(t)=LD_LIBRARY_PATH=$(FAKE) $(B)/tests/$(t) cuda') \
+	    $(foreach t,test_device test_device_kernels test_model_device,'fake-$(t)=LD_LIBRARY_PATH=$(FAKE) $(B)/tests/$(t) cuda') \
 	    'golden=sh tests/golden.sh $(B)/tests/golden' \
+	    'golden-emu=sh tests/golden.sh $(B)/tests/golden --device emu' \
 	    'asan-golden=sh tests/golden.sh build/asan/tests/golden' \
-	    'nvrtc=$(B)/tests/nvrtc $(CUDA_TEXT)' \
+	    'nvrtc=$(B)/tests/nvrtc $(CUDA_TEXT) build/base/model/*.cu' \
+	    'cuda-nvcc=sh tests/cuda_nvcc.sh $(LUA) build/cuda-nvcc' \
+	    'cuda-table=$(LUA) tests/cuda_table.lua $(B)/tests/cuda_resources build/cuda-table tests/cuda_table.txt' \
 	    'cuda-ptx=sh tests/cuda_ptx.sh $(B)/tests/cuda_ptx $(LUA) build/cuda-ptx' \
 	    'gen-check=$(LUA) gen/main.lua --check' \
 	    'lint=sh tests/lint.sh'

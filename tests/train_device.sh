@@ -49,6 +49,14 @@ LUA
     is "and on on the CPU" quiet train --resume --run back --device cpu
     is "and the same numbers" same cpu back
 }
+# A moment that is no number: a step later a parameter is none, and then the scores.
+size=$(wc -c <parts/checkpoint.safetensors)
+printf '\377\377\377\177' | dd of=parts/checkpoint.safetensors bs=1 seek=$((size - 4)) conv=notrunc 2>/dev/null
+"$bin" train --resume --run parts >/dev/null 2>diverged.err
+is "divergence ends a run" test $? -eq 3
+is "with the step and the place" grep -q "step 3: diverged: NaN or Inf first in the scores" diverged.err
+is "which is logged" grep -q '"step":2.*"reason":"diverged"' parts/log.jsonl
+
 "$bin" eval --run emu --split dev --json >emu.json 2>/dev/null
 "$bin" eval --run emu --split dev --device cpu --json >cpu.json 2>/dev/null
 is "evaluation on either" lua5.4 - <<'LUA'

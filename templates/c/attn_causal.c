@@ -359,7 +359,7 @@ static void causal_queries_bwd(const attn_plan *p, const attn_params *a, const a
         causal_load(p, &z, a, 1, &w.k, c.keys, c.index, x->k + first * x->ldk, x->ldk);
         causal_logs(&z, &w.k, 0, c.keys, psi, z.ldf, w.sign, NULL);
         causal_values(&z, &c, x->v, x->ldv, w.v);
-        causal_transpose(c.keys, z.DV, w.v, z.DVP, w.vt, w.KB);
+        causal_transpose(c.keys, z.DVP, w.v, z.DVP, w.vt, w.KB);
         causal_outputs(&z, &c, x, w.g, w.ldg, w.gden);
         for (int64_t lo = 0, hi; lo < c.n; lo = hi) {
             hi = causal_end(&c, lo, x->cut + first);
@@ -468,9 +468,10 @@ CAUSAL_FN void causal_keys_segment(const attn_plan *p, const attn_sizes *z,
     causal_transpose(hi - lo, z->F, w->phi + lo * z->ldf, z->ldf, w->phi_t + lo, w->KB);
     for (int64_t j = from; j < to; j += TILE_ROWS) {
         int64_t end = j + TILE_ROWS < to ? j + TILE_ROWS : to;
-        int64_t i = c->index[j] < lo ? lo : c->index[j]; /* the first query that sees any */
+        int64_t i = c->index[j], low = i / PAD * PAD; /* from the first query that sees any */
         real *G = w->gv + j * w->ldg, *A = w->psi + j * w->ldp;
-        tile_mul(TILE_ROWS, w->KB, z->DV, G + w->KB, w->ldg, w->gt, w->KB, G, w->ldg);
+        tile_mul(TILE_ROWS, w->KB - low, z->DV, G + w->KB, w->ldg, w->gt + low, w->KB, G + low,
+                 w->ldg);
         for (int64_t t = j; t < end; t++) {
             real *Gt = w->gv + t * w->ldg;
             for (int64_t s = c->index[t]; s < hi; s++)
@@ -482,7 +483,8 @@ CAUSAL_FN void causal_keys_segment(const attn_plan *p, const attn_sizes *z,
         for (int64_t t = j; t < end; t++)
             sums[t] = causal_gradient(p, z, &w->k, t, w->minus, 0, w->dphi + t * z->ldf, w->dz, 1,
                                       NULL, NULL, w->psi + t * w->ldp + w->KB, dparams != NULL);
-        tile_mul(TILE_ROWS, w->KB, z->F, A + w->KB, w->ldp, w->phi_t, w->KB, A, w->ldp);
+        tile_mul(TILE_ROWS, w->KB - low, z->F, A + w->KB, w->ldp, w->phi_t + low, w->KB, A + low,
+                 w->ldp);
         for (int64_t t = j; t < end; t++)
             (void)causal_keep(w->psi + t * w->ldp, w->KB, c->index[t], hi);
         tile_mul(TILE_ROWS, z->DVP, w->KB - i + z->F, A + i, w->ldp, w->gS + i * z->DVP, z->DVP,
@@ -516,7 +518,7 @@ CAUSAL_FN void causal_keys_block(const attn_plan *p, const attn_sizes *z, const 
     for (int64_t j = 0; j < c->keys; j++)
         copy_padded(z->DV, x->v + (first + c->index[j]) * x->ldv, w->gv + j * w->ldg + w->KB);
     causal_outputs(z, c, x, w->gS, z->DVP, w->gden);
-    causal_transpose(c->n, z->DV, w->gS, z->DVP, w->gt, w->KB);
+    causal_transpose(c->n, z->DVP, w->gS, z->DVP, w->gt, w->KB);
     for (int64_t hi = c->n, lo; hi > 0; hi = lo) {
         for (lo = hi - 1; lo > 0 && cut[lo] == 0;)
             lo--;

@@ -168,12 +168,34 @@ CAUSAL_FN real causal_query(const attn_plan *p, const attn_sizes *z, const real 
     return vsum(den);
 }
 
-/* x (rows, width) with stride ld into its transpose t (width, ldt). */
+typedef real causal_four
+    __attribute__((vector_size(4 * sizeof(real)), aligned(sizeof(real)), may_alias));
+
+/* Four rows of four numbers into their transpose. */
+VEC_FN void causal_transpose_four(const real *x, int64_t ld, real *t, int64_t ldt)
+{
+    causal_four a = *(const causal_four *)x, b = *(const causal_four *)(x + ld);
+    causal_four c = *(const causal_four *)(x + 2 * ld), d = *(const causal_four *)(x + 3 * ld);
+    causal_four ab = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+    causal_four cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+    causal_four ab2 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    causal_four cd2 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    *(causal_four *)t = __builtin_shufflevector(ab, cd, 0, 1, 4, 5);
+    *(causal_four *)(t + ldt) = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+    *(causal_four *)(t + 2 * ldt) = __builtin_shufflevector(ab2, cd2, 0, 1, 4, 5);
+    *(causal_four *)(t + 3 * ldt) = __builtin_shufflevector(ab2, cd2, 2, 3, 6, 7);
+}
+
+/* x (rows, width) with stride ld into its transpose t (width, ldt); width is a multiple of PAD. */
 CAUSAL_FN void causal_transpose(int64_t rows, int64_t width, const real *x, int64_t ld, real *t,
                                 int64_t ldt)
 {
-    for (int64_t c = 0; c < width; c++)
-        for (int64_t i = 0; i < rows; i++)
+    const int64_t fours = rows / 4 * 4;
+    for (int64_t i = 0; i < fours; i += 4)
+        for (int64_t c = 0; c < width; c += 4)
+            causal_transpose_four(x + i * ld + c, ld, t + c * ldt + i, ldt);
+    for (int64_t i = fours; i < rows; i++)
+        for (int64_t c = 0; c < width; c++)
             t[c * ldt + i] = x[i * ld + c];
 }
 

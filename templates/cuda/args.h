@@ -25,7 +25,9 @@ typedef struct attn_cuda_args {
     const float *row_weight;   /* (M), NULL: all 1 */
     const float *params;       /* a head: scalars | vectors (NV, D) | linear (4, D, D) */
     float *part;               /* (k_splits, heads, state): states of the keys' splits */
-    float *state;              /* (heads, state): merged, rows multiplied by their weights */
+    /* (heads, state): merged, rows multiplied by their weights; part itself where there is one split
+     * and no weight */
+    float *state;
     float *dpart;              /* (q_splits, heads, gradient of the state) */
     float *den, *top;          /* (H, den_rows): normaliser of a query, the largest of its logs */
     float *gq_part;            /* (row blocks, heads, T, D), where there is more than one of them */

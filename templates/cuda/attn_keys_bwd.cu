@@ -216,10 +216,10 @@ KERNEL(attn_keys_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
     }
     async_commit();
     float *kept = memory + AT_KEPT;
-    keep_rows(kept + 0 * KEPT_ROWS, k);
-    keep_rows(kept + 1 * KEPT_ROWS, v);
-    keep_rows(kept + 2 * KEPT_ROWS, gk);
-    keep_rows(kept + 3 * KEPT_ROWS, gv);
+    keep_rows(kept, &args.k, &k);
+    keep_rows(kept + KEPT_ROWS, &args.v, &v);
+    keep_rows(kept + 2 * KEPT_ROWS, &args.gk, &gk);
+    keep_rows(kept + 3 * KEPT_ROWS, &args.gv, &gv);
     token_tile tile;
     tile.x = memory + AT_X;
     tile.second = memory + AT_X2;
@@ -231,7 +231,7 @@ KERNEL(attn_keys_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
         async_wait(0);
         block_sync();
         if (from + TB < to) {
-            const head_rows k_next = kept_rows(kept), v_next = kept_rows(kept + KEPT_ROWS);
+            const head_rows k_next = kept_rows(kept, &args.k), v_next = kept_rows(kept + KEPT_ROWS, &args.v);
             stage_rows(&k_next, from + TB, to, D, next);
             stage_rows(&v_next, from + TB, to, DV, next + STAGE_K);
             mark_tokens(from + TB, to, mask, memory + AT_BIAS + (odd ^ 1) * TB);
@@ -249,8 +249,8 @@ KERNEL(attn_keys_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
             tokens_from_rows(memory + AT_DU2, memory + AT_W2, ROWS, LDX, D8, memory + AT_GX2);
         tokens_from_rows(memory + AT_PHI, memory + AT_DS, LANES * ROWS, LDV, DV8, memory + AT_GV);
         block_sync();
-        const head_rows gk_now = kept_rows(kept + 2 * KEPT_ROWS),
-                        gv_now = kept_rows(kept + 3 * KEPT_ROWS);
+        const head_rows gk_now = kept_rows(kept + 2 * KEPT_ROWS, &args.gk),
+                        gv_now = kept_rows(kept + 3 * KEPT_ROWS, &args.gv);
         store_gradients(1, stage, args.scale, memory + AT_VECTORS, memory + AT_LINEAR,
                         memory + AT_TRANSPOSED, memory + AT_GX, memory + AT_GX2, memory + AT_SUMS,
                         tile.bias, &gk_now, part_k, from, to);

@@ -238,7 +238,7 @@ KERNEL(attn_queries, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
     const int64_t n = args.q_len ? args.q_len[b] : args.T;
     const int64_t den_row = h * args.den_rows + (args.q_begin ? args.q_begin[b] : b * args.T);
     const head_rows q = rows_of(&args.q, args.q_begin, b, h), o = rows_of(&args.o, args.q_begin, b, h);
-    float *keep = BLOCK == 0 ? args.state + head * STATE : 0;
+    float *keep = BLOCK == 0 && args.state != args.part ? args.state + head * STATE : 0;
     int64_t from, to;
     split_range(n, args.q_splits, BLOCK, TB, &from, &to);
 

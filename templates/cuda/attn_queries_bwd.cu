@@ -8,14 +8,17 @@
 #include "backward.cuh"
 
 enum {
-    IN_REGISTERS = LANES * NV8 <= 8, /* the sums of dS; else in shared memory */
+    IN_REGISTERS = LANES * NV8 <= 8, /* sums of dS, maxima and z; else in shared memory */
+    HELD = IN_REGISTERS ? LANES : 1,
     KEPT = IN_REGISTERS ? NV8 : 1,
     AT_KEPT = 0,
     AT_W = 4 * KEPT_ROWS,
     AT_W2 = AT_W + ROWS * LDX,
     AT_S = AT_W2 + (NP > 1 ? ROWS * LDX : 0),
     AT_DS = AT_S + LANES * ROWS * LDV,
-    AT_X = AT_DS + (IN_REGISTERS ? 0 : LANES * ROWS * LDV),
+    AT_MAX = AT_DS + (IN_REGISTERS ? 0 : LANES * ROWS * LDV),
+    AT_Z = AT_MAX + (IN_REGISTERS ? 0 : LANES * ROWS),
+    AT_X = AT_Z + (IN_REGISTERS ? 0 : LANES * ROWS),
     AT_X2 = AT_X + PARTS * TB * LDX,
     AT_G = AT_X2 + (NP > 1 ? PARTS * TB * LDX : 0),
     AT_GX = AT_X, /* once the planes are used up */
@@ -42,10 +45,21 @@ static_assert(AT_END * 4 == SHARED_BYTES, "shared memory of attn_queries_bwd");
 
 /* What a lane keeps of its rows g and g + 8. */
 typedef struct query_rows {
-    float row[2][NROW], norms[2][NW], max[LANES][2], z[LANES][2], dz[LANES][2];
+    float row[2][NROW], norms[2][NW], max[HELD][2], z[HELD][2], dz[LANES][2];
     float dS[LANES][KEPT][4];
     float gs[S1], gw[2][NW];
 } query_rows;
+
+/* The maximum and z of row r of the state's lane l; beyond M none. */
+DEVICE float state_max(const float *state, int l, int r)
+{
+    return r < M ? global_load(state + l * MP + r) : -INFINITY;
+}
+
+DEVICE float state_z(const float *state, int l, int r)
+{
+    return r < M ? global_load(state + F + l * MP + r) : 0;
+}
 
 DEVICE void start_rows(const attn_cuda_args *a, int64_t head, int first, const float *uni,
                        query_rows *rows)
@@ -58,8 +72,10 @@ DEVICE void start_rows(const attn_cuda_args *a, int64_t head, int first, const f
         phi_row(rows->norms[i], uni, rows->row[i]);
         UNROLL
         for (int l = 0; l < LANES; l++) {
-            rows->max[l][i] = r < M ? global_load(state + l * MP + r) : -INFINITY;
-            rows->z[l][i] = r < M ? global_load(state + F + l * MP + r) : 0;
+            if (IN_REGISTERS) {
+                rows->max[l % HELD][i] = state_max(state, l, r);
+                rows->z[l % HELD][i] = state_z(state, l, r);
+            }
             rows->dz[l][i] = 0;
         }
         UNROLL
@@ -76,10 +92,15 @@ DEVICE void start_rows(const attn_cuda_args *a, int64_t head, int first, const f
                 rows->dS[l][n][i] = 0;
 }
 
-/* S of the block's rows of W, (LANES, ROWS, LDV), and zeros for its gradient. */
+/* S of the block's rows of W, (LANES, ROWS, LDV), and zeros for its gradient; maxima and z (LANES, ROWS)
+ * where registers do not hold them. */
 DEVICE void load_state(const attn_cuda_args *a, int64_t head, int first, float *memory)
 {
-    const float *S = a->state + head * STATE + 2 * F;
+    const float *state = a->state + head * STATE, *S = state + 2 * F;
+    for (int i = THREAD; !IN_REGISTERS && i < LANES * ROWS; i += THREADS) {
+        shared_store(memory + AT_MAX + i, state_max(state, i / ROWS, first + i % ROWS));
+        shared_store(memory + AT_Z + i, state_z(state, i / ROWS, first + i % ROWS));
+    }
     for (int i = THREAD; i < LANES * ROWS * (DV8 / 4); i += THREADS) {
         const int row = i / (DV8 / 4), c = i % (DV8 / 4) * 4, r = first + row % ROWS;
         const float4 x = r < M ? global_load4(S + (int64_t)(row / ROWS * MP + r) * DV8 + c)
@@ -158,9 +179,12 @@ DEVICE void take_group(query_rows *rows, float *memory, const float *bias, int w
     if (NP > 1)
         rows_times_tokens(u[NP - 1], NG, memory + AT_W2, LDX, D8, warp_row, memory + AT_X2, token);
     UNROLL
-    for (int l = 0; l < LANES; l++)
+    for (int l = 0; l < LANES; l++) {
         rows_times_tokens(dphi[l], NG, memory + AT_S, LDV, DV8, l * ROWS + warp_row, memory + AT_G,
                           token);
+        if (!IN_REGISTERS) /* later lanes' operands are not to be loaded now: registers */
+            warp_sync();
+    }
     UNROLL
     for (int k = 0; k < SUMS; k++)
         for (int j = 0; j < 2 * NG; j++)
@@ -180,8 +204,11 @@ DEVICE void take_group(query_rows *rows, float *memory, const float *bias, int w
                 projections[k] = u[k][j][i];
             phi(projections, rows->row[row], uni, tok, logs, signs);
             for (int l = 0; l < LANES; l++) {
-                value[l] = there ? exp_falling(logs[l] + rows->max[l][row] - top) : 0;
-                d[l] = dphi[l][j][i] + rows->z[l][row] * gden;
+                const int r = l * ROWS + warp_row + THREAD % 32 / 4 + 8 * row;
+                const float max = IN_REGISTERS ? rows->max[l % HELD][row] : shared_load(memory + AT_MAX + r);
+                const float z = IN_REGISTERS ? rows->z[l % HELD][row] : shared_load(memory + AT_Z + r);
+                value[l] = there ? exp_falling(logs[l] + max - top) : 0;
+                d[l] = dphi[l][j][i] + z * gden;
                 dphi[l][j][i] = SIGNED ? value[l] * signs[l] : value[l];
                 rows->dz[l][row] += dphi[l][j][i] * gden;
             }
@@ -197,11 +224,16 @@ DEVICE void take_group(query_rows *rows, float *memory, const float *bias, int w
                 sums[k][2 * j + i % 2] = part[k];
             for (int k = 0; k < NP; k++)
                 u[k][j][i] = gu[k];
+            if (!IN_REGISTERS)
+                warp_sync();
         }
     }
     UNROLL
-    for (int l = 0; l < LANES; l++)
+    for (int l = 0; l < LANES; l++) {
         add_state(rows, memory, l, warp_row, dphi[l], token);
+        if (!IN_REGISTERS)
+            warp_sync();
+    }
     UNROLL
     for (int k = 0; k < SUMS; k++)
         sum_columns(sums[k], memory + AT_SUMS + ((THREAD / 32) * SUMS + k) * TB + token);
@@ -284,10 +316,10 @@ KERNEL(attn_queries_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
     }
     async_commit();
     float *kept = memory + AT_KEPT;
-    keep_rows(kept + 0 * KEPT_ROWS, q);
-    keep_rows(kept + 1 * KEPT_ROWS, o);
-    keep_rows(kept + 2 * KEPT_ROWS, go);
-    keep_rows(kept + 3 * KEPT_ROWS, gq);
+    keep_rows(kept, &args.q, &q);
+    keep_rows(kept + KEPT_ROWS, &args.o, &o);
+    keep_rows(kept + 2 * KEPT_ROWS, &args.go, &go);
+    keep_rows(kept + 3 * KEPT_ROWS, &args.gq, &gq);
     token_tile tile;
     tile.x = memory + AT_X;
     tile.second = memory + AT_X2;
@@ -299,8 +331,8 @@ KERNEL(attn_queries_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
         async_wait(0);
         block_sync();
         if (from + TB < to) {
-            const head_rows q_next = kept_rows(kept), o_next = kept_rows(kept + KEPT_ROWS),
-                            go_next = kept_rows(kept + 2 * KEPT_ROWS);
+            const head_rows q_next = kept_rows(kept, &args.q), o_next = kept_rows(kept + KEPT_ROWS, &args.o),
+                            go_next = kept_rows(kept + 2 * KEPT_ROWS, &args.go);
             stage_rows(&q_next, from + TB, to, D, next);
             stage_rows(&o_next, from + TB, to, DV, next + STAGE_Q);
             stage_rows(&go_next, from + TB, to, DV, next + STAGE_Q + STAGE_O);
@@ -319,7 +351,7 @@ KERNEL(attn_queries_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
         if (NP > 1)
             tokens_from_rows(memory + AT_DU2, memory + AT_W2, ROWS, LDX, D8, memory + AT_GX2);
         block_sync();
-        const head_rows gq_now = kept_rows(kept + 3 * KEPT_ROWS);
+        const head_rows gq_now = kept_rows(kept + 3 * KEPT_ROWS, &args.gq);
         store_gradients(0, stage, args.scale, memory + AT_VECTORS, memory + AT_LINEAR,
                         memory + AT_TRANSPOSED, memory + AT_GX, memory + AT_GX2, memory + AT_SUMS,
                         tile.bias, &gq_now, part, from, to);

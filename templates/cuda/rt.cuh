@@ -113,9 +113,11 @@ DEVICE float4 global_load4(const float *p)
     return *(const float4 *)p;
 }
 
+/* The compiler makes four stores of an assignment where it sees fit. */
 DEVICE void global_store4(float *p, float4 x)
 {
-    *(float4 *)p = x;
+    asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)), "f"(x.x),
+                 "f"(x.y), "f"(x.z), "f"(x.w));
 }
 
 DEVICE real global_load(const real *p)
@@ -254,15 +256,15 @@ DEVICE float multiply_add(float x, float y, float z)
 }
 #endif
 
-/* e^x for x <= 0, -inf included; relative error about 2^-22. The product with log2(e) is rounded, and
+/* e^x for x <= 0, -inf included, NaN of NaN; relative error about 2^-22. The product with log2(e) is rounded, and
  * what it lost multiplied back in. */
 DEVICE float exp_falling(float x)
 {
     const float log2e = 1.4426950408889634f, low = 1.92596299e-8f;
-    const float y = x > -104.0f ? x : -104.0f, high = y * log2e;
+    const float y = x < -104.0f ? -104.0f : x, high = y * log2e;
     const float lost = multiply_add(y, low, multiply_add(y, log2e, -high));
     const float e = exp2_fast(high);
-    return x > -104.0f ? multiply_add(e, lost * 0.6931471805599453f, e) : 0;
+    return x < -104.0f ? 0 : multiply_add(e, lost * 0.6931471805599453f, e);
 }
 
 /* sin and cos; three-part reduction by pi/2, good for |x| up to 1e5, with no slow path and so no

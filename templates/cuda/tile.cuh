@@ -52,18 +52,28 @@ DEVICE head_rows rows_of(const cuda_rows *x, const int64_t *begin, int64_t b, in
     return rows;
 }
 
-/* In shared memory while tiles go by: a lane has no registers to spare for what one use a tile needs. */
-enum { KEPT_ROWS = sizeof(head_rows) / 4 };
+/* In shared memory while tiles go by, relative to the array, since a lane has no registers to spare for
+ * what a tile uses once. */
+enum { KEPT_ROWS = 4 }; /* floats */
 
-DEVICE void keep_rows(float *at, head_rows x)
+typedef struct kept_head {
+    int64_t offset, stride;
+} kept_head;
+
+DEVICE void keep_rows(float *at, const cuda_rows *x, const head_rows *head)
 {
-    if (THREAD == 0)
-        *(head_rows *)at = x;
+    if (THREAD == 0) {
+        ((kept_head *)at)->offset = head->data - (byte *)x->data;
+        ((kept_head *)at)->stride = head->stride;
+    }
 }
 
-DEVICE head_rows kept_rows(const float *at)
+DEVICE head_rows kept_rows(const float *at, const cuda_rows *x)
 {
-    return *(const head_rows *)at;
+    head_rows head;
+    head.data = (byte *)x->data + ((const kept_head *)at)->offset;
+    head.stride = ((const kept_head *)at)->stride;
+    return head;
 }
 
 DEVICE byte *row_at(const head_rows *x, int64_t t, int i)

@@ -1,0 +1,195 @@
+-- lua5.4 tests/cuda_table.lua PROGRAM FOLDER TABLE [--write] : what every CUDA attention kernel takes of a
+-- GPU, compared with TABLE. A row is
+--     feature kernel type arch hash registers stack stores loads shared blocks
+-- with the hash of the text, bytes of stack and of spilled registers, of shared memory, and the blocks a
+-- multiprocessor that the planner counts on. PROGRAM (cuda_resources) compiles. Rows whose text has
+-- another hash now are compiled and compared, so that a table left behind fails, and some rows always
+-- are; --write compiles what the table does not have and writes it. CUDA_TABLE_JOBS: compilers at a time.
+package.path = "./?.lua;" .. package.path
+
+local emit = require "gen.emit"
+local plan_cuda = require "gen.plan_cuda"
+local target_cuda = require "gen.target_cuda"
+
+local SIZES = { D = 32, DV = 32, M = 128 }
+local ARCHS = { "sm_80", "sm_90a", "sm_100" }
+-- One feature of each class: these in every type for every architecture, the others in one.
+local CLASSES = { posrf = true, trigrf = true, saderf = true, sderf = true, hrf = true }
+local TYPES = {
+  { name = "f32", dtype = "f32", precision = "float32" },
+  { name = "fast", dtype = "f32", precision = "fast" },
+  { name = "bf16", dtype = "bf16", precision = "float32" },
+}
+local FIELDS = { "feature", "kernel", "type", "arch", "hash", "registers", "stack", "stores", "loads",
+  "shared", "blocks" }
+
+local program, folder, path, mode = table.unpack(arg)
+local passed, failed = 0, 0
+
+local function check(ok, ...)
+  if ok then
+    passed = passed + 1
+  else
+    failed = failed + 1
+    print("FAILED " .. string.format(...))
+  end
+end
+
+local function key(row) return table.concat({ row.feature, row.kernel, row.type, row.arch }, " ") end
+
+local function class_of(arch) return plan_cuda.class(math.tointeger(arch:match("%d+"))) end
+
+local function archs_of(spec, kind)
+  if not CLASSES[spec.name] then return kind.name == "f32" and { "sm_90a" } or {} end
+  return kind.name == "f32" and ARCHS or { "sm_90a" }
+end
+
+-- Rows with everything but what the compiler says; texts are written to the folder as <hash>.cu.
+local function rows_wanted()
+  local rows = {}
+  for _, spec in ipairs(emit.load_all("feature")) do
+    for _, kernel in ipairs(plan_cuda.kernels) do
+      for _, kind in ipairs(TYPES) do
+        for _, arch in ipairs(archs_of(spec, kind)) do
+          local options = { dtype = kind.dtype, precision = kind.precision, class = class_of(arch) }
+          local text = target_cuda.attention(spec, kernel, SIZES, options, emit.read)
+          local _, k = plan_cuda.kernel(kernel, spec, SIZES, options)
+          local row = { feature = spec.name, kernel = kernel, type = kind.name, arch = arch,
+            hash = emit.hash(text), shared = k.SHARED_BYTES, blocks = k.MIN_BLOCKS, warps = k.KW }
+          row.file = ("%s/%s.cu"):format(folder, row.hash)
+          rows[#rows + 1] = row
+          local file = assert(io.open(row.file, "w"))
+          file:write(text)
+          file:close()
+        end
+      end
+    end
+  end
+  return rows
+end
+
+local function read_table()
+  local rows, version = {}, nil
+  local file = io.open(path, "r")
+  if not file then return rows, "none" end
+  for line in file:lines() do
+    version = version or line:match("^# nvrtc (%S+)")
+    local row, i = {}, 0
+    for word in line:gmatch("%S+") do
+      i = i + 1
+      row[FIELDS[i] or "rest"] = i > 5 and math.tointeger(word) or word
+    end
+    if line:sub(1, 1) ~= "#" then rows[key(row)] = row end
+  end
+  file:close()
+  return rows, version
+end
+
+-- Compiles rows; sets what each takes. The compiler's version, nil where there is none.
+local function compile(rows)
+  local jobs, version = math.tointeger(os.getenv("CUDA_TABLE_JOBS") or 1), nil
+  local pipes, by_file = {}, {}
+  for i = 1, jobs do
+    local list = ("%s/list.%d"):format(folder, i)
+    local file = assert(io.open(list, "w"))
+    for n = i, #rows, jobs do
+      file:write(rows[n].file, " ", rows[n].arch, "\n")
+      by_file[rows[n].file .. rows[n].arch] = rows[n]
+    end
+    file:close()
+    pipes[i] = assert(io.popen(("%s <%s"):format(program, list)))
+  end
+  for _, pipe in ipairs(pipes) do
+    for line in pipe:lines() do
+      version = version or line:match("^nvrtc (%d+%.%d+)")
+      local file, arch, numbers = line:match("^(%S+) (sm_%S+) (.*)$")
+      local row = file and by_file[file .. arch]
+      if row then
+        local r, stack, stores, loads = numbers:match("^(%d+) (%d+) (%d+) (%d+)$")
+        row.registers, row.stack = math.tointeger(r), math.tointeger(stack)
+        row.stores, row.loads = math.tointeger(stores), math.tointeger(loads)
+      end
+    end
+    pipe:close()
+  end
+  return version
+end
+
+local function line_of(row)
+  local words = {}
+  for i, field in ipairs(FIELDS) do words[i] = tostring(row[field]) end
+  return table.concat(words, " ")
+end
+
+-- What must hold of a row that was compiled.
+local function check_row(row)
+  check(row.registers, "%s does not compile", key(row))
+  if not row.registers then return end
+  check(row.stack == 0 and row.stores == 0 and row.loads == 0,
+    "%s: %d registers, stack of %d bytes, %d and %d bytes spilled", key(row), row.registers, row.stack,
+    row.stores, row.loads)
+  local blocks = plan_cuda.occupancy(class_of(row.arch), row.warps, row.registers, row.shared)
+  check(blocks == row.blocks, "%s: %d blocks a multiprocessor, the planner has %d", key(row), blocks,
+    row.blocks)
+end
+
+local function write_table(rows, version)
+  local file = assert(io.open(path, "w"))
+  file:write("# nvrtc ", version, "\n# ", table.concat(FIELDS, " "), "\n")
+  for _, row in ipairs(rows) do file:write(line_of(row), "\n") end
+  file:close()
+end
+
+local function compare(rows, old, old_version)
+  local chosen = {}
+  for _, row in ipairs(rows) do
+    local known = old[key(row)]
+    local always = row.type == "f32" and row.arch == "sm_90a" and CLASSES[row.feature]
+    if always or not known or known.hash ~= row.hash then chosen[#chosen + 1] = row end
+  end
+  local version = compile(chosen)
+  if not version then
+    print(("skipped: no libnvrtc on this machine, %d CUDA kernels not compiled"):format(#chosen))
+    print(("0 passed, 0 failed, %d skipped"):format(#chosen))
+    os.exit(0)
+  end
+  local same = version == old_version
+  if not same then
+    print(("NVRTC %s here, %s in the table: registers are not compared"):format(version, old_version))
+  end
+  for _, row in ipairs(chosen) do
+    check_row(row)
+    local known = old[key(row)]
+    check(known, "%s is not in %s: run with --write", key(row), path)
+    if known and same and row.registers then
+      for _, field in ipairs { "registers", "stack", "stores", "loads", "shared", "blocks" } do
+        check(row[field] == known[field], "%s: %s is %s, the table has %s", key(row), field, row[field],
+          known[field])
+      end
+    end
+  end
+  print(("%d of %d kernels compiled, the others' texts are those of the table"):format(#chosen, #rows))
+end
+
+os.execute(("rm -rf '%s' && mkdir -p '%s'"):format(folder, folder))
+local rows = rows_wanted()
+if mode == "--write" then
+  local old, old_version = read_table()
+  local missing, version = {}, compile {}
+  assert(version, "no libnvrtc on this machine")
+  for _, row in ipairs(rows) do
+    local known = old[key(row)]
+    if known and known.hash == row.hash and version == old_version then
+      for _, field in ipairs { "registers", "stack", "stores", "loads" } do row[field] = known[field] end
+    else
+      missing[#missing + 1] = row
+    end
+  end
+  compile(missing)
+  for _, row in ipairs(rows) do check_row(row) end
+  write_table(rows, version)
+else
+  compare(rows, read_table())
+end
+print(("%d passed, %d failed"):format(passed, failed))
+os.exit(failed == 0 and passed > 0)
