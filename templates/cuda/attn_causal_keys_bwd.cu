@@ -424,7 +424,7 @@ KERNEL(attn_causal_keys_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
     load_linear(params, 2, memory + AT_TRANSPOSED);
     load_matrix(args.w + head * args.w_stride, first, ROWS, memory + AT_W);
     if (NP > 1)
-        load_matrix(args.w_second, first, ROWS, memory + AT_W2);
+        load_matrix(second_matrix(&args, head), first, ROWS, memory + AT_W2);
     if (begin < to) {
         stage_rows(&q, from, to, D, stage_q);
         stage_rows(&k, from, to, D, stage_k);

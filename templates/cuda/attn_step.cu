@@ -103,7 +103,7 @@ DEVICE void take_row(const attn_cuda_args *a, int64_t head, int r, float (*uni)[
     float u[2][NP], norms[NW], row[NROW], tok[NTOK], logs[2][LANES], signs[2][LANES];
     project_row(a->w + head * a->w_stride, r, memory + AT_X, &u[0][0], &u[1][0]);
     if (NP > 1)
-        project_row(a->w_second, r, memory + AT_X2, &u[0][NP - 1], &u[1][NP - 1]);
+        project_row(second_matrix(a, head), r, memory + AT_X2, &u[0][NP - 1], &u[1][NP - 1]);
     row_norms(a, head, r, norms);
     UNROLL
     for (int side = 0; side < 2; side++) {
