@@ -189,12 +189,12 @@ function registers.attn_queries(c, k) return 72 + k.VB // 2 + group_registers(c,
 
 function registers.attn_queries_bwd(c, k)
   local sums = c.LANES * c.DV8 // 8 <= 8 and c.DV8 // 2 or 0
-  return 70 + 24 * c.LINEAR + c.LANES * (sums + 2) + group_registers(c, k.NG) + k.NG * c.SUMS
+  return 70 + c.LINEAR * (c.ELEMENT == 2 and 40 or 24) + c.LANES * (sums + 2) + group_registers(c, k.NG) + k.NG * c.SUMS
     + c.LEARN * 40
 end
 
 function registers.attn_keys_bwd(c, k)
-  return 66 + c.LINEAR * 2 * k.TB + c.LANES * 4 + group_registers(c, k.NG) + k.NG * c.SUMS + c.LEARN * 40
+  return 66 + c.LINEAR * (2 * k.TB + 8 * (c.NW - 1) * (c.LANES - 1)) + c.LANES * 4 + group_registers(c, k.NG) + k.NG * c.SUMS + c.LEARN * 40
 end
 
 function registers.attn_cluster(c, k)
@@ -209,8 +209,9 @@ end
 for _, kernel in ipairs { "attn_causal", "attn_causal_queries_bwd", "attn_causal_keys_bwd" } do
   registers[kernel] = function() return 200 end
 end
-function registers.attn_combine() return 64 end
-registers.attn_sum, registers.attn_step = registers.attn_combine, registers.attn_combine
+for _, kernel in ipairs { "attn_combine", "attn_sum", "attn_step", "attn_merge" } do
+  registers[kernel] = function() return 64 end
+end
 
 -- Rows of W in blocks of at most `most` warps, all about equally full.
 local function row_warps(c, most)

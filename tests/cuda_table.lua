@@ -39,6 +39,9 @@ local function key(row) return table.concat({ row.feature, row.kernel, row.type,
 
 local function class_of(arch) return plan_cuda.class(math.tointeger(arch:match("%d+"))) end
 
+-- Those whose registers the planner counts; the others' are its guess, and of clusters the most of two.
+local KERNELS = { "attn_keys", "attn_queries", "attn_queries_bwd", "attn_keys_bwd" }
+
 local function archs_of(spec, kind)
   if not CLASSES[spec.name] then return kind.name == "f32" and { "sm_90a" } or {} end
   return kind.name == "f32" and ARCHS or { "sm_90a" }
@@ -48,14 +51,15 @@ end
 local function rows_wanted()
   local rows = {}
   for _, spec in ipairs(emit.load_all("feature")) do
-    for _, kernel in ipairs(plan_cuda.kernels) do
+    for _, kernel in ipairs(KERNELS) do
       for _, kind in ipairs(TYPES) do
         for _, arch in ipairs(archs_of(spec, kind)) do
-          local options = { dtype = kind.dtype, precision = kind.precision, class = class_of(arch) }
-          local text = target_cuda.attention(spec, kernel, SIZES, options, emit.read)
-          local _, k = plan_cuda.kernel(kernel, spec, SIZES, options)
+          local options = { dtype = kind.dtype, precision = kind.precision,
+            arch = math.tointeger(arch:match("%d+")) }
+          local text, launch = target_cuda.attention("", spec, kernel, SIZES, options, emit.read)
           local row = { feature = spec.name, kernel = kernel, type = kind.name, arch = arch,
-            hash = emit.hash(text), shared = k.SHARED_BYTES, blocks = k.MIN_BLOCKS, warps = k.KW }
+            hash = emit.hash(text), shared = launch.shared, blocks = launch.blocks,
+            warps = launch.threads // 32 }
           row.file = ("%s/%s.cu"):format(folder, row.hash)
           rows[#rows + 1] = row
           local file = assert(io.open(row.file, "w"))

@@ -376,8 +376,8 @@ static void check_bytes(const char *what)
             100 * conflicts, (double)count[i].shared_wavefronts / tokens,
             (double)count[i].mma / tokens);
         assert_true(bytes <= 1.05 * least);
-        /* of backward: arrays of 16 tokens a row leave some of two */
-        assert_true(conflicts <= (i == 0 ? 0.05 : 0.25));
+        /* arrays of 16 tokens a row, and 32 rows a warp in one launch, leave some of two */
+        assert_true(conflicts <= (i == 0 ? 0.1 : 0.3));
     }
     release(&p);
 }

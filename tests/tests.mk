@@ -109,8 +109,7 @@ test-programs: build/base/model/stamp $(B)/spectraformer $(B)/libspectraformer.s
 ASAN_NAMES := test_support test_files test_matrix test_data test_softmax test_row test_jit \
 	test_property_attention test_property_state test_property_matrix_structure test_chain test_learned test_approx \
 	test_emulator test_emulator_product test_emulator_text test_curand \
-	test_causal test_decode test_device test_device_kernels \
-	test_model_kernels test_model_journal test_softmax_device test_model_device
+	test_causal test_decode test_device test_device_kernels
 ASAN_MAKE := B=build/asan OPT=-O1 $(if $(filter avx2,$(ISAS)),ISAS='portable avx512') \
 	SAN='-DWITHOUT_avx2 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer'
 sanitized:

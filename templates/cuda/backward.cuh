@@ -148,8 +148,10 @@ DEVICE void map_gradient(int side, const byte *stage, int token, int i, float sc
     const float gr2 = IDENTITY ? 0 : token_gradient(sums, 1 % SUMS, token);
     const float gown = SUM ? token_gradient(sums, SUMS - 1, token) : 0;
     float raw[4], mapped[4], second[4];
-    load_four(raw, stage, token, i);
-    shared_four(gx + token * LDX + i, mapped);
+    if (!LINEAR) { /* which has no registers to spare */
+        load_four(raw, stage, token, i);
+        shared_four(gx + token * LDX + i, mapped);
+    }
     if (NP > 1)
         shared_four(gsecond + token * LDX + i, second);
     UNROLL
@@ -161,7 +163,7 @@ DEVICE void map_gradient(int side, const byte *stage, int token, int i, float sc
         const float y = LINEAR ? coordinate(stage, token, i + k, scale, linear, &raw2) : scale * raw[k];
         coordinate_vectors(vectors, i + k, v);
         const float x = side ? map_k(y, v) : map_q(y, v);
-        const float at = mapped[k] + 2 * x * gx2;
+        const float at = (LINEAR ? shared_load(gx + token * LDX + i + k) : mapped[k]) + 2 * x * gx2;
         if (side)
             map_k_grad(y, v, at, &g, gv);
         else
