@@ -14,7 +14,7 @@ for line in io.lines() do
   end)())
   specs[feature] = specs[feature] or emit.load("feature", feature)
   local sizes = { D = math.tointeger(D), DV = math.tointeger(DV), M = math.tointeger(M) }
-  local text = target_cuda.attention(specs[feature], kernel, sizes,
+  local text = target_cuda.attention("", specs[feature], kernel, sizes,
     { dtype = dtype, precision = precision, learn = learn == "learn" }, emit.read)
   local out = assert(io.open(file, "w"))
   out:write(text)

@@ -49,7 +49,7 @@ hidden libcublas is "of cuBLAS too" info '^cuBLAS  *none: cuBLAS was not found'
 CC=no-such-cc is "of the emulator's compiler too" info "^emulator  *none: there is no C compiler 'no-such-cc'"
 hidden libcuda refused 1 "no CUDA device: the NVIDIA driver was not found" --device cuda
 refused 2 "device is 'gpu', allowed is cpu|cuda|emu" --device gpu
-says 2 "attend has no option --device" attend --device emu
+says 2 "cpu|cuda|emu" attend --device gpu
 is "nothing was compiled for these" test "$(entries)" -eq 0
 is "the CPU" features cpu
 is "the CPU by its name" features cpu2 --device cpu

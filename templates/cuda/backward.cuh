@@ -131,11 +131,11 @@ DEVICE void load_four(float *out, const byte *stage, int token, int i)
 {
     if (!BF16 && D % 4 == 0) {
         shared_four((const float *)(stage + token * STAGE_ROW(D)) + i, out);
-        return;
+    } else {
+        UNROLL
+        for (int k = 0; k < 4; k++)
+            out[k] = i + k < D ? stage_get(stage, token, D, i + k) : 0;
     }
-    UNROLL
-    for (int k = 0; k < 4; k++)
-        out[k] = i + k < D ? stage_get(stage, token, D, i + k) : 0;
 }
 
 /* Four coordinates from i of a token: gradients gx, gsecond of the mapped ones and the sums' to the
