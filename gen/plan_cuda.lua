@@ -194,7 +194,8 @@ function registers.attn_queries_bwd(c, k)
 end
 
 function registers.attn_keys_bwd(c, k)
-  return 66 + c.LINEAR * (2 * k.TB + 16 * (c.NW - 1) * (c.LANES - 1)) + c.LANES * 4 + group_registers(c, k.NG) + k.NG * c.SUMS + c.LEARN * 40
+  return 66 + c.LINEAR * (2 * k.TB + 16 * (c.NW - 1) * (c.LANES - 1)) + c.LANES * 4
+    + group_registers(c, k.NG) + k.NG * c.SUMS + c.LEARN * 40
 end
 
 function registers.attn_cluster(c, k)
