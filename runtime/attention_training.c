@@ -204,27 +204,44 @@ void spectra_attention_trained_set(spectra_attention *att, const float *theta)
     performer_pack(att);
 }
 
+/* From the gradients of W and of the row weights, in t->gw and t->gweight, to those of the learner.
+ */
+static void learner_gradient(const spectra_attention *att, float *gtheta)
+{
+    const attention_training *t = att->training;
+    memset(t->gtheta, 0, (size_t)t->learner.count * sizeof *t->gtheta);
+    t->learner.kind->backward(&t->learner, t->theta, t->scratch, t->gw, t->gweight, t->gtheta);
+    for (int64_t i = 0; i < t->learner.count; i++)
+        gtheta[t->scalars * att->desc.H + i] += (float)t->gtheta[i];
+}
+
+/* From the gradients of `heads` heads' scalars, `stride` apart, to those of theta. */
+static void scalars_gradient(const spectra_attention *att, int64_t heads, const float *params,
+                             int64_t stride, const float *theta, float *gtheta)
+{
+    const attention_training *t = att->training;
+    const int64_t H = att->desc.H;
+    for (int64_t i = 0; i < t->scalars; i++) {
+        const learned_scalar *x = &att->feature->learn[i];
+        for (int64_t n = 0; n < heads; n++) {
+            const int64_t k = i * H + n % H;
+            gtheta[k] += params[n * stride + x->slot] * x->derivative(theta[k]);
+        }
+    }
+}
+
 void training_gradient(const spectra_attention *att, const float *scalars, const float *w,
                        const float *weights, float *gtheta)
 {
     const attention_training *t = att->training;
-    const int64_t H = att->desc.H, M = att->plan.M, D = att->plan.D;
-    for (int64_t i = 0; i < t->scalars; i++) {
-        const learned_scalar *x = &att->feature->learn[i];
-        for (int64_t h = 0; h < H; h++)
-            gtheta[i * H + h] += scalars[h * att->feature->scalars + x->slot] *
-                                 x->derivative(t->scalar_theta[i * H + h]);
-    }
+    scalars_gradient(att, att->desc.H, scalars, att->feature->scalars, t->scalar_theta, gtheta);
     if (!t->matrix)
         return;
-    for (int64_t i = 0; i < M * D; i++)
+    for (int64_t i = 0; i < att->plan.M * att->plan.D; i++)
         t->gw[i] = (double)w[i];
-    for (int64_t r = 0; r < M; r++)
+    for (int64_t r = 0; r < att->plan.M; r++)
         t->gweight[r] = (double)weights[r];
-    memset(t->gtheta, 0, (size_t)t->learner.count * sizeof *t->gtheta);
-    t->learner.kind->backward(&t->learner, t->theta, t->scratch, t->gw, t->gweight, t->gtheta);
-    for (int64_t i = 0; i < t->learner.count; i++)
-        gtheta[t->scalars * H + i] += (float)t->gtheta[i];
+    learner_gradient(att, gtheta);
 }
 
 /* Sums over all heads of the gradients of W and of the row weights. */
@@ -247,25 +264,16 @@ void spectra_attention_trained_gradient(const spectra_attention *att, const spec
                                         const void *work, const float *theta, float *gtheta)
 {
     const attention_training *t = att->training;
-    int64_t H = att->desc.H, stride;
+    int64_t stride;
     const float *params, *weights;
     if (!t)
         return;
     performer_gradients(att, p, work, &params, &stride, &weights);
-    for (int64_t i = 0; i < t->scalars; i++) {
-        const learned_scalar *x = &att->feature->learn[i];
-        for (int64_t n = 0; n < p->B * H; n++) {
-            int64_t k = i * H + n % H;
-            gtheta[k] += params[n * stride + x->slot] * x->derivative(theta[k]);
-        }
-    }
+    scalars_gradient(att, p->B * att->desc.H, params, stride, theta, gtheta);
     if (!t->matrix)
         return;
-    collect(att, t, p->B * H, params, stride, weights);
-    memset(t->gtheta, 0, (size_t)t->learner.count * sizeof *t->gtheta);
-    t->learner.kind->backward(&t->learner, t->theta, t->scratch, t->gw, t->gweight, t->gtheta);
-    for (int64_t i = 0; i < t->learner.count; i++)
-        gtheta[t->scalars * H + i] += (float)t->gtheta[i];
+    collect(att, t, p->B * att->desc.H, params, stride, weights);
+    learner_gradient(att, gtheta);
 }
 
 /* ---- what is saved ----------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 /* attend on a device: dense arrays go over, the kernels run, results come back. */
 #include "attention_device.h"
+#include "bf16.h"
 #include "cli.h"
 #include "cli_attend.h"
 #include "status.h"
@@ -23,15 +24,6 @@ static spectra_status room(on_device *m, int64_t bytes, void **out)
     return SPECTRA_OK;
 }
 
-static uint16_t to_bf16(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    if ((bits & 0x7fffffff) > 0x7f800000)
-        return 0x7fc0;
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
 /* (n) numbers to the device as the kernels want them; x NULL: room for results. */
 static spectra_status send(on_device *m, const float *x, int64_t n, float **out)
 {
@@ -47,7 +39,7 @@ static spectra_status send(on_device *m, const float *x, int64_t n, float **out)
     if (!half)
         return fail(SPECTRA_ENOMEM, "out of memory for %lld bytes", (long long)bytes);
     for (int64_t i = 0; i < n; i++)
-        half[i] = to_bf16(x[i]);
+        half[i] = bf16_from_float(x[i]);
     spectra_status status = device_write(m->dev, at, half, bytes);
     free(half);
     return status;
@@ -56,11 +48,8 @@ static spectra_status send(on_device *m, const float *x, int64_t n, float **out)
 static spectra_status fetch(on_device *m, float *x, const float *from, int64_t n)
 {
     TRY(device_read(m->dev, x, from, n * (m->bf16 ? 2 : 4)));
-    const uint16_t *half = (const uint16_t *)x;
-    for (int64_t i = n - 1; i >= 0 && m->bf16; i--) {
-        const uint32_t bits = (uint32_t)half[i] << 16;
-        memcpy(x + i, &bits, sizeof bits);
-    }
+    if (m->bf16)
+        bf16_widen(x, n);
     return SPECTRA_OK;
 }
 

@@ -31,16 +31,25 @@ static const char *const kernel_names[CUDA_KERNELS] = {
 
 /* ---- sizes ----------------------------------------------------------------------------------- */
 
-static int64_t blocks_of(int64_t n, int64_t each)
+void cuda_place_params(const performer_device *pd, cuda_layout *l, int64_t *at)
 {
-    return (n + each - 1) / each;
+    const attn_plan *plan = &pd->att->plan;
+    const bool counts = cuda_counts(pd->att);
+    const int64_t F = pd->att->feature->lanes * plan->MP, DV8 = (plan->DV + 7) / 8 * 8;
+    l->state = F * (2 + DV8);
+    l->dstate = F * (1 + DV8);
+    l->params = cuda_whole(cuda_parameters(pd->att));
+    l->w = counts ? cuda_whole(plan->M * plan->D) : 0;
+    l->at_params = *at, *at += l->heads * l->params;
+    l->at_w = *at, *at += l->heads * l->w;
+    l->at_counts = *at, *at += counts ? cuda_whole(l->heads * 3 * plan->M) : 0;
 }
 
 int64_t cuda_splits(const performer_device *pd, const jit_cuda_plan *plan, int64_t blocks,
                     int64_t tokens, int64_t unit)
 {
     const int64_t slots = (int64_t)device_multiprocessors(pd->dev) * plan->blocks;
-    const int64_t wanted = slots / blocks, possible = blocks_of(tokens, 2 * unit);
+    const int64_t wanted = slots / blocks, possible = cuda_blocks(tokens, 2 * unit);
     const int64_t n = wanted < possible ? wanted : possible;
     return n > 1 ? n : 1;
 }
@@ -58,15 +67,9 @@ cuda_layout cuda_layout_of(const performer_device *pd, const attention_device_pr
         return cuda_causal_layout(pd, x);
     const spectra_problem *p = &x->p;
     const attn_plan *plan = &att->plan;
-    const int lanes = att->feature->lanes;
-    const bool counts = cuda_counts(att);
-    cuda_layout l = {.heads = p->B * att->desc.H};
-    l.den_rows = x->q_rows;
-    const int64_t F = lanes * plan->MP, DV8 = (plan->DV + 7) / 8 * 8;
-    l.state = F * (2 + DV8);
-    l.dstate = F * (1 + DV8);
-    l.params = cuda_whole(cuda_parameters(att));
-    l.w = counts ? cuda_whole(plan->M * plan->D) : 0;
+    cuda_layout l = {.heads = p->B * att->desc.H, .den_rows = x->q_rows};
+    int64_t at = 0;
+    cuda_place_params(pd, &l, &at);
     const jit_cuda_plan *keys = &pd->plan[KEYS], *queries = &pd->plan[QUERIES];
     const jit_cuda_plan *qb = &pd->plan[QUERIES_BWD], *kb = &pd->plan[KEYS_BWD];
     l.k_splits = splits(pd, keys, l.heads * keys->row_blocks * keys->value_blocks, p->S);
@@ -75,14 +78,10 @@ cuda_layout cuda_layout_of(const performer_device *pd, const attention_device_pr
         cuda_cluster_blocks(pd, CLUSTER, l.heads, p->T > p->S ? p->T : p->S, l.heads * l.k_splits);
     l.backward = cuda_cluster_blocks(pd, CLUSTER_BWD, l.heads, p->T > p->S ? p->T : p->S,
                                      l.heads * l.q_splits);
-    int64_t at = 0;
     l.at_state = at, at += cuda_whole(l.heads * l.state);
     l.one_part = l.k_splits == 1 && !att->weighted;
     l.at_den = at, at += cuda_whole(att->desc.H * l.den_rows);
     l.at_top = at, at += cuda_whole(att->desc.H * l.den_rows);
-    l.at_params = at, at += l.heads * l.params;
-    l.at_w = at, at += l.heads * l.w;
-    l.at_counts = at, at += counts ? cuda_whole(l.heads * 3 * plan->M) : 0;
     l.saved = at;
     at = 0;
     l.at_part = at, at += l.one_part || l.forward ? 0 : cuda_whole(l.k_splits * l.heads * l.state);
@@ -309,11 +308,11 @@ spectra_status cuda_sums(const performer_device *pd, const cuda_layout *l,
     const int64_t T = x->p.T > x->p.S ? x->p.T : x->p.S,
                   D = plan->D > plan->DV ? plan->D : plan->DV;
     if (pd->kernel[SUM])
-        TRY(launch(pd, SUM, blocks_of(T * D, 4 * pd->plan[SUM].threads), l->heads, 3, args));
+        TRY(launch(pd, SUM, cuda_blocks(T * D, 4 * pd->plan[SUM].threads), l->heads, 3, args));
     if (!pd->learn)
         return SPECTRA_OK;
     const int64_t threads = pd->plan[LEARNED].threads;
-    return launch(pd, LEARNED, blocks_of(learned_floats(pd->att), threads), 1, 1, args);
+    return launch(pd, LEARNED, cuda_blocks(learned_floats(pd->att), threads), 1, 1, args);
 }
 
 static spectra_status performer_device_forward(const attention_device *ad,

@@ -71,6 +71,14 @@ int cuda_cluster_blocks(const performer_device *pd, cuda_kernel kernel, int64_t 
 /* A cluster of so many blocks a head: what CLUSTER and CLUSTER_BWD are launched with. */
 spectra_status cuda_cluster_launch(const performer_device *pd, cuda_kernel kernel, int blocks,
                                    int64_t heads, const attn_cuda_args *args);
+static inline int64_t cuda_blocks(int64_t n, int64_t each)
+{
+    return (n + each - 1) / each;
+}
+
+/* Sizes of a head's state, parameters and matrix, and where the last two lie in `saved`, from *at
+ * on. */
+void cuda_place_params(const performer_device *pd, cuda_layout *l, int64_t *at);
 cuda_layout cuda_layout_of(const performer_device *pd, const attention_device_problem *x);
 cuda_rows cuda_rows_of(spectra_rows x);
 attn_cuda_args cuda_args_of(const performer_device *pd, const attention_device_problem *x,

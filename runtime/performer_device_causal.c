@@ -11,26 +11,6 @@
 
 enum { SPLIT = 64 }; /* tokens, as in templates/cuda/tile.cuh */
 
-static int64_t blocks_of(int64_t n, int64_t each)
-{
-    return (n + each - 1) / each;
-}
-
-/* Where a head's parameters and matrices lie, from *at on. */
-static void place_params(const performer_device *pd, cuda_layout *l, int64_t *at)
-{
-    const attn_plan *plan = &pd->att->plan;
-    const bool counts = cuda_counts(pd->att);
-    const int64_t F = pd->att->feature->lanes * plan->MP, DV8 = (plan->DV + 7) / 8 * 8;
-    l->state = F * (2 + DV8);
-    l->dstate = F * (1 + DV8);
-    l->params = cuda_whole(cuda_parameters(pd->att));
-    l->w = counts ? cuda_whole(plan->M * plan->D) : 0;
-    l->at_params = *at, *at += l->heads * l->params;
-    l->at_w = *at, *at += l->heads * l->w;
-    l->at_counts = *at, *at += counts ? cuda_whole(l->heads * 3 * plan->M) : 0;
-}
-
 cuda_layout cuda_causal_layout(const performer_device *pd, const attention_device_problem *x)
 {
     const spectra_attention *att = pd->att;
@@ -39,9 +19,9 @@ cuda_layout cuda_causal_layout(const performer_device *pd, const attention_devic
     const jit_cuda_plan *fwd = &pd->plan[CAUSAL], *qb = &pd->plan[CAUSAL_QUERIES_BWD];
     cuda_layout l = {.heads = x->p.B * H, .den_rows = x->q_rows};
     int64_t at = 0;
-    place_params(pd, &l, &at);
+    cuda_place_params(pd, &l, &at);
     l.k_splits = l.q_splits = cuda_splits(pd, fwd, l.heads * fwd->row_blocks, T, SPLIT);
-    l.tiles = blocks_of(T, qb->tile);
+    l.tiles = cuda_blocks(T, qb->tile);
     l.at_part = at, at += cuda_whole((l.k_splits - 1) * l.heads * l.state);
     l.at_den = at, at += cuda_whole(H * l.den_rows);
     l.at_top = at, at += cuda_whole(H * l.den_rows);
@@ -117,7 +97,7 @@ spectra_status cuda_causal_forward(performer_device *pd, const attention_device_
     TRY(launch(pd, CAUSAL, l.q_splits, l.heads, args.row_blocks, &args));
     if (args.row_blocks == 1)
         return SPECTRA_OK;
-    return launch(pd, COMBINE, blocks_of(x->p.T, pd->plan[COMBINE].tile), l.heads, 1, &args);
+    return launch(pd, COMBINE, cuda_blocks(x->p.T, pd->plan[COMBINE].tile), l.heads, 1, &args);
 }
 
 spectra_status cuda_causal_backward(performer_device *pd, const attention_device_problem *x,
@@ -137,7 +117,7 @@ static cuda_layout state_layout(const performer_device *pd, int64_t B)
 {
     cuda_layout l = {.heads = B * pd->att->desc.H};
     int64_t at = 0;
-    place_params(pd, &l, &at);
+    cuda_place_params(pd, &l, &at);
     l.at_state = at, at += cuda_whole(l.heads * l.state);
     l.saved = at;
     return l;

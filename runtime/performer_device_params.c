@@ -2,6 +2,7 @@
  * where a decomposition is needed, what the host makes. */
 #include "performer_device.h"
 
+#include "bf16.h"
 #include "status.h"
 
 #include <stdlib.h>
@@ -192,16 +193,6 @@ static spectra_status bring(device *dev, const void *from, int64_t bytes, void *
     return device_read(dev, *out, from, bytes);
 }
 
-/* bf16 numbers, in the first half of x, to floats in place. */
-static void widen(float *x, int64_t n)
-{
-    const uint16_t *half = (const uint16_t *)x;
-    for (int64_t i = n - 1; i >= 0; i--) {
-        const uint32_t bits = (uint32_t)half[i] << 16;
-        memcpy(x + i, &bits, sizeof bits);
-    }
-}
-
 static spectra_status bring_side(const performer_device *pd, const spectra_problem *p,
                                  const spectra_rows *x, const int64_t *begin, const int64_t *len,
                                  const uint8_t *mask, int64_t padded, host_side *out)
@@ -222,16 +213,16 @@ static spectra_status bring_side(const performer_device *pd, const spectra_probl
                     device_name(pd->dev), (long long)floats);
     TRY(device_read(pd->dev, out->x, x->data, floats * element));
     if (pd->bf16)
-        widen(out->x, floats);
+        bf16_widen(out->x, floats);
     return SPECTRA_OK;
 }
 
 static performer_tokens tokens_of(const spectra_attention *att, const spectra_rows *x,
                                   const host_side *s, int64_t padded, int64_t b, int64_t h)
 {
-    return (performer_tokens){s->x + rows_at(x, s->begin, b, h), rows_length(s->len, b, padded),
-                              x->stride_t, att->plan.scale,
-                              s->mask ? s->mask + rows_first(s->begin, b, padded) : NULL};
+    spectra_rows rows = *x;
+    rows.data = s->x;
+    return performer_tokens_of(att, &rows, s->begin, s->len, s->mask, padded, b, h);
 }
 
 static spectra_status host_prepare(performer_device *pd, const spectra_problem *p,

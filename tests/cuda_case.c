@@ -1,6 +1,7 @@
 #include "cuda_case.h"
 
 #include "attend.h"
+#include "bf16.h"
 #include "oracle.h"
 
 #include <math.h>
@@ -19,21 +20,6 @@ static void check(const cuda_problem *p, spectra_status status)
     exit(2);
 }
 
-float cuda_from_bf16(uint16_t half)
-{
-    const uint32_t bits = (uint32_t)half << 16;
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-uint16_t cuda_to_bf16(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
 /* ---- inputs ---------------------------------------------------------------------------------- */
 
 /* n normal numbers of standard deviation s, as the kernel gets them and as floats. */
@@ -44,8 +30,8 @@ static void *draw(const cuda_problem *p, oracle_rng *r, int64_t n, double s, flo
     for (int64_t i = 0; i < n; i++) {
         x[i] = (float)(s * oracle_normal(r));
         if (p->element == 2) {
-            const uint16_t half = cuda_to_bf16(x[i]);
-            x[i] = cuda_from_bf16(half);
+            const uint16_t half = bf16_from_float(x[i]);
+            x[i] = bf16_to_float(half);
             memcpy((uint16_t *)out + i, &half, 2);
         } else {
             memcpy((float *)out + i, x + i, 4);

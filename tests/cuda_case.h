@@ -63,7 +63,5 @@ void cuda_problem_free(cuda_problem *p);
 
 /* Strides (b, h, t) of an array of rows of `width` numbers. */
 void cuda_strides(const cuda_problem *p, int64_t rows, int64_t width, int64_t stride[3]);
-float cuda_from_bf16(uint16_t half);
-uint16_t cuda_to_bf16(float x);
 
 #endif

@@ -9,6 +9,8 @@
  */
 #include "cuda_ptx.h"
 
+#include "bf16.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -116,8 +118,8 @@ static float *gather(const cuda_problem *p, const void *data, const float *parts
     const int64_t *begin = keys ? p->k_begin : p->q_begin, *len = keys ? p->k_len : p->q_len;
     float *out = calloc((size_t)(all * H * width), sizeof *out);
     for (int64_t i = 0; out && data && i < all * H * width; i++)
-        out[i] = p->element == 2 ? cuda_from_bf16(((const uint16_t *)data)[i])
-                                 : ((const float *)data)[i];
+        out[i] =
+            p->element == 2 ? bf16_to_float(((const uint16_t *)data)[i]) : ((const float *)data)[i];
     if (data || !out)
         return out;
     int64_t s[3];

@@ -4,6 +4,7 @@
  */
 #include "attend.h"
 #include "attention.h"
+#include "bf16.h"
 #include "cuda_args.h"
 #include "emulated.h"
 #include "jit.h"
@@ -68,21 +69,6 @@ static float normal(void)
     return (float)(sum * sqrt(3));
 }
 
-static uint16_t to_bf16(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-static float from_bf16(uint16_t x)
-{
-    uint32_t bits = (uint32_t)x << 16;
-    float y;
-    memcpy(&y, &bits, 4);
-    return y;
-}
-
 /* Rows (B, H, T, n): the numbers in float and, as the kernels see them, in device memory. */
 typedef struct rows {
     float *x;
@@ -99,8 +85,8 @@ static rows rows_new(const causal_case *c, int64_t n, double std, bool filled)
         const double growth = c->growth ? 1 + 8.0 * (double)(i / n % c->T) / (double)c->T : 1;
         r.x[i] = (float)(std * growth) * normal();
         if (c->bf16) {
-            ((uint16_t *)r.device)[i] = to_bf16(r.x[i]);
-            r.x[i] = from_bf16(to_bf16(r.x[i]));
+            ((uint16_t *)r.device)[i] = bf16_from_float(r.x[i]);
+            r.x[i] = bf16_to_float(bf16_from_float(r.x[i]));
         } else {
             ((float *)r.device)[i] = r.x[i];
         }
@@ -118,7 +104,8 @@ static double worst(const causal_case *c, const rows *r)
 {
     double most = 0, scale = 0;
     for (int64_t i = 0; i < r->count; i++) {
-        const float y = c->bf16 ? from_bf16(((uint16_t *)r->device)[i]) : ((float *)r->device)[i];
+        const float y =
+            c->bf16 ? bf16_to_float(((uint16_t *)r->device)[i]) : ((float *)r->device)[i];
         const double d = fabs((double)y - (double)r->x[i]);
         if (!(d <= 1e30))
             return INFINITY;
