@@ -1,5 +1,8 @@
 #include "device_case.h"
 
+#include "oracle.h"
+
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -56,6 +59,36 @@ float *random_floats(int64_t count, uint32_t seed)
     return x;
 }
 
+float *normal_floats(int64_t count, uint64_t seed, double deviation)
+{
+    oracle_rng r = {seed};
+    float *x = malloc((size_t)count * sizeof *x);
+    for (int64_t i = 0; i < count; i++)
+        x[i] = (float)(deviation * oracle_normal(&r));
+    return x;
+}
+
+double largest_error(int64_t count, const float *got, const float *want)
+{
+    double most = 0, scale = 0;
+    for (int64_t i = 0; i < count; i++) {
+        const double d = fabs((double)got[i] - (double)want[i]);
+        if (isnan(d))
+            return NAN;
+        most = fmax(most, d);
+        scale = fmax(scale, fabs((double)want[i]));
+    }
+    return most / (scale > 0 ? scale : 1);
+}
+
+double error_of(const void *got, int64_t count, const float *want)
+{
+    float *x = get(got, count);
+    const double error = largest_error(count, x, want);
+    free(x);
+    return error;
+}
+
 void *put(const void *from, int64_t bytes)
 {
     void *at = NULL;
@@ -66,8 +99,10 @@ void *put(const void *from, int64_t bytes)
 
 float *room(int64_t floats)
 {
-    void *at = NULL;
-    ok(device_alloc(dev, floats * 4, &at));
+    float *none = malloc((size_t)(floats * 4));
+    memset(none, 0xff, (size_t)(floats * 4));
+    void *at = put(none, floats * 4);
+    free(none);
     return at;
 }
 

@@ -25,7 +25,12 @@ void ok(spectra_status status);
 void fails(spectra_status status, spectra_status expected, const char *part);
 /* Between -1 and 1; to be freed. */
 float *random_floats(int64_t count, uint32_t seed);
-/* Memory of the device with these bytes; with nothing; a copy of it, to be freed. */
+float *normal_floats(int64_t count, uint64_t seed, double deviation);
+/* The largest difference by the largest number that is wanted; NaN where one is none. */
+double largest_error(int64_t count, const float *got, const float *want);
+/* The same of what lies on the device. */
+double error_of(const void *got, int64_t count, const float *want);
+/* Memory of the device with these bytes; with NaN; a copy of it, to be freed. */
 void *put(const void *from, int64_t bytes);
 float *room(int64_t floats);
 float *get(const void *from, int64_t floats);

@@ -1,83 +1,25 @@
 /* Attention on the emulated device against the CPU's kernels: every skeleton with every class of
  * feature, sizes that fit no tile, masks, packed and strided rows, forward and backward. */
+#include "device_case.h"
+
 #include "attend.h"
-#include "attention_device.h"
 #include "device_internal.h"
-#include "emulated.h"
+#include "emulator.h"
 #include "performer_device.h"
 
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include <cmocka.h>
-
-typedef struct device_case {
+typedef struct attention_case {
     const char *feat, *kernel;
     int64_t B, H, T, S, D, DV, M;
     bool mask, gaussian, fast, learn;
-} device_case;
-
-static device *dev;
-
-static float *random_floats(int64_t n, unsigned seed, float std)
-{
-    float *x = attend_alloc(n * (int64_t)sizeof *x);
-    uint64_t s = seed * 0x9e3779b97f4a7c15u + 1;
-    for (int64_t i = 0; i < n; i++) {
-        double sum = 0;
-        for (int k = 0; k < 4; k++) {
-            s = s * 6364136223846793005u + 1442695040888963407u;
-            sum += (double)(s >> 40) / (1 << 24) - 0.5;
-        }
-        x[i] = std * (float)(sum * sqrt(3));
-    }
-    return x;
-}
-
-static double worst(int64_t n, const float *x, const float *ref)
-{
-    double most = 0, scale = 0;
-    for (int64_t i = 0; i < n; i++) {
-        const double d = fabs((double)x[i] - (double)ref[i]);
-        scale = fmax(scale, fabs((double)ref[i]));
-        most = d > most || isnan(d) ? d : most;
-        if (isnan(d))
-            return NAN;
-    }
-    return most / (scale > 0 ? scale : 1);
-}
-
-static void ok(spectra_status status)
-{
-    if (status != SPECTRA_OK)
-        fail_msg("%s", spectra_message());
-}
-
-/* Device memory of n floats, holding x or, where that is NULL, NaN. */
-static float *on_device(const float *x, int64_t n)
-{
-    void *p = NULL;
-    ok(device_alloc(dev, n * 4, &p));
-    float *empty = x ? NULL : attend_floats(n);
-    ok(device_write(dev, p, x ? x : empty, n * 4));
-    free(empty);
-    return p;
-}
-
-static float *back(const float *p, int64_t n)
-{
-    float *x = attend_floats(n);
-    ok(device_read(dev, x, p, n * 4));
-    return x;
-}
+} attention_case;
 
 /* Gradients of what is trained, against the CPU's. */
-static void check_learned(const device_case *c, const spectra_attention *att, attention_device *ad,
-                          const attend_run *run)
+static void check_learned(const attention_case *c, const spectra_attention *att,
+                          attention_device *ad, const attend_run *run)
 {
     const int64_t n = spectra_attention_trained_floats(att);
     if (n == 0)
@@ -86,7 +28,7 @@ static void check_learned(const device_case *c, const spectra_attention *att, at
     spectra_attention_trained_start(att, theta);
     spectra_attention_trained_gradient(att, &run->problem, run->work, theta, ref);
     ok(attention_device_gradient(ad, got));
-    const double error = worst(n, got, ref);
+    const double error = largest_error(n, got, ref);
     printf("%-12s %-6s trained %lld: %.1e\n", c->feat, c->kernel, (long long)n, error);
     assert_true(error <= 2e-5);
     free(theta);
@@ -96,7 +38,7 @@ static void check_learned(const device_case *c, const spectra_attention *att, at
 
 /* A case with its inputs, here and on the device. */
 typedef struct prepared {
-    const device_case *c;
+    const attention_case *c;
     spectra_attention *att;
     attention_device *ad;
     attention_device_problem problem;
@@ -106,7 +48,7 @@ typedef struct prepared {
     void *saved, *work;
 } prepared;
 
-static spectra_attention *attention_of(const device_case *c)
+static spectra_attention *attention_of(const attention_case *c)
 {
     char feat[32];
     spectra_attention_desc d = {.attn = "performer",
@@ -129,14 +71,14 @@ static spectra_attention *attention_of(const device_case *c)
     return att;
 }
 
-static void prepare(const device_case *c, prepared *p)
+static void prepare(const attention_case *c, prepared *p)
 {
     const int64_t nq = c->B * c->H * c->T, nk = c->B * c->H * c->S;
     *p = (prepared){.c = c, .att = attention_of(c)};
     /* of signed features the normaliser is near 0 where vectors are long */
-    const float std = p->att->feature->is_signed ? 0.5f : 1;
-    p->q = random_floats(nq * c->D, 1, std), p->k = random_floats(nk * c->D, 2, std);
-    p->v = random_floats(nk * c->DV, 3, 1), p->go = random_floats(nq * c->DV, 4, 1);
+    const double std = p->att->feature->is_signed ? 0.5 : 1;
+    p->q = normal_floats(nq * c->D, 1, std), p->k = normal_floats(nk * c->D, 2, std);
+    p->v = normal_floats(nk * c->DV, 3, 1), p->go = normal_floats(nq * c->DV, 4, 1);
     p->mask = malloc((size_t)(c->B * c->S));
     for (int64_t i = 0; i < c->B * c->S; i++)
         p->mask[i] = (i * 7) % 5 != 0 && !(c->B > 1 && i >= (c->B - 1) * c->S);
@@ -145,22 +87,19 @@ static void prepare(const device_case *c, prepared *p)
     p->problem = (attention_device_problem){
         .p = {.B = c->B, .T = c->T, .S = c->S}, .q_rows = c->B * c->T, .k_rows = c->B * c->S};
     if (c->mask) {
-        void *mask = NULL;
-        ok(device_alloc(dev, c->B * c->S, &mask));
-        ok(device_write(dev, mask, p->mask, c->B * c->S));
-        p->problem.p.k_mask = mask;
+        p->problem.p.k_mask = put(p->mask, c->B * c->S);
     }
-    ok(device_alloc(dev, attention_device_saved_bytes(p->ad, &p->problem), &p->saved));
-    ok(device_alloc(dev, attention_device_work_bytes(p->ad, &p->problem), &p->work));
+    p->saved = room(attention_device_saved_bytes(p->ad, &p->problem) / 4);
+    p->work = room(attention_device_work_bytes(p->ad, &p->problem) / 4);
     p->x = (attention_device_views){
-        .q = spectra_rows_dense(on_device(p->q, nq * c->D), c->H, c->T, c->D),
-        .k = spectra_rows_dense(on_device(p->k, nk * c->D), c->H, c->S, c->D),
-        .v = spectra_rows_dense(on_device(p->v, nk * c->DV), c->H, c->S, c->DV),
-        .go = spectra_rows_dense(on_device(p->go, nq * c->DV), c->H, c->T, c->DV),
-        .o = spectra_rows_dense(on_device(NULL, nq * c->DV), c->H, c->T, c->DV),
-        .gq = spectra_rows_dense(on_device(NULL, nq * c->D), c->H, c->T, c->D),
-        .gk = spectra_rows_dense(on_device(NULL, nk * c->D), c->H, c->S, c->D),
-        .gv = spectra_rows_dense(on_device(NULL, nk * c->DV), c->H, c->S, c->DV),
+        .q = spectra_rows_dense(put(p->q, nq * c->D * 4), c->H, c->T, c->D),
+        .k = spectra_rows_dense(put(p->k, nk * c->D * 4), c->H, c->S, c->D),
+        .v = spectra_rows_dense(put(p->v, nk * c->DV * 4), c->H, c->S, c->DV),
+        .go = spectra_rows_dense(put(p->go, nq * c->DV * 4), c->H, c->T, c->DV),
+        .o = spectra_rows_dense(room(nq * c->DV), c->H, c->T, c->DV),
+        .gq = spectra_rows_dense(room(nq * c->D), c->H, c->T, c->D),
+        .gk = spectra_rows_dense(room(nk * c->D), c->H, c->S, c->D),
+        .gv = spectra_rows_dense(room(nk * c->DV), c->H, c->S, c->DV),
     };
 }
 
@@ -184,15 +123,7 @@ static void forward_backward(prepared *p)
     ok(attention_device_backward(p->ad, &p->problem, &p->x, p->saved, p->work));
 }
 
-static double error_of(const spectra_rows *rows, int64_t n, const float *ref)
-{
-    float *x = back(rows->data, n);
-    const double e = worst(n, x, ref);
-    free(x);
-    return e;
-}
-
-static void run_case(const device_case *c)
+static void run_case(const attention_case *c)
 {
     prepared p;
     attend_run run;
@@ -202,10 +133,10 @@ static void run_case(const device_case *c)
     ok(attend(p.att, &n, &(attend_inputs){p.q, p.k, p.v, p.go, NULL, c->mask ? p.mask : NULL},
               &run));
     forward_backward(&p);
-    const double eo = error_of(&p.x.o, nq * c->DV, run.o),
-                 eq = error_of(&p.x.gq, nq * c->D, run.gq),
-                 ek = error_of(&p.x.gk, nk * c->D, run.gk),
-                 ev = error_of(&p.x.gv, nk * c->DV, run.gv);
+    const double eo = error_of(p.x.o.data, nq * c->DV, run.o),
+                 eq = error_of(p.x.gq.data, nq * c->D, run.gq),
+                 ek = error_of(p.x.gk.data, nk * c->D, run.gk),
+                 ev = error_of(p.x.gv.data, nk * c->DV, run.gv);
     printf("%-12s %-6s T %4lld S %4lld D %2lld DV %2lld M %3lld: o %.1e gq %.1e gk %.1e gv %.1e\n",
            c->feat, c->kernel, (long long)c->T, (long long)c->S, (long long)c->D, (long long)c->DV,
            (long long)c->M, eo, eq, ek, ev);
@@ -223,7 +154,7 @@ static void run_case(const device_case *c)
 /* o and the gradients behind each other. */
 static float *results(const prepared *p, int64_t *count)
 {
-    const device_case *c = p->c;
+    const attention_case *c = p->c;
     const int64_t nq = c->B * c->H * c->T, nk = c->B * c->H * c->S;
     const int64_t n[] = {nq * c->DV, nq * c->D, nk * c->D, nk * c->DV};
     const spectra_rows *rows[] = {&p->x.o, &p->x.gq, &p->x.gk, &p->x.gv};
@@ -235,7 +166,7 @@ static float *results(const prepared *p, int64_t *count)
 }
 
 /* The same bits whatever thread goes first, no race, no address that is not the kernel's. */
-static void check_orders(const device_case *c)
+static void check_orders(const attention_case *c)
 {
     prepared p;
     int64_t n = 0;
@@ -262,7 +193,7 @@ static void check_orders(const device_case *c)
 
 static void test_orders(void **state)
 {
-    static const device_case checked[] = {
+    static const attention_case checked[] = {
         {"posrf", "orf", 1, 2, 70, 150, 32, 32, 128, true, false, false, false},
         {"trigrf", "orf", 1, 1, 40, 65, 20, 24, 40, true, false, false, false},
         {"saderf", "orf", 1, 1, 33, 40, 16, 16, 32, true, false, false, false},
@@ -278,7 +209,7 @@ static void test_orders(void **state)
 enum { NO_CLUSTERS = 80, CLUSTERS = 90 };
 
 typedef struct cluster_case {
-    device_case c;
+    attention_case c;
     int forward, backward; /* blocks a cluster that the case gets */
 } cluster_case;
 
@@ -302,7 +233,7 @@ static void test_clusters(void **state)
 {
     (void)state;
     for (size_t i = 0; i < sizeof clustered / sizeof clustered[0]; i++) {
-        const device_case *c = &clustered[i].c;
+        const attention_case *c = &clustered[i].c;
         prepared p;
         int64_t n = 0;
         dev->arch = CLUSTERS;
@@ -317,7 +248,7 @@ static void test_clusters(void **state)
         forward_backward(&p);
         float *two = results(&p, &n);
         release(&p);
-        const double apart = worst(n, one, two);
+        const double apart = largest_error(n, one, two);
         printf("    clusters of %d and %d blocks, from two launches %.1e\n", l.forward, l.backward,
                apart);
         assert_int_equal(l.forward, clustered[i].forward);
@@ -330,7 +261,7 @@ static void test_clusters(void **state)
 
 static void test_cluster_orders(void **state)
 {
-    static const device_case checked[] = {
+    static const attention_case checked[] = {
         {"posrf", "orf", 1, 2, 70, 530, 32, 32, 128, true, false, false, false},
         {"trigrf", "orf", 1, 1, 130, 265, 20, 24, 40, true, false, false, false},
         {"saderf", "orf", 1, 1, 33, 140, 16, 16, 32, true, false, false, false},
@@ -348,8 +279,8 @@ static void test_cluster_orders(void **state)
  * them, is hardly more than q, k, v, o once, and once again with their gradients. */
 static void check_bytes(const char *what)
 {
-    static const device_case c = {"posrf", "orf", 1,     2,     8192,  8192, 32,
-                                  32,      128,   false, false, false, false};
+    static const attention_case c = {"posrf", "orf", 1,     2,     8192,  8192, 32,
+                                     32,      128,   false, false, false, false};
     const int multiprocessors = dev->multiprocessors;
     emulator_counters count[2] = {{0}, {0}};
     prepared p;
@@ -391,7 +322,7 @@ static void test_bytes(void **state)
     dev->arch = NO_CLUSTERS;
 }
 
-static const device_case cases[] = {
+static const attention_case cases[] = {
     {"posrf", "orf", 1, 1, 16, 16, 8, 8, 16, false, false, false, false},
     {"posrf", "orf", 1, 2, 70, 70, 32, 32, 128, true, false, false, false},
     {"posrf", "gaus", 1, 1, 200, 300, 32, 32, 128, false, true, false, false},
@@ -424,33 +355,21 @@ static void test_case_run(void **state)
 int main(int argc, char **argv)
 {
     enum { COUNT = sizeof cases / sizeof cases[0] };
-    const char *kind = argc > 1 ? argv[1] : "emu";
     struct CMUnitTest tests[COUNT + 4];
     static char names[COUNT][64];
-    int count = 0;
-    emulated_open();
-    if (device_open(kind, &dev) != SPECTRA_OK) {
-        printf("test_attention_device: skipped: %s\n0 passed, 0 failed, 1 skipped\n",
-               spectra_message());
-        emulated_close();
-        return 0;
-    }
+    size_t count = 0;
     for (; count < COUNT; count++) {
-        const device_case *c = &cases[count];
+        const attention_case *c = &cases[count];
         snprintf(names[count], sizeof names[count], "%s %s T=%d D=%d M=%d", c->feat, c->kernel,
                  (int)c->T, (int)c->D, (int)c->M);
         tests[count] =
             (struct CMUnitTest){names[count], test_case_run, NULL, NULL, (void *)(uintptr_t)c};
     }
-    if (strcmp(kind, "emu") == 0) {
+    if (argc < 2 || strcmp(argv[1], "emu") == 0) {
         tests[count++] = (struct CMUnitTest)cmocka_unit_test(test_orders);
         tests[count++] = (struct CMUnitTest)cmocka_unit_test(test_clusters);
         tests[count++] = (struct CMUnitTest)cmocka_unit_test(test_cluster_orders);
         tests[count++] = (struct CMUnitTest)cmocka_unit_test(test_bytes);
     }
-    const int failed =
-        _cmocka_run_group_tests("attention on a device", tests, (size_t)count, NULL, NULL);
-    device_close(dev);
-    emulated_close();
-    return failed;
+    return run_on_device(argc, argv, tests, count);
 }

@@ -1,11 +1,6 @@
 /* The classifier on the emulated device against the host's: every pass, gradient and update with
  * softmax attention and all dropouts, recordings, determinism, the journal. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
+#include "device_case.h"
 
 #include "model_device.h"
 #include "rng.h"
@@ -14,15 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-static const char *kind = "emu"; /* the first argument is another */
-static device *dev;
-
-static void ok(spectra_status status)
-{
-    if (status != SPECTRA_OK)
-        fail_msg("%s", spectra_message());
-}
 
 static model_config tiny(void)
 {
@@ -436,13 +422,6 @@ static void a_run_goes_on_from_copies(void **state)
 /* ---- what goes wrong ----------------------------------------------------------------------------
  */
 
-static void fails(spectra_status status, spectra_status want, const char *part)
-{
-    assert_int_equal(status, want);
-    if (!strstr(spectra_message(), part))
-        fail_msg("'%s' is not in: %s", part, spectra_message());
-}
-
 static void divergence_is_named(void **state)
 {
     (void)state;
@@ -512,27 +491,8 @@ static void requests_that_cannot_be_met(void **state)
     model_free(m);
 }
 
-static int open_device(void **state)
-{
-    (void)state;
-    if (spectra_jit_allow(SPECTRA_JIT_AUTO, NULL, NULL) != SPECTRA_OK ||
-        device_open(kind, &dev) != SPECTRA_OK) {
-        print_message("%s\n", spectra_message());
-        return -1;
-    }
-    return 0;
-}
-
-static int close_device(void **state)
-{
-    (void)state;
-    device_close(dev);
-    return 0;
-}
-
 int main(int argc, char **argv)
 {
-    kind = argc > 1 ? argv[1] : kind;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_pass_is_the_hosts),
         cmocka_unit_test(without_dropout),
@@ -549,5 +509,5 @@ int main(int argc, char **argv)
         cmocka_unit_test(bad_gradients_are_named),
         cmocka_unit_test(requests_that_cannot_be_met),
     };
-    return cmocka_run_group_tests(tests, open_device, close_device);
+    return run_on_device(argc, argv, tests, sizeof tests / sizeof tests[0]);
 }
