@@ -332,13 +332,8 @@ KERNEL(attn_causal, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
             rows.z[l][i] = shared_load(memory + AT_Z + f);
         }
     }
-    side_q.tile.x = memory + AT_XQ;
-    side_q.tile.second = memory + AT_XQ2;
-    side_q.tile.tok = memory + AT_TOKQ;
-    side_k.tile.x = memory + AT_XK;
-    side_k.tile.second = memory + AT_XK2;
-    side_k.tile.tok = memory + AT_TOKK;
-    side_q.tile.t = side_k.tile.t = 0;
+    place_tile(&side_q.tile, memory + AT_XQ, memory + AT_XQ2, memory + AT_TOKQ, 0);
+    place_tile(&side_k.tile, memory + AT_XK, memory + AT_XK2, memory + AT_TOKK, 0);
     for (int odd = 0; from < to; from += TB, odd ^= 1) {
         side_q.tile.bias = memory + AT_BIASQ + odd * TB;
         side_k.tile.bias = memory + AT_BIASK + odd * TB;

@@ -54,18 +54,13 @@ typedef struct causal_rows {
     int there[2];
     float norms[2][NW], weight[2];
     float start[LANES][2], ref[LANES][2], dz[LANES][2];
-    float gs[S1], gw[2][NW];
+    parameter_sums parameters;
 } causal_rows;
-
-/* Gradients of a tile, of the warp's rows: of projections, and of the tokens' sums. */
-typedef struct tile_gradient {
-    float u[NP][NG][4], sums[SUMS][2 * NG];
-} tile_gradient;
 
 /* What the later splits' gradients of row f are to be multiplied by. */
 DEVICE float later_factor(const attn_cuda_args *a, int64_t head, int64_t split, int f, float after)
 {
-    const float start = prefix_max(a, head, split, f);
+    const float start = parts_max(a, head, split, f);
     return after > -INFINITY ? exp_falling(after - start) : 0;
 }
 
@@ -76,14 +71,13 @@ DEVICE void load_gradient(const attn_cuda_args *a, int64_t head, int first, floa
     for (int i = THREAD; i < FB * (DV8 / 4); i += THREADS) {
         const int row = i / (DV8 / 4), c = i % (DV8 / 4) * 4, r = first + row % ROWS;
         const int f = row / ROWS * MP + r, later = r < M && BLOCK + 1 < a->q_splits;
-        const float after = later ? prefix_max(a, head, BLOCK + 1, f) : -INFINITY;
+        const float after = later ? parts_max(a, head, BLOCK + 1, f) : -INFINITY;
         float4 sum = make_float4(0, 0, 0, 0);
         for (int64_t k = BLOCK + 1; k < a->q_splits && r < M; k++) {
             const float factor = later_factor(a, head, k, f, after);
             const float *from = a->dpart + (k * heads + head) * DSTATE + F + (int64_t)f * DV8 + c;
             const float4 x = global_load4(from);
-            sum = make_float4(sum.x + factor * x.x, sum.y + factor * x.y, sum.z + factor * x.z,
-                              sum.w + factor * x.w);
+            sum = add_scaled(sum, factor, x);
         }
         shared_store4(memory + AT_DS + row * LDV + c, sum);
     }
@@ -103,20 +97,15 @@ DEVICE void start_rows(const attn_cuda_args *a, int64_t head, int first, causal_
         UNROLL
         for (int l = 0; l < LANES; l++) {
             const int later = r < M && BLOCK + 1 < a->q_splits;
-            const float after = later ? prefix_max(a, head, BLOCK + 1, l * MP + r) : -INFINITY;
+            const float after = later ? parts_max(a, head, BLOCK + 1, l * MP + r) : -INFINITY;
             rows->ref[l][i] = after;
             rows->dz[l][i] = 0;
             for (int64_t k = BLOCK + 1; k < a->q_splits && r < M; k++)
                 rows->dz[l][i] += later_factor(a, head, k, l * MP + r, after) *
                                   global_load(a->dpart + (k * heads + head) * DSTATE + l * MP + r);
         }
-        UNROLL
-        for (int k = 0; k < NW; k++)
-            rows->gw[i][k] = 0;
     }
-    UNROLL
-    for (int k = 0; k < NS; k++)
-        rows->gs[k] = 0;
+    clear_parameters(&rows->parameters);
 }
 
 /* References (2) of one lane's rows in the segment of token lo: the largest of those at the tile's start
@@ -234,11 +223,7 @@ DEVICE void store_values(const float *memory, const head_rows *to, float *part, 
             four[2] += x.z;
             four[3] += x.w;
         }
-        if (ROW_BLOCKS > 1)
-            for (int k = 0; k < 4 && c + k < DV; k++)
-                global_store(part + (from + token) * DV + c + k, four[k]);
-        else
-            store_row4(to, from + token, c, DV, four);
+        store_four(to, part, from + token, c, DV, four);
     }
 }
 
@@ -270,7 +255,7 @@ DEVICE void take_keys(causal_rows *rows, const causal_side *k, const float *memo
             const int at = column_of(j, i), row = i / 2;
             const int there = at >= lo && at < hi && shared_load(k->tile.bias + at) == 0;
             float projections[NP], tok[NTOK], logs[LANES], signs[LANES], value[LANES], d[LANES];
-            float gu[NP], sums[SUMS];
+            float gu[NP];
             feature_at(k, u, j, i, projections, tok, logs, signs);
             UNROLL
             for (int l = 0; l < LANES; l++) {
@@ -278,17 +263,9 @@ DEVICE void take_keys(causal_rows *rows, const causal_side *k, const float *memo
                 value[l] = there && ref > -INFINITY ? exp_falling(logs[l] - ref) : 0;
                 d[l] = dphi[l][j][i] + rows->dz[l][row];
             }
-            UNROLL
-            for (int n = 0; n < SUMS; n++)
-                sums[n] = to->sums[n][2 * j + i % 2];
-            feature_gradient(projections, rows->norms[row], k->row[row], k->uni, tok, d, value, signs, gu,
-                             sums);
-            if (LEARN)
-                parameter_gradient(projections, rows->norms[row], s, k->row[row], k->uni, tok,
-                                   memory + AT_T + at * TOKEN, d, value, signs, rows->gs, rows->gw[row]);
-            UNROLL
-            for (int n = 0; n < SUMS; n++)
-                to->sums[n][2 * j + i % 2] = sums[n];
+            feature_gradient(projections, rows->norms[row], s, k->row[row], k->uni, tok,
+                             memory + AT_T + at * TOKEN, d, value, signs, j, i, gu, to,
+                             &rows->parameters);
             UNROLL
             for (int n = 0; n < NP; n++)
                 to->u[n][j][i] += there ? gu[n] : 0;
@@ -353,37 +330,6 @@ DEVICE void take_segment(causal_rows *rows, const causal_side *q, const causal_s
     }
 }
 
-DEVICE void clear_gradient(tile_gradient *g)
-{
-    UNROLL
-    for (int j = 0; j < NG; j++)
-        for (int i = 0; i < 4; i++)
-            for (int k = 0; k < NP; k++)
-                g->u[k][j][i] = 0;
-    UNROLL
-    for (int k = 0; k < SUMS; k++)
-        for (int j = 0; j < 2 * NG; j++)
-            g->sums[k][j] = 0;
-}
-
-/* The warp's gradients of the tile to where a token's are put together. */
-DEVICE void store_tile_gradient(tile_gradient *g, float *memory, int warp_row)
-{
-    UNROLL
-    for (int j = 0; j < NG; j++) {
-        store_turned(memory + AT_DU, warp_row, 8 * j, g->u[0][j]);
-        if (NP > 1)
-            store_turned(memory + AT_DU2, warp_row, 8 * j, g->u[NP - 1][j]);
-    }
-    UNROLL
-    for (int k = 0; k < SUMS; k++)
-        sum_columns(g->sums[k], memory + AT_SUMS + ((THREAD / 32) * SUMS + k) * TB);
-    if (LEARN)
-        matrix_gradient(memory + AT_DW, warp_row, g->u[0], memory + AT_XK, 0);
-    if (LEARN && NP > 1 && !SECOND_OWN)
-        matrix_gradient(memory + AT_DW, warp_row, g->u[NP - 1], memory + AT_XK2, 0);
-}
-
 /* A tile's references at its start. */
 DEVICE void load_references(causal_rows *rows, int row, const float *from)
 {
@@ -415,6 +361,8 @@ KERNEL(attn_causal_keys_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
     split_range(n, args.q_splits, BLOCK, SPLIT, &begin, &to);
     int64_t from = begin + (to - begin - 1) / TB * TB;
 
+    const gradient_places places = {memory + AT_DU, memory + AT_DU2, memory + AT_SUMS,
+                                    memory + AT_DW, memory + AT_XK, memory + AT_XK2};
     float s[S1];
     causal_side side_q, side_k;
     causal_rows rows;
@@ -438,14 +386,9 @@ KERNEL(attn_causal_keys_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
     start_rows(&args, head, first + warp_row, &rows);
     start_side(&side_q, 0, params, rows.norms, s);
     start_side(&side_k, 1, params, rows.norms, s);
-    side_q.tile.x = memory + AT_XQ;
-    side_q.tile.second = memory + AT_XQ2;
-    side_q.tile.tok = memory + AT_TOKQ;
-    side_q.tile.t = 0;
-    side_k.tile.x = memory + AT_XK;
-    side_k.tile.second = memory + AT_XK2;
-    side_k.tile.tok = memory + AT_TOKK;
-    side_k.tile.t = LEARN ? memory + AT_T : 0;
+    place_tile(&side_q.tile, memory + AT_XQ, memory + AT_XQ2, memory + AT_TOKQ, 0);
+    place_tile(&side_k.tile, memory + AT_XK, memory + AT_XK2, memory + AT_TOKK,
+               LEARN ? memory + AT_T : 0);
     for (int odd = 0; begin < to && from >= begin; from -= TB, odd ^= 1) {
         const int64_t tile = from / TB;
         const unsigned *at = args.starts + (BLOCK_Z * heads + head) * args.tiles + tile;
@@ -463,7 +406,7 @@ KERNEL(attn_causal_keys_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
         map_tile(stage, 1, args.scale, memory + AT_VECTORS, memory + AT_LINEARK, side_k.uni,
                  &side_k.tile);
         plain_tile(stage_v, DV, 0, DV8, LDV, side_k.tile.bias, memory + AT_V);
-        token_gradients(&args, stage_go, 0, den_row + from, side_q.tile.bias, memory + AT_G,
+        token_gradients(&args, stage_go, 0, 0, den_row, from, side_q.tile.bias, memory + AT_G,
                         memory + AT_GDEN, memory + AT_TOP);
         block_sync();
         if (from > begin) {
@@ -488,7 +431,7 @@ KERNEL(attn_causal_keys_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
             block_sync();
             store_values(memory, &gv, part_v, from, to, lo, hi);
         }
-        store_tile_gradient(&gradient, memory, warp_row);
+        store_tile_gradient(&gradient, &places, warp_row, 0);
         block_sync();
         tokens_from_rows(memory + AT_DU, memory + AT_W, ROWS, LDX, D8, memory + AT_GX);
         if (NP > 1)
@@ -500,7 +443,6 @@ KERNEL(attn_causal_keys_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
     }
     if (LEARN) {
         block_sync();
-        store_parameters(&args, head, first, warp_row, memory + AT_DW, memory + AT_SUMS, rows.gs, rows.gw,
-                         args.dscalars_k, args.dw_k);
+        store_parameters(&args, head, first, warp_row, memory + AT_DW, memory + AT_SUMS, &rows.parameters, args.dscalars_k, args.dw_k);
     }
 }

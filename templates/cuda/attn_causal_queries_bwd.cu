@@ -57,13 +57,9 @@ typedef struct causal_rows {
     float norms[2][NW], weight[2];
     float ref[LANES][2], z[LANES][2], dz[LANES][2], shrink[LANES][2];
     float dS[LANES][KEPT][4];
-    float gs[S1], gw[2][NW], gweight[2];
+    parameter_sums parameters;
+    float gweight[2];
 } causal_rows;
-
-/* Gradients of a tile, of the warp's rows: of projections, and of the tokens' sums. */
-typedef struct tile_gradient {
-    float u[NP][NG][4], sums[SUMS][2 * NG];
-} tile_gradient;
 
 DEVICE void start_rows(const attn_cuda_args *a, int64_t head, int first, int warp_row, float *memory,
                        causal_rows *rows)
@@ -82,13 +78,8 @@ DEVICE void start_rows(const attn_cuda_args *a, int64_t head, int first, int war
             rows->shrink[l][i] = rows->ref[l][i] > -INFINITY ? 1 : 0;
             rows->dz[l][i] = 0;
         }
-        UNROLL
-        for (int k = 0; k < NW; k++)
-            rows->gw[i][k] = 0;
     }
-    UNROLL
-    for (int k = 0; k < NS; k++)
-        rows->gs[k] = 0;
+    clear_parameters(&rows->parameters);
     UNROLL
     for (int l = 0; l < LANES; l++)
         for (int n = 0; n < KEPT; n++)
@@ -196,7 +187,7 @@ DEVICE void take_queries(causal_rows *rows, const causal_side *q, const float *m
             const int there = at >= lo && at < hi && shared_load(q->tile.bias + at) == 0;
             const float gden = shared_load(memory + AT_GDEN + at), top = shared_load(memory + AT_TOP + at);
             float projections[NP], tok[NTOK], logs[LANES], signs[LANES], value[LANES], d[LANES];
-            float gu[NP], sums[SUMS];
+            float gu[NP];
             feature_at(q, u, j, i, projections, tok, logs, signs);
             UNROLL
             for (int l = 0; l < LANES; l++) {
@@ -209,17 +200,9 @@ DEVICE void take_queries(causal_rows *rows, const causal_side *q, const float *m
                                 (SIGNED ? value[l] * signs[l] : value[l]);
                 rows->dz[l][row] += dphi[l][j][i] * gden;
             }
-            UNROLL
-            for (int k = 0; k < SUMS; k++)
-                sums[k] = to->sums[k][2 * j + i % 2];
-            feature_gradient(projections, rows->norms[row], q->row[row], q->uni, tok, d, value, signs, gu,
-                             sums);
-            if (LEARN)
-                parameter_gradient(projections, rows->norms[row], s, q->row[row], q->uni, tok,
-                                   memory + AT_T + at * TOKEN, d, value, signs, rows->gs, rows->gw[row]);
-            UNROLL
-            for (int k = 0; k < SUMS; k++)
-                to->sums[k][2 * j + i % 2] = sums[k];
+            feature_gradient(projections, rows->norms[row], s, q->row[row], q->uni, tok,
+                             memory + AT_T + at * TOKEN, d, value, signs, j, i, gu, to,
+                             &rows->parameters);
             UNROLL
             for (int k = 0; k < NP; k++)
                 to->u[k][j][i] += there ? gu[k] : 0;
@@ -262,37 +245,6 @@ DEVICE int take_segment(causal_rows *rows, const causal_side *q, const causal_si
     if (hi < TB)
         block_sync(); /* the segment's end was read by all */
     return hi;
-}
-
-DEVICE void clear_gradient(tile_gradient *g)
-{
-    UNROLL
-    for (int j = 0; j < NG; j++)
-        for (int i = 0; i < 4; i++)
-            for (int k = 0; k < NP; k++)
-                g->u[k][j][i] = 0;
-    UNROLL
-    for (int k = 0; k < SUMS; k++)
-        for (int j = 0; j < 2 * NG; j++)
-            g->sums[k][j] = 0;
-}
-
-/* The warp's gradients of the tile to where a token's are put together. */
-DEVICE void store_tile_gradient(tile_gradient *g, float *memory, int warp_row)
-{
-    UNROLL
-    for (int j = 0; j < NG; j++) {
-        store_turned(memory + AT_DU, warp_row, 8 * j, g->u[0][j]);
-        if (NP > 1)
-            store_turned(memory + AT_DU2, warp_row, 8 * j, g->u[NP - 1][j]);
-    }
-    UNROLL
-    for (int k = 0; k < SUMS; k++)
-        sum_columns(g->sums[k], memory + AT_SUMS + ((THREAD / 32) * SUMS + k) * TB);
-    if (LEARN)
-        matrix_gradient(memory + AT_DW, warp_row, g->u[0], memory + AT_XQ, 0);
-    if (LEARN && NP > 1 && !SECOND_OWN)
-        matrix_gradient(memory + AT_DW, warp_row, g->u[NP - 1], memory + AT_XQ2, 0);
 }
 
 /* The warp's share of the gradient of the state before the split. */
@@ -354,6 +306,8 @@ KERNEL(attn_causal_queries_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
     int64_t from, to;
     split_range(n, args.q_splits, BLOCK, SPLIT, &from, &to);
 
+    const gradient_places places = {memory + AT_DU, memory + AT_DU2, memory + AT_SUMS,
+                                    memory + AT_DW, memory + AT_XQ, memory + AT_XQ2};
     float s[S1];
     causal_side side_q, side_k;
     causal_rows rows;
@@ -379,14 +333,9 @@ KERNEL(attn_causal_queries_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
     start_rows(&args, head, first, warp_row, memory, &rows);
     start_side(&side_k, 1, params, rows.norms, s);
     start_side(&side_q, 0, params, rows.norms, s);
-    side_q.tile.x = memory + AT_XQ;
-    side_q.tile.second = memory + AT_XQ2;
-    side_q.tile.tok = memory + AT_TOKQ;
-    side_q.tile.t = LEARN ? memory + AT_T : 0;
-    side_k.tile.x = memory + AT_XK;
-    side_k.tile.second = memory + AT_XK2;
-    side_k.tile.tok = memory + AT_TOKK;
-    side_k.tile.t = 0;
+    place_tile(&side_q.tile, memory + AT_XQ, memory + AT_XQ2, memory + AT_TOKQ,
+               LEARN ? memory + AT_T : 0);
+    place_tile(&side_k.tile, memory + AT_XK, memory + AT_XK2, memory + AT_TOKK, 0);
     for (int odd = 0; from < to; from += TB, odd ^= 1) {
         const int64_t tile = from / TB;
         byte *stage = stage_q + odd * STAGE_X;
@@ -401,7 +350,7 @@ KERNEL(attn_causal_queries_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
         map_tile(stage_k, 1, args.scale, memory + AT_VECTORS, memory + AT_LINEARK, side_k.uni,
                  &side_k.tile);
         plain_tile(stage_v, DV, 0, DV8, LDV, side_k.tile.bias, memory + AT_V);
-        token_gradients(&args, stage_go, stage_o, den_row + from, side_q.tile.bias, memory + AT_G,
+        token_gradients(&args, stage_go, stage_o, 1, den_row, from, side_q.tile.bias, memory + AT_G,
                         memory + AT_GDEN, memory + AT_TOP);
         block_sync();
         if (from + TB < to) {
@@ -426,7 +375,7 @@ KERNEL(attn_causal_queries_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
             unsigned *at = args.starts + (BLOCK_Z * heads + head) * args.tiles + tile;
             global_store((float *)at, as_float(starts));
         }
-        store_tile_gradient(&gradient, memory, warp_row);
+        store_tile_gradient(&gradient, &places, warp_row, 0);
         block_sync();
         tokens_from_rows(memory + AT_DU, memory + AT_W, ROWS, LDX, D8, memory + AT_GX);
         if (NP > 1)
@@ -440,7 +389,6 @@ KERNEL(attn_causal_queries_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
     store_state(&rows, memory, first, warp_row, args.dpart + (BLOCK * heads + head) * DSTATE);
     if (LEARN) {
         store_weights(&rows, first + warp_row + THREAD % 32 / 4, args.dweights + (BLOCK * heads + head) * M);
-        store_parameters(&args, head, first, warp_row, memory + AT_DW, memory + AT_SUMS, rows.gs, rows.gw,
-                         args.dscalars, args.dw);
+        store_parameters(&args, head, first, warp_row, memory + AT_DW, memory + AT_SUMS, &rows.parameters, args.dscalars, args.dw);
     }
 }

@@ -55,15 +55,14 @@ DEVICE void merge_parts(const attn_cuda_args *a, int64_t head, float *memory)
         float4 sum = make_float4(0, 0, 0, 0);
         float z = 0, max = -INFINITY;
         if (r < M) {
-            const float weight = a->row_weight ? global_load(a->row_weight + r) : 1;
+            const float weight = weight_of(a, r);
             for (int rank = 0; rank < blocks; rank++)
                 max = real_max(max, cluster_load(memory + PART_MAX + row, rank));
             for (int rank = 0; rank < blocks && max > -INFINITY; rank++) {
                 const float part_max = cluster_load(memory + PART_MAX + row, rank);
                 const float4 S = cluster_load4(memory + PART_S + row * LDV + c, rank);
                 const float factor = weight * exp_falling(part_max - max);
-                sum = make_float4(sum.x + factor * S.x, sum.y + factor * S.y, sum.z + factor * S.z,
-                                  sum.w + factor * S.w);
+                sum = add_scaled(sum, factor, S);
                 if (c == 0)
                     z += factor * cluster_load(memory + PART_Z + row, rank);
             }

@@ -49,11 +49,11 @@ DEVICE void merge_parts(const attn_cuda_args *a, float *memory)
     const int blocks = (int)BLOCKS;
     for (int i = THREAD; i < LANES * ROWS * (DV8 / 4); i += THREADS) {
         const int row = i / (DV8 / 4), c = i % (DV8 / 4) * 4, r = row % ROWS;
-        const float weight = a->row_weight && r < M ? global_load(a->row_weight + r) : 1;
+        const float weight = weight_of(a, r);
         float4 sum = make_float4(0, 0, 0, 0);
         for (int rank = 0; rank < blocks && r < M; rank++) {
             const float4 x = cluster_load4(memory + PART_DS + row * LDV + c, rank);
-            sum = make_float4(sum.x + x.x, sum.y + x.y, sum.z + x.z, sum.w + x.w);
+            sum = add_scaled(sum, 1, x);
         }
         shared_store4(memory + KEYS_DS + row * LDV + c,
                       make_float4(weight * sum.x, weight * sum.y, weight * sum.z, weight * sum.w));
@@ -67,7 +67,7 @@ DEVICE void merge_sums(const attn_cuda_args *a, const float *memory, key_rows *r
     UNROLL
     for (int i = 0; i < 2; i++) {
         const int r = THREAD / 32 * 16 + THREAD % 32 / 4 + 8 * i;
-        const float weight = a->row_weight && r < M ? global_load(a->row_weight + r) : 1;
+        const float weight = weight_of(a, r);
         UNROLL
         for (int l = 0; l < LANES; l++) {
             float sum = 0;

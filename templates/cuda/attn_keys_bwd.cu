@@ -15,7 +15,7 @@ DEVICE float merged(const attn_cuda_args *a, int64_t head, int r, int64_t at)
     float sum = 0;
     for (int64_t i = 0; i < a->q_splits; i++)
         sum += global_load(from + i * a->B * a->H * DSTATE);
-    return a->row_weight ? sum * global_load(a->row_weight + r) : sum;
+    return sum * weight_of(a, r);
 }
 
 DEVICE void merge_sums(const attn_cuda_args *a, int64_t head, int first, key_rows *rows)
@@ -39,9 +39,9 @@ DEVICE void load_gradient(const attn_cuda_args *a, int64_t head, int first, floa
         float4 sum = make_float4(0, 0, 0, 0);
         for (int64_t split = 0; split < a->q_splits && r < M; split++) {
             const float4 x = global_load4(from + split * stride);
-            sum = make_float4(sum.x + x.x, sum.y + x.y, sum.z + x.z, sum.w + x.w);
+            sum = add_scaled(sum, 1, x);
         }
-        const float weight = a->row_weight && r < M ? global_load(a->row_weight + r) : 1;
+        const float weight = weight_of(a, r);
         shared_store4(memory + KEYS_DS + row * LDV + c,
                       make_float4(weight * sum.x, weight * sum.y, weight * sum.z, weight * sum.w));
     }

@@ -12,11 +12,6 @@ enum {
 };
 static_assert(AT_END * 4 == SHARED_BYTES, "shared memory of attn_merge");
 
-DEVICE float factor_of(float max, float merged)
-{
-    return max > -INFINITY ? exp_falling(max - merged) : 0;
-}
-
 KERNEL(attn_merge, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
 {
     SHARED_MEMORY(bytes);
@@ -37,17 +32,16 @@ KERNEL(attn_merge, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
     for (int i = THREAD; i < MERGED * (DV8 / 4); i += THREADS) {
         const int row = i / (DV8 / 4), f = first + row, c = i % (DV8 / 4) * 4;
         const float max = shared_load(memory + AT_MAX + row);
-        const float factor = factor_of(shared_load(memory + AT_OLD + row), max);
+        const float factor = part_factor(shared_load(memory + AT_OLD + row), max);
         float *to = state + 2 * F + (int64_t)f * DV8 + c;
         const float4 x = global_load4(to);
         float4 sum = make_float4(factor * x.x, factor * x.y, factor * x.z, factor * x.w);
         float z = c == 0 ? factor * global_load(state + F + f) : 0;
         for (int64_t k = 0; k < args.k_splits; k++) {
             const float *from = part + k * stride;
-            const float more = factor_of(global_load(from + f), max);
+            const float more = part_factor(global_load(from + f), max);
             const float4 y = global_load4(from + 2 * F + (int64_t)f * DV8 + c);
-            sum = make_float4(sum.x + more * y.x, sum.y + more * y.y, sum.z + more * y.z,
-                              sum.w + more * y.w);
+            sum = add_scaled(sum, more, y);
             if (c == 0)
                 z += more * global_load(from + F + f);
         }

@@ -205,8 +205,7 @@ KERNEL(attn_step, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
             x = make_float4(factor * x.x + phi_k * value.x, factor * x.y + phi_k * value.y,
                             factor * x.z + phi_k * value.z, factor * x.w + phi_k * value.w);
             global_store4(S + (int64_t)f * DV8 + column, x);
-            sum = make_float4(sum.x + phi_q * x.x, sum.y + phi_q * x.y, sum.z + phi_q * x.z,
-                              sum.w + phi_q * x.w);
+            sum = add_scaled(sum, phi_q, x);
         }
         shared_store4(memory + AT_OUT + group * DV8 + column, sum);
     }

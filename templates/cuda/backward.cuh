@@ -41,7 +41,7 @@ DEVICE void left_turned(left_tile *a, const float *from, int token, int k)
 DEVICE void tokens_from_rows(const float *turned_rows, const float *matrix, int rows, int ld, int width,
                              float *to)
 {
-    const int g = THREAD % 32 / 4, t = THREAD % 4, across = width / 8;
+    const int across = width / 8;
     for (int piece = THREAD / 32; piece < TB / 16 * across; piece += KW) {
         const int token = piece / across * 16, c = piece % across * 8;
         float sum[4] = {0, 0, 0, 0};
@@ -52,8 +52,46 @@ DEVICE void tokens_from_rows(const float *turned_rows, const float *matrix, int 
             right_rows(&b, matrix, ld, k, c);
             multiply(sum, &a, &b);
         }
-        shared_store2(to + (token + g) * ld + c + 2 * t, make_float2(sum[0], sum[1]));
-        shared_store2(to + (token + g + 8) * ld + c + 2 * t, make_float2(sum[2], sum[3]));
+        store_accumulator(sum, to + token * ld + c, ld);
+    }
+}
+
+/* g of the staged tile: planes of go / den, and -(go.o) / den, which is computed, and kept (keep)
+ * for those who (stage_o NULL) read it. */
+DEVICE void token_gradients(const attn_cuda_args *a, const byte *stage_go, const byte *stage_o, int keep,
+                            int64_t den_row, int64_t from, const float *bias, float *planes,
+                            float *gden, float *top)
+{
+    const int token = THREAD / TOKEN_THREADS, part = THREAD % TOKEN_THREADS;
+    if (token >= TB)
+        return;
+    const int there = shared_load(bias + token) == 0;
+    const float den = there ? global_load(a->den + den_row + from + token) : 0;
+    const float inverse = den != 0 ? 1 / den : 0;
+    float dot = 0;
+    for (int i = part; i < DV8; i += TOKEN_THREADS) {
+        float g = 0;
+        if (there && i < DV) {
+            const float go = stage_get(stage_go, token, DV, i);
+            if (stage_o)
+                dot += go * stage_get(stage_o, token, DV, i);
+            g = go * inverse;
+        }
+        store_parts(planes + token * LDV + i, TB * LDV, g);
+    }
+    if (stage_o) {
+        UNROLL
+        for (int lanes = TOKEN_THREADS / 2; lanes > 0; lanes /= 2)
+            dot += warp_shuffle_xor(dot, lanes);
+        dot *= -inverse;
+        if (keep && part == 0 && there && BLOCK_Z == 0)
+            global_store(a->gden + den_row + from + token, dot);
+    } else if (part == 0 && there) {
+        dot = global_load(a->gden + den_row + from + token);
+    }
+    if (part == 0) {
+        shared_store(gden + token, dot);
+        shared_store(top + token, there ? global_load(a->top + den_row + from + token) : 0);
     }
 }
 
@@ -86,24 +124,61 @@ DEVICE void sum_columns(float *value, float *to)
             shared_store(to + 8 * ((base + i) / 2) + 2 * t + (base + i) % 2, value[i]);
 }
 
-/* The feature of one row and one token, and its gradient.
- * dphi: of the features; in: value and sign of each lane; out: gu, sums' gradients added to sums. */
-DEVICE void feature_gradient(const float *u, const float *norms, const float *row, const float *uni,
-                             const float *tok, const float *dphi, const float *value, const float *sign,
-                             float *gu, float *sums)
+/* Sums of the gradients of scalars, and of the norms of rows g and g + 8, of a variant (LEARN). */
+typedef struct parameter_sums {
+    float s[S1], w[2][NW];
+} parameter_sums;
+
+DEVICE void clear_parameters(parameter_sums *p)
+{
+    UNROLL
+    for (int i = 0; i < 2; i++)
+        for (int k = 0; k < NW; k++)
+            p->w[i][k] = 0;
+    UNROLL
+    for (int k = 0; k < NS; k++)
+        p->s[k] = 0;
+}
+
+/* Gradients of a tile's tokens, or a group of them, of the warp's rows: of projections, and of the tokens'
+ * sums. */
+typedef struct tile_gradient {
+    float u[NP][NG][4], sums[SUMS][2 * NG];
+} tile_gradient;
+
+/* Through the feature of one row and one token, element i of accumulator j: dphi, its gradient, to gu and
+ * to the token's sums, and to the parameters' sums. value and sign of each lane; t: the token's sums. */
+DEVICE void feature_gradient(const float *u, const float *norms, const float *s, const float *row,
+                             const float *uni, const float *tok, const float *t, const float *dphi,
+                             const float *value, const float *sign, int j, int i, float *gu,
+                             tile_gradient *to, parameter_sums *parameters)
 {
     float glog[LANES], gsign[LANES], gt[TOKEN];
+    const int column = 2 * j + i % 2;
     UNROLL
     for (int l = 0; l < LANES; l++) {
         gsign[l] = dphi[l] * value[l];
         glog[l] = SIGNED ? gsign[l] * sign[l] : gsign[l];
     }
     phi_grad(u, norms, row, uni, tok, glog, gsign, gu, gt);
-    sums[0] += IDENTITY ? gt[0] + gt[1] : gt[0];
+    to->sums[0][column] += IDENTITY ? gt[0] + gt[1] : gt[0];
     if (!IDENTITY)
-        sums[1] += gt[1];
+        to->sums[1 % SUMS][column] += gt[1];
     if (SUM)
-        sums[SUMS - 1] += gt[2];
+        to->sums[SUMS - 1][column] += gt[2];
+    if (LEARN) {
+        float ds[S1], dw[NW], sums[TOKEN];
+        UNROLL
+        for (int k = 0; k < TOKEN; k++)
+            sums[k] = shared_load(t + k);
+        phi_pgrad(u, norms, s, row, uni, tok, sums, glog, gsign, ds, dw);
+        UNROLL
+        for (int k = 0; k < NS; k++)
+            parameters->s[k] += ds[k];
+        UNROLL
+        for (int k = 0; k < NW; k++)
+            parameters->w[i / 2][k] += dw[k];
+    }
 }
 
 /* A token's sum k, of the warps in their order; from (KW, SUMS, TB). */
@@ -180,6 +255,17 @@ DEVICE void map_gradient(int side, const byte *stage, int token, int i, float sc
     }
 }
 
+/* Four numbers from column c of row t, `width` wide, of `to` or, where several blocks share a token, of
+ * their own part. */
+DEVICE void store_four(const head_rows *to, float *part, int64_t t, int c, int width, const float *four)
+{
+    if (ROW_BLOCKS > 1)
+        for (int k = 0; k < 4 && c + k < width; k++)
+            global_store(part + t * width + c + k, four[k]);
+    else
+        store_row4(to, t, c, width, four);
+}
+
 /* Gradients of the tile's tokens from (TB, LDX) ones of the mapped tokens, to rows from.. of `to` or,
  * where several blocks share a token, to their own part (rows, D). transposed: the linear map's. */
 DEVICE void store_gradients(int side, const byte *stage, float scale, const float *vectors,
@@ -197,11 +283,7 @@ DEVICE void store_gradients(int side, const byte *stage, float scale, const floa
             for (int k = 0; k < 4; k++)
                 shared_store(gx + token * LDX + c + k, out[k]);
         } else if (from + token < end) {
-            if (ROW_BLOCKS > 1)
-                for (int k = 0; k < 4 && c + k < D; k++)
-                    global_store(part + (from + token) * D + c + k, out[k]);
-            else
-                store_row4(to, from + token, c, D, out);
+            store_four(to, part, from + token, c, D, out);
         }
     }
     if (!LINEAR)
@@ -220,13 +302,8 @@ DEVICE void store_gradients(int side, const byte *stage, float scale, const floa
                                             token_gradient(sums, 1 % SUMS, token))
                          : 0;
         }
-        if (from + token < end) {
-            if (ROW_BLOCKS > 1)
-                for (int k = 0; k < 4 && c + k < D; k++)
-                    global_store(part + (from + token) * D + c + k, out[k]);
-            else
-                store_row4(to, from + token, c, D, out);
-        }
+        if (from + token < end)
+            store_four(to, part, from + token, c, D, out);
     }
 }
 
@@ -234,11 +311,9 @@ DEVICE void store_gradients(int side, const byte *stage, float scale, const floa
  * summed in shared memory (ROWS, LDX), each warp its own rows. */
 DEVICE void matrix_gradient(float *dw, int row, float (*gu)[4], const float *planes, int token)
 {
-    const int g = THREAD % 32 / 4, t = THREAD % 4;
     for (int c = 0; c < D8; c += 8) {
-        float *at = dw + (row + g) * LDX + c + 2 * t, sum[4];
-        const float2 upper = shared_load2(at), lower = shared_load2(at + 8 * LDX);
-        sum[0] = upper.x, sum[1] = upper.y, sum[2] = lower.x, sum[3] = lower.y;
+        float *at = dw + row * LDX + c, sum[4];
+        load_accumulator(sum, at, LDX);
         UNROLL
         for (int j = 0; j < NG; j++) {
             left_tile a;
@@ -247,40 +322,48 @@ DEVICE void matrix_gradient(float *dw, int row, float (*gu)[4], const float *pla
             right_planes(&b, planes, TB * LDX, LDX, token + 8 * j, c);
             multiply(sum, &a, &b);
         }
-        shared_store2(at, make_float2(sum[0], sum[1]));
-        shared_store2(at + 8 * LDX, make_float2(sum[2], sum[3]));
+        store_accumulator(sum, at, LDX);
     }
 }
 
-/* Adds one feature's share of the gradients of the scalars and of its row's norms. t: the token's sums;
- * the rest as in feature_gradient. */
-DEVICE void parameter_gradient(const float *u, const float *norms, const float *s, const float *row,
-                               const float *uni, const float *tok, const float *t, const float *dphi,
-                               const float *value, const float *sign, float *gs, float *gw)
+/* Places in shared memory of what store_tile_gradient leaves: (ROWS, TB) each as `turned`, (KW, SUMS,
+ * TB), and the sums of W's gradient (ROWS, LDX); and of planes of the mapped tokens. */
+typedef struct gradient_places {
+    float *du, *du2, *sums, *dw;
+    const float *x, *x2;
+} gradient_places;
+
+/* The warp's gradients of tokens from `token` on to where a token's are put together. */
+DEVICE void store_tile_gradient(tile_gradient *g, const gradient_places *at, int warp_row, int token)
 {
-    float glog[LANES], gsign[LANES], ds[S1], dw[NW], sums[TOKEN];
     UNROLL
-    for (int i = 0; i < TOKEN; i++)
-        sums[i] = shared_load(t + i);
+    for (int k = 0; k < SUMS; k++)
+        sum_columns(g->sums[k], at->sums + ((THREAD / 32) * SUMS + k) * TB + token);
     UNROLL
-    for (int l = 0; l < LANES; l++) {
-        gsign[l] = dphi[l] * value[l];
-        glog[l] = SIGNED ? gsign[l] * sign[l] : gsign[l];
+    for (int j = 0; j < NG; j++) {
+        store_turned(at->du, warp_row, token + 8 * j, g->u[0][j]);
+        if (NP > 1)
+            store_turned(at->du2, warp_row, token + 8 * j, g->u[NP - 1][j]);
     }
-    phi_pgrad(u, norms, s, row, uni, tok, sums, glog, gsign, ds, dw);
+    if (LEARN)
+        matrix_gradient(at->dw, warp_row, g->u[0], at->x, token);
+    if (LEARN && NP > 1 && !SECOND_OWN)
+        matrix_gradient(at->dw, warp_row, g->u[NP - 1], at->x2, token);
+}
+
+DEVICE void clear_sums(tile_gradient *g)
+{
     UNROLL
-    for (int i = 0; i < NS; i++)
-        gs[i] += ds[i];
-    UNROLL
-    for (int i = 0; i < NW; i++)
-        gw[i] += dw[i];
+    for (int k = 0; k < SUMS; k++)
+        for (int j = 0; j < 2 * NG; j++)
+            g->sums[k][j] = 0;
 }
 
 /* The block's part of both, into `scalars` and `matrices`. scratch (KW * NS). A norm's gradient
  * reaches W through 2 w. */
 DEVICE void store_parameters(const attn_cuda_args *a, int64_t head, int first, int warp_row,
-                             const float *dw, float *scratch, float *gs, float (*gw)[NW],
-                             float *scalars, float *matrices)
+                             const float *dw, float *scratch, parameter_sums *sums, float *scalars,
+                             float *matrices)
 {
     const int weights[3] = {-1, NORM1, NORM2}, g = THREAD % 32 / 4, t = THREAD % 4;
     const int64_t heads = a->B * a->H;
@@ -291,20 +374,20 @@ DEVICE void store_parameters(const attn_cuda_args *a, int64_t head, int first, i
         const int row = warp_row + g + 8 * i, r = first + row;
         UNROLL
         for (int k = 0; k < NW; k++)
-            gw[i][k] = COUNTS && k > 0 ? 0 : quad_sum(gw[i][k]);
+            sums->w[i][k] = COUNTS && k > 0 ? 0 : quad_sum(sums->w[i][k]);
         for (int c = t; c < D && r < M; c += 4) {
             float sum = shared_load(dw + row * LDX + c);
             UNROLL
             for (int k = 0; k < NW; k++) {
                 const float weight = k == 0 || COUNTS ? 1 : global_load(vectors + weights[k] * D + c);
-                sum += 2 * weight * gw[i][k] * global_load(w + (int64_t)r * D + c);
+                sum += 2 * weight * sums->w[i][k] * global_load(w + (int64_t)r * D + c);
             }
             global_store(to + (int64_t)r * D + c, sum);
         }
     }
     UNROLL
     for (int k = 0; k < NS; k++) {
-        const float sum = warp_sum(gs[k]);
+        const float sum = warp_sum(sums->s[k]);
         if (THREAD % 32 == 0)
             shared_store(scratch + THREAD / 32 * NS + k, sum);
     }

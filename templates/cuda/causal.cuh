@@ -67,6 +67,17 @@ DEVICE void feature_at(const causal_side *side, float (*u)[NG][4], int j, int i,
     phi(projections, side->row[i / 2], side->uni, tok, logs, signs);
 }
 
+/* Segments add to the gradients of the projections. */
+DEVICE void clear_gradient(tile_gradient *g)
+{
+    UNROLL
+    for (int j = 0; j < NG; j++)
+        for (int i = 0; i < 4; i++)
+            for (int k = 0; k < NP; k++)
+                g->u[k][j][i] = 0;
+    clear_sums(g);
+}
+
 /* Logs and signs of the keys from token lo on; -inf where there is none, or no row. */
 DEVICE void key_logs(const causal_side *side, float (*u)[NG][4], const int *rows_there, int lo,
                      float (*log)[NG][4], float (*sign)[NG][4])
@@ -130,24 +141,6 @@ DEVICE void key_values(float (*log)[4], float (*sign)[4], const float *ref)
             log[j][i] = log[j][i] > max + GROWTH ? 0 : SIGNED ? value * sign[j][i] : value;
         }
     }
-}
-
-/* Accumulator of the warp's rows and 8 columns of a matrix in shared memory, `at` its first row. */
-DEVICE void load_accumulator(float *c, const float *at, int ld)
-{
-    const float *from = at + THREAD % 32 / 4 * ld + 2 * (THREAD % 4);
-    const float2 upper = shared_load2(from), lower = shared_load2(from + 8 * ld);
-    c[0] = upper.x;
-    c[1] = upper.y;
-    c[2] = lower.x;
-    c[3] = lower.y;
-}
-
-DEVICE void store_accumulator(const float *c, float *at, int ld)
-{
-    float *to = at + THREAD % 32 / 4 * ld + 2 * (THREAD % 4);
-    shared_store2(to, make_float2(c[0], c[1]));
-    shared_store2(to + 8 * ld, make_float2(c[2], c[3]));
 }
 
 /* Multiplies the warp's rows of one lane, (16, LDV) in shared memory, by factor (2). */
@@ -229,54 +222,7 @@ DEVICE void gradient_pairs(const float *g_planes, const float *v_planes, const f
     }
 }
 
-/* g of the staged tile: planes of go / den, and -(go.o) / den, which is computed and kept, or (stage_o
- * NULL) read. */
-DEVICE void token_gradients(const attn_cuda_args *a, const byte *stage_go, const byte *stage_o,
-                            int64_t row, const float *bias, float *planes, float *gden, float *top)
-{
-    const int token = THREAD / TOKEN_THREADS, part = THREAD % TOKEN_THREADS;
-    if (token >= TB)
-        return;
-    const int there = shared_load(bias + token) == 0;
-    const float den = there ? global_load(a->den + row + token) : 0;
-    const float inverse = den != 0 ? 1 / den : 0;
-    float dot = 0;
-    for (int i = part; i < DV8; i += TOKEN_THREADS) {
-        float g = 0;
-        if (there && i < DV) {
-            const float go = stage_get(stage_go, token, DV, i);
-            if (stage_o)
-                dot += go * stage_get(stage_o, token, DV, i);
-            g = go * inverse;
-        }
-        store_parts(planes + token * LDV + i, TB * LDV, g);
-    }
-    if (stage_o) {
-        UNROLL
-        for (int lanes = TOKEN_THREADS / 2; lanes > 0; lanes /= 2)
-            dot += warp_shuffle_xor(dot, lanes);
-        dot *= -inverse;
-        if (part == 0 && there && BLOCK_Z == 0)
-            global_store(a->gden + row + token, dot);
-    } else if (part == 0 && there) {
-        dot = global_load(a->gden + row + token);
-    }
-    if (part == 0) {
-        shared_store(gden + token, dot);
-        shared_store(top + token, there ? global_load(a->top + row + token) : 0);
-    }
-}
-
 /* ---- the state before a split ---- */
-
-/* Row f of the first `count` parts: their maximum. */
-DEVICE float prefix_max(const attn_cuda_args *a, int64_t head, int64_t count, int f)
-{
-    float max = -INFINITY;
-    for (int64_t i = 0; i < count; i++)
-        max = real_max(max, global_load(a->part + (i * a->B * a->H + head) * STATE + f));
-    return max;
-}
 
 /* State of the keys of the first `count` splits, of the block's rows: references (FB), z (FB), S. */
 DEVICE void load_prefix(const attn_cuda_args *a, int64_t head, int64_t count, int first, float *ref,
@@ -285,15 +231,14 @@ DEVICE void load_prefix(const attn_cuda_args *a, int64_t head, int64_t count, in
     for (int i = THREAD; i < FB * (DV8 / 4); i += THREADS) {
         const int row = i / (DV8 / 4), c = i % (DV8 / 4) * 4, r = first + row % ROWS;
         const int f = row / ROWS * MP + r;
-        const float max = r < M ? prefix_max(a, head, count, f) : -INFINITY;
+        const float max = r < M ? parts_max(a, head, count, f) : -INFINITY;
         float4 sum = make_float4(0, 0, 0, 0);
         float z = 0;
         for (int64_t k = 0; k < count && max > -INFINITY; k++) {
             const float *part = a->part + (k * a->B * a->H + head) * STATE;
-            const float factor = exp_falling(global_load(part + f) - max);
+            const float factor = part_factor(global_load(part + f), max);
             const float4 x = global_load4(part + 2 * F + (int64_t)f * DV8 + c);
-            sum = make_float4(sum.x + factor * x.x, sum.y + factor * x.y, sum.z + factor * x.z,
-                              sum.w + factor * x.w);
+            sum = add_scaled(sum, factor, x);
             if (c == 0)
                 z += factor * global_load(part + F + f);
         }
@@ -305,8 +250,4 @@ DEVICE void load_prefix(const attn_cuda_args *a, int64_t head, int64_t count, in
     }
 }
 
-DEVICE float weight_of(const attn_cuda_args *a, int r)
-{
-    return a->row_weight && r < M ? global_load(a->row_weight + r) : 1;
-}
 #endif

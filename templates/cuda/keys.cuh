@@ -178,10 +178,7 @@ DEVICE void keys_pass(const attn_cuda_args *a, int64_t head, int first, int valu
         clear_keys(&state[group]);
     }
     token_tile tile;
-    tile.x = memory + KEYS_X;
-    tile.second = memory + KEYS_X2;
-    tile.tok = memory + KEYS_TOK;
-    tile.t = 0;
+    place_tile(&tile, memory + KEYS_X, memory + KEYS_X2, memory + KEYS_TOK, 0);
     for (int odd = 0; from < to; from += TB, odd ^= 1) {
         tile.bias = memory + KEYS_BIAS + odd * TB;
         async_wait(0);

@@ -34,7 +34,7 @@ enum {
 /* What a lane keeps of its rows g and g + 8. */
 typedef struct key_rows {
     float row[2][NROW], norms[2][NW], shift[LANES][2], dz[LANES][2];
-    float gs[S1], gw[2][NW];
+    parameter_sums parameters;
 } key_rows;
 
 /* All but dz. */
@@ -52,20 +52,19 @@ DEVICE void start_key_rows(const attn_cuda_args *a, int64_t head, int first, con
             const float max = r < M ? global_load(state + l * MP + r) : -INFINITY;
             rows->shift[l][i] = max > -INFINITY ? max : INFINITY;
         }
-        UNROLL
-        for (int k = 0; k < NW; k++)
-            rows->gw[i][k] = 0;
     }
-    UNROLL
-    for (int k = 0; k < NS; k++)
-        rows->gs[k] = 0;
+    clear_parameters(&rows->parameters);
 }
 
 /* One group of 8 NG tokens from `token` of the tile. */
 DEVICE void take_keys(key_rows *rows, float *memory, const float *bias, int warp_row, const float *s,
                       const float *uni, int token)
 {
-    float u[NP][NG][4], dphi[LANES][NG][4], sums[SUMS][2 * NG];
+    float dphi[LANES][NG][4];
+    tile_gradient gradient;
+    float (*u)[NG][4] = gradient.u; /* projections first */
+    const gradient_places places = {memory + KEYS_DU, memory + KEYS_DU2, memory + KEYS_SUMS,
+                                    memory + KEYS_DW, memory + KEYS_X,   memory + KEYS_X2};
     rows_times_tokens(u[0], NG, memory + KEYS_W, LDX, D8, warp_row, memory + KEYS_X, token);
     if (NP > 1)
         rows_times_tokens(u[NP - 1], NG, memory + KEYS_W2, LDX, D8, warp_row, memory + KEYS_X2, token);
@@ -73,10 +72,7 @@ DEVICE void take_keys(key_rows *rows, float *memory, const float *bias, int warp
     for (int l = 0; l < LANES; l++)
         rows_times_tokens(dphi[l], NG, memory + KEYS_DS, LDV, DV8, l * ROWS + warp_row, memory + KEYS_V,
                           token);
-    UNROLL
-    for (int k = 0; k < SUMS; k++)
-        for (int j = 0; j < 2 * NG; j++)
-            sums[k][j] = 0;
+    clear_sums(&gradient);
     UNROLL
     for (int j = 0; j < NG; j++) {
         UNROLL
@@ -84,7 +80,7 @@ DEVICE void take_keys(key_rows *rows, float *memory, const float *bias, int warp
             const int at = token + 8 * j + 2 * (THREAD % 4) + i % 2, row = i / 2;
             const int there = shared_load(bias + at) == 0;
             float tok[NTOK], projections[NP], logs[LANES], signs[LANES], value[LANES], d[LANES];
-            float gu[NP], part[SUMS];
+            float gu[NP];
             for (int k = 0; k < NTOK; k++)
                 tok[k] = shared_load(memory + KEYS_TOK + at * NTOK + k);
             for (int k = 0; k < NP; k++)
@@ -95,36 +91,18 @@ DEVICE void take_keys(key_rows *rows, float *memory, const float *bias, int warp
                 d[l] = dphi[l][j][i] + rows->dz[l][row];
                 dphi[l][j][i] = SIGNED ? value[l] * signs[l] : value[l];
             }
-            for (int k = 0; k < SUMS; k++)
-                part[k] = sums[k][2 * j + i % 2];
-            feature_gradient(projections, rows->norms[row], rows->row[row], uni, tok, d, value, signs, gu,
-                             part);
-            if (LEARN)
-                parameter_gradient(projections, rows->norms[row], s, rows->row[row], uni, tok,
-                                   memory + KEYS_T + at * TOKEN, d, value, signs, rows->gs,
-                                   rows->gw[row]);
-            for (int k = 0; k < SUMS; k++)
-                sums[k][2 * j + i % 2] = part[k];
+            feature_gradient(projections, rows->norms[row], s, rows->row[row], uni, tok,
+                             memory + KEYS_T + at * TOKEN, d, value, signs, j, i, gu, &gradient,
+                             &rows->parameters);
             for (int k = 0; k < NP; k++)
                 u[k][j][i] = gu[k];
         }
     }
+    store_tile_gradient(&gradient, &places, warp_row, token);
     UNROLL
-    for (int k = 0; k < SUMS; k++)
-        sum_columns(sums[k], memory + KEYS_SUMS + ((THREAD / 32) * SUMS + k) * TB + token);
-    UNROLL
-    for (int j = 0; j < NG; j++) {
-        UNROLL
+    for (int j = 0; j < NG; j++)
         for (int l = 0; l < LANES; l++)
             store_turned(memory + KEYS_PHI + l * ROWS * TB, warp_row, token + 8 * j, dphi[l][j]);
-        store_turned(memory + KEYS_DU, warp_row, token + 8 * j, u[0][j]);
-        if (NP > 1)
-            store_turned(memory + KEYS_DU2, warp_row, token + 8 * j, u[NP - 1][j]);
-    }
-    if (LEARN)
-        matrix_gradient(memory + KEYS_DW, warp_row, u[0], memory + KEYS_X, token);
-    if (LEARN && NP > 1 && !SECOND_OWN)
-        matrix_gradient(memory + KEYS_DW, warp_row, u[NP - 1], memory + KEYS_X2, token);
 }
 
 /* (TB, LDV) gradients of values to rows from.. of `to` or to the block's part (rows, DV). */
@@ -135,13 +113,8 @@ DEVICE void store_values(const float *gv, const head_rows *to, float *part, int6
         const int token = i / each, c = i % each * 4;
         const float4 x = shared_load4(gv + token * LDV + c);
         const float four[4] = {x.x, x.y, x.z, x.w};
-        if (from + token >= end)
-            continue;
-        if (ROW_BLOCKS > 1)
-            for (int k = 0; k < 4 && c + k < DV; k++)
-                global_store(part + (from + token) * DV + c + k, four[k]);
-        else
-            store_row4(to, from + token, c, DV, four);
+        if (from + token < end)
+            store_four(to, part, from + token, c, DV, four);
     }
 }
 
@@ -188,10 +161,8 @@ DEVICE void keys_pass(const attn_cuda_args *a, int64_t head, int first, int64_t 
     keep_rows(kept + 2 * KEPT_ROWS, &a->gk, &gk);
     keep_rows(kept + 3 * KEPT_ROWS, &a->gv, &gv);
     token_tile tile;
-    tile.x = memory + KEYS_X;
-    tile.second = memory + KEYS_X2;
-    tile.tok = memory + KEYS_TOK;
-    tile.t = LEARN ? memory + KEYS_T : 0;
+    place_tile(&tile, memory + KEYS_X, memory + KEYS_X2, memory + KEYS_TOK,
+               LEARN ? memory + KEYS_T : 0);
     for (int odd = 0; from < to; from += TB, odd ^= 1) {
         byte *stage = stages + odd * KEYS_STAGE, *next = stages + (odd ^ 1) * KEYS_STAGE;
         tile.bias = memory + KEYS_BIAS + odd * TB;
@@ -225,8 +196,7 @@ DEVICE void keys_pass(const attn_cuda_args *a, int64_t head, int first, int64_t 
     }
     if (LEARN) {
         block_sync();
-        store_parameters(a, head, first, warp_row, memory + KEYS_DW, memory + KEYS_SUMS, rows->gs,
-                         rows->gw, a->dscalars_k, a->dw_k);
+        store_parameters(a, head, first, warp_row, memory + KEYS_DW, memory + KEYS_SUMS, &rows->parameters, a->dscalars_k, a->dw_k);
     }
 }
 #endif

@@ -28,21 +28,6 @@ typedef struct query_state {
     float top[2], den[2], o[NV8][4];
 } query_state;
 
-/* Row f of the state, merged: its maximum, and the weight its parts are multiplied by, which is that of
- * the row of W. */
-DEVICE float merged_max(const float *part, int64_t splits, int64_t stride, int f)
-{
-    float max = -INFINITY;
-    for (int64_t i = 0; i < splits; i++)
-        max = real_max(max, global_load(part + i * stride + f));
-    return max;
-}
-
-DEVICE float part_factor(const float *part, int64_t stride, int64_t i, int f, float max)
-{
-    return max > -INFINITY ? exp_falling(global_load(part + i * stride + f) - max) : 0;
-}
-
 /* Rows of state of the chunk from row `first` of W: maxima, z and S, and, for the block that
  * has to, the merged state itself. */
 DEVICE void load_state(const attn_cuda_args *a, int64_t head, int first, int value, float *memory,
@@ -53,24 +38,20 @@ DEVICE void load_state(const attn_cuda_args *a, int64_t head, int first, int val
     for (int i = THREAD; i < FC * (VB / 4); i += THREADS) {
         const int row = i / (VB / 4), c = i % (VB / 4) * 4, r = first + row % CHUNK;
         const int f = row / CHUNK * MP + r;
-        float sum[4] = {0, 0, 0, 0}, z = 0, max = -INFINITY;
+        float4 sum = make_float4(0, 0, 0, 0);
+        float z = 0, max = -INFINITY;
         if (r < MP && value + c < DV8) {
-            const float weight = a->row_weight && r < M ? global_load(a->row_weight + r) : 1;
-            max = merged_max(part, a->k_splits, stride, f);
+            const float weight = weight_of(a, r);
+            max = parts_max(a, head, a->k_splits, f);
             for (int64_t split = 0; split < a->k_splits; split++) {
-                const float factor = weight * part_factor(part, stride, split, f, max);
                 const float *from = part + split * stride;
-                const float4 S = global_load4(from + 2 * F + (int64_t)f * DV8 + value + c);
-                sum[0] += factor * S.x;
-                sum[1] += factor * S.y;
-                sum[2] += factor * S.z;
-                sum[3] += factor * S.w;
+                const float factor = weight * part_factor(global_load(from + f), max);
+                sum = add_scaled(sum, factor, global_load4(from + 2 * F + (int64_t)f * DV8 + value + c));
                 if (c == 0)
                     z += factor * global_load(from + F + f);
             }
             if (keep)
-                global_store4(keep + 2 * F + (int64_t)f * DV8 + value + c,
-                              make_float4(sum[0], sum[1], sum[2], sum[3]));
+                global_store4(keep + 2 * F + (int64_t)f * DV8 + value + c, sum);
             if (keep && c == 0 && value == 0) {
                 global_store(keep + f, max);
                 global_store(keep + F + f, z);
@@ -80,7 +61,7 @@ DEVICE void load_state(const attn_cuda_args *a, int64_t head, int first, int val
             shared_store(memory + QUERIES_MAX + row, max);
             shared_store(memory + QUERIES_Z + row, z);
         }
-        shared_store4(memory + QUERIES_S + row * LDV + c, make_float4(sum[0], sum[1], sum[2], sum[3]));
+        shared_store4(memory + QUERIES_S + row * LDV + c, sum);
     }
 }
 
@@ -256,10 +237,7 @@ DEVICE void queries_pass(const attn_cuda_args *a, int64_t head, int value, int64
             block_sync();
     }
     token_tile tile;
-    tile.x = memory + QUERIES_X;
-    tile.second = memory + QUERIES_X2;
-    tile.tok = memory + QUERIES_TOK;
-    tile.t = 0;
+    place_tile(&tile, memory + QUERIES_X, memory + QUERIES_X2, memory + QUERIES_TOK, 0);
     for (int odd = 0; from < to; from += TB, odd ^= 1) {
         query_state state;
         clear_queries(&state);

@@ -44,7 +44,7 @@ enum {
 typedef struct query_rows {
     float row[2][NROW], norms[2][NW], max[HELD][2], z[HELD][2], dz[LANES][2];
     float dS[LANES][KEPT][4];
-    float gs[S1], gw[2][NW];
+    parameter_sums parameters;
 } query_rows;
 
 /* The maximum and z of row r of the state's lane l; beyond M none. */
@@ -75,13 +75,8 @@ DEVICE void start_query_rows(const attn_cuda_args *a, int64_t head, int first, c
             }
             rows->dz[l][i] = 0;
         }
-        UNROLL
-        for (int k = 0; k < NW; k++)
-            rows->gw[i][k] = 0;
     }
-    UNROLL
-    for (int k = 0; k < NS; k++)
-        rows->gs[k] = 0;
+    clear_parameters(&rows->parameters);
     UNROLL
     for (int l = 0; l < LANES; l++)
         for (int n = 0; n < KEPT; n++)
@@ -110,48 +105,16 @@ DEVICE void load_state(const attn_cuda_args *a, int64_t head, int first, float *
         shared_store(memory + QUERIES_DW + i, 0);
 }
 
-/* g of the staged tile: planes of go / den, and -(go.o) / den. */
-DEVICE void output_gradient(const attn_cuda_args *a, const byte *stage_o, const byte *stage_go,
-                            int64_t den_row, int64_t from, const float *bias, float *memory)
-{
-    const int token = THREAD / TOKEN_THREADS, part = THREAD % TOKEN_THREADS;
-    if (token >= TB)
-        return;
-    const int there = shared_load(bias + token) == 0;
-    const float den = there ? global_load(a->den + den_row + from + token) : 0;
-    const float inverse = den != 0 ? 1 / den : 0;
-    float dot = 0;
-    for (int i = part; i < DV8; i += TOKEN_THREADS) {
-        float g = 0;
-        if (there && i < DV) {
-            const float go = stage_get(stage_go, token, DV, i);
-            dot += go * stage_get(stage_o, token, DV, i);
-            g = go * inverse;
-        }
-        store_parts(memory + QUERIES_G + token * LDV + i, TB * LDV, g);
-    }
-    UNROLL
-    for (int lanes = TOKEN_THREADS / 2; lanes > 0; lanes /= 2)
-        dot += warp_shuffle_xor(dot, lanes);
-    if (part == 0) {
-        shared_store(memory + QUERIES_GDEN + token, -dot * inverse);
-        shared_store(memory + QUERIES_TOP + token, there ? global_load(a->top + den_row + from + token) : 0);
-    }
-}
-
 /* dS of the warp's rows += phi' g, of one lane. */
 DEVICE void add_state(query_rows *rows, float *memory, int l, int warp_row, float (*feature)[4],
                       int token)
 {
-    const int g = THREAD % 32 / 4, t = THREAD % 4;
     UNROLL
     for (int n = 0; n < NV8; n++) {
-        float *at = memory + QUERIES_DS + (l * ROWS + warp_row + g) * LDV + 8 * n + 2 * t;
+        float *at = memory + QUERIES_DS + (l * ROWS + warp_row) * LDV + 8 * n;
         float kept[4], *sum = IN_REGISTERS ? rows->dS[l][n % KEPT] : kept;
-        if (!IN_REGISTERS) {
-            const float2 upper = shared_load2(at), lower = shared_load2(at + 8 * LDV);
-            sum[0] = upper.x, sum[1] = upper.y, sum[2] = lower.x, sum[3] = lower.y;
-        }
+        if (!IN_REGISTERS)
+            load_accumulator(sum, at, LDV);
         UNROLL
         for (int j = 0; j < NG; j++) {
             left_tile a;
@@ -160,10 +123,8 @@ DEVICE void add_state(query_rows *rows, float *memory, int l, int warp_row, floa
             right_planes(&b, memory + QUERIES_G, TB * LDV, LDV, token + 8 * j, 8 * n);
             multiply(sum, &a, &b);
         }
-        if (!IN_REGISTERS) {
-            shared_store2(at, make_float2(sum[0], sum[1]));
-            shared_store2(at + 8 * LDV, make_float2(sum[2], sum[3]));
-        }
+        if (!IN_REGISTERS)
+            store_accumulator(sum, at, LDV);
     }
 }
 
@@ -171,7 +132,11 @@ DEVICE void add_state(query_rows *rows, float *memory, int l, int warp_row, floa
 DEVICE void take_queries(query_rows *rows, float *memory, const float *bias, int warp_row,
                        const float *s, const float *uni, int token)
 {
-    float u[NP][NG][4], dphi[LANES][NG][4], sums[SUMS][2 * NG];
+    float dphi[LANES][NG][4];
+    tile_gradient gradient;
+    float (*u)[NG][4] = gradient.u; /* projections first */
+    const gradient_places places = {memory + QUERIES_DU, memory + QUERIES_DU2, memory + QUERIES_SUMS,
+                                    memory + QUERIES_DW, memory + QUERIES_X,   memory + QUERIES_X2};
     rows_times_tokens(u[0], NG, memory + QUERIES_W, LDX, D8, warp_row, memory + QUERIES_X, token);
     if (NP > 1)
         rows_times_tokens(u[NP - 1], NG, memory + QUERIES_W2, LDX, D8, warp_row, memory + QUERIES_X2, token);
@@ -182,10 +147,7 @@ DEVICE void take_queries(query_rows *rows, float *memory, const float *bias, int
         if (!IN_REGISTERS) /* later lanes' operands are not to be loaded now: registers */
             warp_sync();
     }
-    UNROLL
-    for (int k = 0; k < SUMS; k++)
-        for (int j = 0; j < 2 * NG; j++)
-            sums[k][j] = 0;
+    clear_sums(&gradient);
     UNROLL
     for (int j = 0; j < NG; j++) {
         UNROLL
@@ -194,7 +156,7 @@ DEVICE void take_queries(query_rows *rows, float *memory, const float *bias, int
             const int there = shared_load(bias + at) == 0;
             const float gden = shared_load(memory + QUERIES_GDEN + at), top = shared_load(memory + QUERIES_TOP + at);
             float tok[NTOK], projections[NP], logs[LANES], signs[LANES], value[LANES], d[LANES];
-            float gu[NP], part[SUMS];
+            float gu[NP];
             for (int k = 0; k < NTOK; k++)
                 tok[k] = shared_load(memory + QUERIES_TOK + at * NTOK + k);
             for (int k = 0; k < NP; k++)
@@ -210,16 +172,9 @@ DEVICE void take_queries(query_rows *rows, float *memory, const float *bias, int
                 dphi[l][j][i] = SIGNED ? value[l] * signs[l] : value[l];
                 rows->dz[l][row] += dphi[l][j][i] * gden;
             }
-            for (int k = 0; k < SUMS; k++)
-                part[k] = sums[k][2 * j + i % 2];
-            feature_gradient(projections, rows->norms[row], rows->row[row], uni, tok, d, value, signs, gu,
-                             part);
-            if (LEARN)
-                parameter_gradient(projections, rows->norms[row], s, rows->row[row], uni, tok,
-                                   memory + QUERIES_T + at * TOKEN, d, value, signs, rows->gs,
-                                   rows->gw[row]);
-            for (int k = 0; k < SUMS; k++)
-                sums[k][2 * j + i % 2] = part[k];
+            feature_gradient(projections, rows->norms[row], s, rows->row[row], uni, tok,
+                             memory + QUERIES_T + at * TOKEN, d, value, signs, j, i, gu, &gradient,
+                             &rows->parameters);
             for (int k = 0; k < NP; k++)
                 u[k][j][i] = gu[k];
             if (!IN_REGISTERS)
@@ -232,19 +187,7 @@ DEVICE void take_queries(query_rows *rows, float *memory, const float *bias, int
         if (!IN_REGISTERS)
             warp_sync();
     }
-    UNROLL
-    for (int k = 0; k < SUMS; k++)
-        sum_columns(sums[k], memory + QUERIES_SUMS + ((THREAD / 32) * SUMS + k) * TB + token);
-    UNROLL
-    for (int j = 0; j < NG; j++) {
-        store_turned(memory + QUERIES_DU, warp_row, token + 8 * j, u[0][j]);
-        if (NP > 1)
-            store_turned(memory + QUERIES_DU2, warp_row, token + 8 * j, u[NP - 1][j]);
-    }
-    if (LEARN)
-        matrix_gradient(memory + QUERIES_DW, warp_row, u[0], memory + QUERIES_X, token);
-    if (LEARN && NP > 1 && !SECOND_OWN)
-        matrix_gradient(memory + QUERIES_DW, warp_row, u[NP - 1], memory + QUERIES_X2, token);
+    store_tile_gradient(&gradient, &places, warp_row, token);
 }
 
 /* The warp's share of the state's gradient. */
@@ -319,10 +262,8 @@ DEVICE void queries_pass(const attn_cuda_args *a, int64_t head, int first, int64
     keep_rows(kept + 2 * KEPT_ROWS, &a->go, &go);
     keep_rows(kept + 3 * KEPT_ROWS, &a->gq, &gq);
     token_tile tile;
-    tile.x = memory + QUERIES_X;
-    tile.second = memory + QUERIES_X2;
-    tile.tok = memory + QUERIES_TOK;
-    tile.t = LEARN ? memory + QUERIES_T : 0;
+    place_tile(&tile, memory + QUERIES_X, memory + QUERIES_X2, memory + QUERIES_TOK,
+               LEARN ? memory + QUERIES_T : 0);
     for (int odd = 0; from < to; from += TB, odd ^= 1) {
         byte *stage = stages + odd * QUERIES_STAGE, *next = stages + (odd ^ 1) * QUERIES_STAGE;
         tile.bias = memory + QUERIES_BIAS + odd * TB;
@@ -338,8 +279,8 @@ DEVICE void queries_pass(const attn_cuda_args *a, int64_t head, int first, int64
         }
         async_commit();
         map_tile(stage, 0, a->scale, memory + QUERIES_VECTORS, memory + QUERIES_LINEAR, uni, &tile);
-        output_gradient(a, stage + QUERIES_STAGE_Q, stage + QUERIES_STAGE_Q + QUERIES_STAGE_O, den_row, from, tile.bias,
-                        memory);
+        token_gradients(a, stage + QUERIES_STAGE_Q + QUERIES_STAGE_O, stage + QUERIES_STAGE_Q, 0, den_row, from,
+                        tile.bias, memory + QUERIES_G, memory + QUERIES_GDEN, memory + QUERIES_TOP);
         block_sync();
         NO_UNROLL
         for (int token = 0; token < TB; token += 8 * NG)
@@ -356,7 +297,6 @@ DEVICE void queries_pass(const attn_cuda_args *a, int64_t head, int first, int64
     }
     block_sync();
     if (LEARN)
-        store_parameters(a, head, first, warp_row, memory + QUERIES_DW, memory + QUERIES_SUMS, rows->gs,
-                         rows->gw, a->dscalars, a->dw);
+        store_parameters(a, head, first, warp_row, memory + QUERIES_DW, memory + QUERIES_SUMS, &rows->parameters, a->dscalars, a->dw);
 }
 #endif

@@ -279,6 +279,24 @@ DEVICE int pair_column(void)
     return THREAD % 4 / 2 * 4;
 }
 
+/* An accumulator of 16 rows and 8 columns of a matrix in shared memory, `at` its first row. */
+DEVICE void load_accumulator(float *c, const float *at, int ld)
+{
+    const float *from = at + THREAD % 32 / 4 * ld + 2 * (THREAD % 4);
+    const float2 upper = shared_load2(from), lower = shared_load2(from + 8 * ld);
+    c[0] = upper.x;
+    c[1] = upper.y;
+    c[2] = lower.x;
+    c[3] = lower.y;
+}
+
+DEVICE void store_accumulator(const float *c, float *at, int ld)
+{
+    float *to = at + THREAD % 32 / 4 * ld + 2 * (THREAD % 4);
+    shared_store2(to, make_float2(c[0], c[1]));
+    shared_store2(to + 8 * ld, make_float2(c[2], c[3]));
+}
+
 /* Over the four lanes of a row of an accumulator. */
 DEVICE float quad_max(float x)
 {
@@ -366,6 +384,35 @@ DEVICE void row_norms(const attn_cuda_args *a, int64_t head, int r, float *norms
     }
 }
 
+/* The weight of row r of W. */
+DEVICE float weight_of(const attn_cuda_args *a, int r)
+{
+    return a->row_weight && r < M ? global_load(a->row_weight + r) : 1;
+}
+
+/* ---- parts of states ---- */
+
+/* Row f of the first `count` parts: their maximum. */
+DEVICE float parts_max(const attn_cuda_args *a, int64_t head, int64_t count, int f)
+{
+    float max = -INFINITY;
+    for (int64_t i = 0; i < count; i++)
+        max = real_max(max, global_load(a->part + (i * a->B * a->H + head) * STATE + f));
+    return max;
+}
+
+/* What a part with this maximum is to be multiplied by. */
+DEVICE float part_factor(float max, float merged)
+{
+    return max > -INFINITY ? exp_falling(max - merged) : 0;
+}
+
+DEVICE float4 add_scaled(float4 sum, float factor, float4 x)
+{
+    return make_float4(sum.x + factor * x.x, sum.y + factor * x.y, sum.z + factor * x.z,
+                       sum.w + factor * x.w);
+}
+
 /* ---- tiles of tokens ---- */
 
 /* Where a tile of one side lies in shared memory. */
@@ -376,6 +423,15 @@ typedef struct token_tile {
     float *bias;   /* (TB) 0, or -inf where there is no token */
     float *t;      /* (TB, TOKEN) the sums; NULL: not wanted */
 } token_tile;
+
+/* All but the bias, which moves with the tiles. */
+DEVICE void place_tile(token_tile *tile, float *x, float *second, float *tok, float *t)
+{
+    tile->x = x;
+    tile->second = second;
+    tile->tok = tok;
+    tile->t = t;
+}
 
 /* Coordinate i of a staged token after the scale and the linear map; *raw2 gets the square of it
  * before the map. */
