@@ -46,7 +46,7 @@ ALL_PAIRS := $(sort $(PAIRS) $(patsubst build/%/registry.inc,%,$(wildcard build/
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all gen deps test demo bench approx install dist clean help format lint run-tests run-demo run-bench run-approx diff-gen test-programs sanitized
+.PHONY: all gen deps test demo bench gpu approx install dist clean help format lint run-tests run-demo run-bench run-approx diff-gen test-programs sanitized
 all:
 
 # ---- targets that install what they need first, then call make again ----------------------------
@@ -65,6 +65,10 @@ bench: deps
 	@$(MAKE) --no-print-directory gen FEAT=posrf KERNEL=gaus
 	@$(MAKE) --no-print-directory -j$(JOBS) $(B)/bench/attn_bench
 	@$(MAKE) --no-print-directory run-bench
+
+gpu: deps
+	@$(MAKE) --no-print-directory -j$(JOBS) test-programs $(B)/bench/attn_device
+	@sh tests/gpu.sh $(B)
 
 approx: deps
 	@$(MAKE) --no-print-directory -j$(JOBS) $(B)/spectraformer
@@ -98,6 +102,7 @@ help:
 	@echo "make gen ARCH=\"sm_80 sm_90a\" FEAT=saderf KERNEL=qmc"
 	@echo "                     the same, and its CUDA text compiled for these GPUs (needs NVRTC, no GPU)"
 	@echo "make bench           fused kernels against the same mathematics unfused, on this machine"
+	@echo "make gpu             on a machine with an NVIDIA GPU: everything about CUDA for real, and times"
 	@echo "make approx          error, bias, variance and time of every pair, heat maps in build/approx/report.html"
 	@echo "make install         into PREFIX=$(PREFIX): command, library, header"
 	@echo "make lint            clang-format and luacheck;  make format rewrites"
@@ -109,7 +114,7 @@ clean:
 
 # ---- generation -----------------------------------------------------------------------------------
 
-ifneq ($(filter-out deps test demo bench approx help clean format lint,$(or $(MAKECMDGOALS),all)),)
+ifneq ($(filter-out deps test demo bench gpu approx help clean format lint,$(or $(MAKECMDGOALS),all)),)
 -include build/sources.mk
 endif
 
@@ -249,7 +254,7 @@ $(B)/bench/attn_bench: $(BENCH_O) $(B)/libspectraformer.a
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) $(SAN) $^ $(LDLIBS) -o $@
 
-$(B)/bench/structured: $(O)/bench/structured.o $(B)/libspectraformer.a
+$(B)/bench/structured $(B)/bench/attn_device: $(B)/bench/%: $(O)/bench/%.o $(B)/libspectraformer.a
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) $(SAN) $^ $(LDLIBS) -o $@
 

@@ -240,6 +240,7 @@ function M.base(out)
     registry[#registry + 1] = ("ROW(%s, %d)\n"):format(row.name, row.backward and 1 or 0)
     sources[#sources + 1] = row.path
   end
+  files[#files + 1] = { out .. "/dense.c", top .. '#define FEATURE_ID dense\n#include "products.c"\n' }
   for _, matrix in ipairs(matrices) do sources[#sources + 1] = matrix.path end
   sources[#sources + 1] = linop.HEADER
   files[#files + 1] = { out .. "/features.c", top .. target_c.features(features) }
@@ -329,6 +330,9 @@ function M.registry(out_path, folders)
       end
     end
   end
+  for _, isa in ipairs(plan.isas) do
+    out[#out + 1] = ("extern const product_ops products_dense_%s;"):format(isa.name)
+  end
   out[#out + 1] = ""
   registry_table(out, "const attn_row generated_attn[] = {", attn, function(row, isa)
     local functions = {}
@@ -342,6 +346,9 @@ function M.registry(out_path, folders)
   registry_table(out, "const row_op generated_rows[] = {", rows, function(row, isa)
     return ('    {"%s", %s, row_fwd_%s_%s, %s},'):format(row.name, isa.constant, row.name, isa.name,
       row.backward and ("row_bwd_%s_%s"):format(row.name, isa.name) or "NULL")
+  end)
+  registry_table(out, "const product_row generated_products[] = {", { "products" }, function(name, isa)
+    return ('    {%s, &%s_dense_%s},'):format(isa.constant, name, isa.name)
   end)
   return { { out_path, table.concat(out, "\n") } }
 end

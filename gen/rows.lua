@@ -44,6 +44,7 @@ end
 --   is_bits(field), bits_open(name) -> line      inputs that are no numbers; may be nil
 --   row_start                                    lines the loop over rows begins with; may be nil
 --   gradient_of(name, add)                       told of the gradient of an input; may be nil
+--   outputs_again   backward writes the outputs too, where they are wanted
 --   shared_part(name, field, outer, last) -> line, at
 --                                                where gradients of shared inputs are collected: lines
 --                                                before and behind the loop over rows
@@ -56,6 +57,11 @@ function M.render(spec, which, target)
   end
   for i, field in ipairs(fields) do
     roots[i] = backward and field.grad or field.node
+  end
+  for _, field in ipairs(backward and target.outputs_again and spec.outputs or {}) do
+    if field.shape ~= "one" then
+      fields[#fields + 1], roots[#roots + 1] = field, field.node
+    end
   end
   for _, node in ipairs(E.reachable(roots)) do used[node] = true end
   local head, outer, open = target.row_open(which)
@@ -89,10 +95,17 @@ function M.render(spec, which, target)
 
   local outputs = {}
   for i, field in ipairs(fields) do
-    local name = render.fresh(names, (backward and "g_" or "") .. field.name .. "_out")
+    local again = backward and roots[i] == field.node
+    local name = render.fresh(names, (backward and not again and "g_" or "") .. field.name .. "_out")
     local wide = field.shape ~= "one"
     local store
-    if backward then
+    if again then
+      lines[#lines + 1] = ("        real *%s = a->out[%d] ? a->out[%d] + r * a->ld_out[%d] : NULL;")
+        :format(name, field.slot, field.slot, field.slot)
+      store = function(value, tail)
+        return ("if (%s)"):format(name), "    " .. target.put(name, value, wide, tail)
+      end
+    elseif backward then
       store = gradient(target, field, name, names, outer, lines, last)
     else
       lines[#lines + 1] = place("", name, "out", field)

@@ -56,6 +56,7 @@ function vector.finish(op, name)
 end
 
 vector.prototypes = true
+vector.outputs_again = true
 vector.tail_mask = "    const vec inside = v_lt(viota(), vset((real)left));"
 
 function vector.row_open(which)

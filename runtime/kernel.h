@@ -258,7 +258,8 @@ typedef struct attn_row {
  * A "one" is a single number per row (ld 1). Backward gets the forward's inputs, the gradients
  * of its outputs (gout), and writes gradients of inputs (gin; NULL = not wanted). Gradients of
  * shared inputs are accumulated; of the others they are written, or accumulated where bit k of
- * `add` is set. An output may be the same array as an input of the same shape. */
+ * `add` is set. Backward also writes the outputs that are not NULL. An output may be the same array
+ * as an input of the same shape. */
 enum { ROW_MAX = 8 };
 typedef struct row_args {
     int64_t rows, n;
@@ -281,10 +282,26 @@ typedef struct row_op {
     void (*bwd)(const row_args *); /* NULL: has no backward (adamw) */
 } row_op;
 
+/* Products of the model's dense layers; arrays are dense, in and out multiples of PAD.
+ * mul:  y (rows, out) = x (rows, in) B (in, out) + bias (out), which may be NULL
+ * rank: C (out, in) += A' B, A (rows, out), B (rows, in) */
+typedef struct product_ops {
+    void (*mul)(int64_t rows, int64_t in, int64_t out, const real *x, const real *b,
+                const real *bias, real *y);
+    void (*rank)(int64_t rows, int64_t in, int64_t out, const real *a, const real *b, real *c);
+} product_ops;
+
+/* Those of an instruction set. */
+typedef struct product_row {
+    isa isa;
+    const product_ops *ops;
+} product_row;
+
 /* Tables written by the generator into build/registry.c; each ends with a zero row. */
 extern const feature_info generated_features[];
 extern const matrix_info generated_matrices[];
 extern const attn_row generated_attn[];
 extern const row_op generated_rows[];
+extern const product_row generated_products[];
 
 #endif

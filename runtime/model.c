@@ -53,6 +53,7 @@ static spectra_status find_ops(row_ops *op)
                   {"cross_entropy", &op->cross_entropy}};
     for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++)
         TRY(registry_row(wanted[i].name, wanted[i].at));
+    op->products = registry_products();
     return SPECTRA_OK;
 }
 

@@ -35,12 +35,12 @@ static void backward_head(const pass *p)
     op_cross_entropy_grad(&m->op, B, c->classes, act->scores, act->label, act->g_loss,
                           act->g_scores);
     op_column_sums(B, c->classes, act->g_scores, g + m->at.head_b2);
-    op_linear_grad(B, F, c->classes, act->head2, w + m->at.head_w2, act->g_scores, act->g_head1,
-                   g + m->at.head_w2);
+    op_linear_input_grad(&m->op, B, F, c->classes, w + m->at.head_w2, act->g_scores, act->g_head1);
+    op_linear_weight_grad(&m->op, B, F, c->classes, act->head2, act->g_scores, g + m->at.head_w2);
     op_relu_grad(&m->op, B, F, act->head1, w + m->at.head_b1, act->g_head1, act->g_head1,
                  g + m->at.head_b1);
-    op_linear_grad(B, in, F, act->joined, w + m->at.head_w1, act->g_head1, act->g_joined,
-                   g + m->at.head_w1);
+    op_linear_input_grad(&m->op, B, in, F, w + m->at.head_w1, act->g_head1, act->g_joined);
+    op_linear_weight_grad(&m->op, B, in, F, act->joined, act->g_head1, g + m->at.head_w1);
     if (c->dual)
         split(B, E, act->pooled, act->g_joined, act->g_pooled);
 }
@@ -69,7 +69,7 @@ static void backward_pool(const pass *p, const chunk *c)
     }
     memset(g, 0, (size_t)(c->rows * E) * sizeof *g);
     op_layernorm_grad(&m->op, c->rows, E, m->act.x[m->config.layers] + c->first * E,
-                      m->params + m->at.norm, gz, g, slot_at(p, c, m->at.norm));
+                      m->params + m->at.norm, gz, g, slot_at(p, c, m->at.norm), NULL);
 }
 
 /* From the gradient of layer l's output to those of the attention's output and of `middle`. */
@@ -88,18 +88,21 @@ static void backward_second_half(const pass *p, const chunk *c, int64_t l)
     op_dropout_residual_grad(&m->op, c->rows, E, w + at->b2, keep, ld, g, gy,
                              slot_at(p, c, at->b2));
     ld = chunk_keep(p, c, RNG_DROPOUT_GELU, l, F, &keep);
-    op_gelu(&m->op, c->rows, F, hidden, w + at->b1, keep, ld, z);
-    op_linear_grad(c->rows, F, E, z, w + at->w2, gy, gz, slot_at(p, c, at->w2));
-    op_gelu_grad(&m->op, c->rows, F, hidden, w + at->b1, keep, ld, gz, gz, slot_at(p, c, at->b1));
-    op_layernorm(&m->op, c->rows, E, middle, w + at->norm2, y);
-    op_linear_grad(c->rows, E, F, y, w + at->w1, gz, gy, slot_at(p, c, at->w1));
-    op_layernorm_grad(&m->op, c->rows, E, middle, w + at->norm2, gy, g, slot_at(p, c, at->norm2));
+    op_linear_input_grad(&m->op, c->rows, F, E, w + at->w2, gy, gz);
+    op_gelu_grad(&m->op, c->rows, F, hidden, w + at->b1, keep, ld, gz, gz, slot_at(p, c, at->b1),
+                 z);
+    op_linear_weight_grad(&m->op, c->rows, F, E, z, gy, slot_at(p, c, at->w2));
+    op_linear_input_grad(&m->op, c->rows, E, F, w + at->w1, gz, gy);
+    op_layernorm_grad(&m->op, c->rows, E, middle, w + at->norm2, gy, g, slot_at(p, c, at->norm2),
+                      y);
+    op_linear_weight_grad(&m->op, c->rows, E, F, y, gz, slot_at(p, c, at->w1));
 
     ld = chunk_keep(p, c, RNG_DROPOUT_ATTN, l, E, &keep);
     op_dropout_residual_grad(&m->op, c->rows, E, w + at->out_b, keep, ld, g, gy,
                              slot_at(p, c, at->out_b));
-    op_linear_grad(c->rows, HD, E, v->mixed + c->first * HD, w + at->out_w, gy,
-                   m->act.g_mixed + c->first * HD, slot_at(p, c, at->out_w));
+    op_linear_input_grad(&m->op, c->rows, HD, E, w + at->out_w, gy, m->act.g_mixed + c->first * HD);
+    op_linear_weight_grad(&m->op, c->rows, HD, E, v->mixed + c->first * HD, gy,
+                          slot_at(p, c, at->out_w));
 }
 
 /* From the gradients of q, k, v to that of layer l's input. */
@@ -111,11 +114,11 @@ static void backward_first_half(const pass *p, const chunk *c, int64_t l)
     const float *w = m->params, *x = m->act.x[l] + c->first * E;
     const float *g_qkv = m->act.g_qkv + c->first * HD3;
     float *gy = c->s->narrow[0], *y = c->s->narrow[1];
-    op_layernorm(&m->op, c->rows, E, x, w + at->norm1, y);
     op_column_sums(c->rows, HD3, g_qkv, slot_at(p, c, at->qkv_b));
-    op_linear_grad(c->rows, E, HD3, y, w + at->qkv_w, g_qkv, gy, slot_at(p, c, at->qkv_w));
+    op_linear_input_grad(&m->op, c->rows, E, HD3, w + at->qkv_w, g_qkv, gy);
     op_layernorm_grad(&m->op, c->rows, E, x, w + at->norm1, gy, m->act.g + c->first * E,
-                      slot_at(p, c, at->norm1));
+                      slot_at(p, c, at->norm1), y);
+    op_linear_weight_grad(&m->op, c->rows, E, HD3, y, g_qkv, slot_at(p, c, at->qkv_w));
 }
 
 static void backward_embed(const pass *p, const chunk *c)

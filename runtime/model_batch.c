@@ -200,6 +200,7 @@ static void take_layers(const pass *p, arena *a, activations *act)
     act->x = x;
     act->layer = layer;
     act->work = arena_take(a, work);
+    act->turned = take_floats(a, m->at.count - m->at.dense);
 }
 
 static void take_head(const pass *p, arena *a, activations *act)

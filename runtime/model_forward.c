@@ -41,6 +41,26 @@ int64_t chunk_keep(const pass *p, const chunk *c, int use, int64_t layer, int64_
     return width;
 }
 
+/* Transposes of the layers' matrices, so that products read them row by row. */
+static void turn(const model *m)
+{
+    const int64_t E = m->config.embed, F = m->config.hidden, HD = model_inner(&m->config);
+    for (int64_t l = 0; l < (m->config.tied ? 1 : m->config.layers); l++) {
+        const layer_offsets *at = &m->layer[l];
+        const struct {
+            int64_t in, out, offset;
+        } matrix[] = {{E, 3 * HD, at->qkv_w}, {HD, E, at->out_w}, {E, F, at->w1}, {F, E, at->w2}};
+        for (int i = 0; i < 4; i++)
+            op_turn(matrix[i].in, matrix[i].out, m->params + matrix[i].offset,
+                    m->act.turned + (matrix[i].offset - m->at.dense));
+    }
+}
+
+static const float *turned_at(const model *m, int64_t offset)
+{
+    return m->act.turned + (offset - m->at.dense);
+}
+
 static void embed(const pass *p, const chunk *c)
 {
     const model *m = p->m;
@@ -65,8 +85,8 @@ static void first_half(const pass *p, const chunk *c, int64_t l)
     const int64_t E = m->config.embed, HD3 = 3 * model_inner(&m->config);
     float *y = c->s->narrow[0];
     op_layernorm(&m->op, c->rows, E, m->act.x[l] + c->first * E, m->params + at->norm1, y);
-    op_linear(c->rows, E, HD3, y, m->params + at->qkv_w, m->params + at->qkv_b,
-              m->act.layer[l].qkv + c->first * HD3);
+    op_linear(&m->op, c->rows, E, HD3, y, m->params + at->qkv_w, turned_at(m, at->qkv_w),
+              m->params + at->qkv_b, m->act.layer[l].qkv + c->first * HD3);
 }
 
 /* Output projection, LN2, MLP. */
@@ -79,15 +99,16 @@ static void second_half(const pass *p, const chunk *c, int64_t l)
     const float *w = m->params, *keep;
     float *y = c->s->narrow[0], *z = c->s->wide[0];
     float *middle = v->middle + c->first * E, *hidden = v->hidden + c->first * F;
-    op_linear(c->rows, HD, E, v->mixed + c->first * HD, w + at->out_w, NULL, y);
+    op_linear(&m->op, c->rows, HD, E, v->mixed + c->first * HD, w + at->out_w,
+              turned_at(m, at->out_w), NULL, y);
     int64_t ld = chunk_keep(p, c, RNG_DROPOUT_ATTN, l, E, &keep);
     op_dropout_residual(&m->op, c->rows, E, m->act.x[l] + c->first * E, y, w + at->out_b, keep, ld,
                         middle);
     op_layernorm(&m->op, c->rows, E, middle, w + at->norm2, y);
-    op_linear(c->rows, E, F, y, w + at->w1, NULL, hidden);
+    op_linear(&m->op, c->rows, E, F, y, w + at->w1, turned_at(m, at->w1), NULL, hidden);
     ld = chunk_keep(p, c, RNG_DROPOUT_GELU, l, F, &keep);
     op_gelu(&m->op, c->rows, F, hidden, w + at->b1, keep, ld, z);
-    op_linear(c->rows, F, E, z, w + at->w2, NULL, y);
+    op_linear(&m->op, c->rows, F, E, z, w + at->w2, turned_at(m, at->w2), NULL, y);
     ld = chunk_keep(p, c, RNG_DROPOUT_MLP, l, E, &keep);
     op_dropout_residual(&m->op, c->rows, E, middle, y, w + at->b2, keep, ld,
                         m->act.x[l + 1] + c->first * E);
@@ -130,6 +151,7 @@ static void stage(const pass *p, int64_t number)
 
 spectra_status forward_until(pass *p, int64_t layer)
 {
+    turn(p->m);
     for (int64_t number = 0; number < layer; number++) {
         stage(p, number);
         TRY(attend(p, number));
@@ -195,10 +217,10 @@ void forward_head(pass *p)
         pool(p, s, act->local[omp_get_thread_num()].narrow[0]);
     if (c->dual)
         join(B, E, act->pooled, act->joined);
-    op_linear(B, in, F, act->joined, m->params + m->at.head_w1, NULL, act->head1);
+    op_linear(&m->op, B, in, F, act->joined, m->params + m->at.head_w1, NULL, NULL, act->head1);
     op_relu(&m->op, B, F, act->head1, m->params + m->at.head_b1, act->head2);
-    op_linear(B, F, c->classes, act->head2, m->params + m->at.head_w2, m->params + m->at.head_b2,
-              act->scores);
+    op_linear(&m->op, B, F, c->classes, act->head2, m->params + m->at.head_w2, NULL,
+              m->params + m->at.head_b2, act->scores);
 }
 
 double forward_loss(pass *p)

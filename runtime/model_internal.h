@@ -19,7 +19,7 @@
 #include "kernel.h"
 #include "model.h"
 
-enum { CHUNK = 128, SLOTS = 32, MAX_LAYERS = 2048, MAX_PARTS = 4096, NAME_SIZE = 96 };
+enum { CHUNK = 120, SLOTS = 32, MAX_LAYERS = 2048, MAX_PARTS = 4096, NAME_SIZE = 96 };
 
 /* A block of memory handed out in 64-byte aligned pieces; base NULL: only counts. */
 typedef struct arena {
@@ -84,6 +84,7 @@ typedef struct activations {
     float *scores;        /* (B, C) */
     float *label, *loss;  /* (B) */
     void *work;           /* of the attention */
+    float *turned; /* (count - dense) transposes of the layers' matrices, each at its offset */
     /* training only */
     float *g;               /* (rows, E) gradient of x, in place */
     float *g_mixed, *g_qkv; /* (rows, H*d), (rows, 3*H*d) */
@@ -93,6 +94,7 @@ typedef struct activations {
 
 typedef struct row_ops {
     const row_op *layernorm, *gelu, *dropout_residual, *relu, *cross_entropy;
+    const product_ops *products;
 } row_ops;
 
 struct model {
@@ -174,14 +176,15 @@ spectra_status backward(pass *p);
 /* ---- model_ops.c: row operators and matrix products in the model's terms ---- */
 void op_layernorm(const row_ops *op, int64_t rows, int64_t n, const float *x, const float *norm,
                   float *y);
-/* gx += ; gnorm (2n) += unless NULL. */
+/* gx += ; gnorm (2n) += ; y is written again unless NULL. */
 void op_layernorm_grad(const row_ops *op, int64_t rows, int64_t n, const float *x,
-                       const float *norm, const float *gy, float *gx, float *gnorm);
+                       const float *norm, const float *gy, float *gx, float *gnorm, float *y);
 void op_gelu(const row_ops *op, int64_t rows, int64_t n, const float *x, const float *bias,
              const float *keep, int64_t ld_keep, float *y);
-/* gx is written and may be gy; gbias += . */
+/* gx is written and may be gy; gbias += ; y is written again. */
 void op_gelu_grad(const row_ops *op, int64_t rows, int64_t n, const float *x, const float *bias,
-                  const float *keep, int64_t ld_keep, const float *gy, float *gx, float *gbias);
+                  const float *keep, int64_t ld_keep, const float *gy, float *gx, float *gbias,
+                  float *y);
 /* y = residual + (x + bias) * keep; y may be residual. */
 void op_dropout_residual(const row_ops *op, int64_t rows, int64_t n, const float *residual,
                          const float *x, const float *bias, const float *keep, int64_t ld_keep,
@@ -198,12 +201,17 @@ void op_cross_entropy(const row_ops *op, int64_t rows, int64_t n, const float *s
                       const float *label, float *loss);
 void op_cross_entropy_grad(const row_ops *op, int64_t rows, int64_t n, const float *scores,
                            const float *label, const float *gloss, float *gscores);
-/* y (rows, out) = x (rows, in) W', W (out, in); bias NULL: none. */
-void op_linear(int64_t rows, int64_t in, int64_t out, const float *x, const float *w,
-               const float *bias, float *y);
-/* gx (rows, in) = gy W unless NULL; gw += gy' x. */
-void op_linear_grad(int64_t rows, int64_t in, int64_t out, const float *x, const float *w,
-                    const float *gy, float *gx, float *gw);
+/* y (rows, out) = x (rows, in) W', W (out, in); bias NULL: none. turned: W' or NULL. */
+void op_linear(const row_ops *op, int64_t rows, int64_t in, int64_t out, const float *x,
+               const float *w, const float *turned, const float *bias, float *y);
+/* gx (rows, in) = gy W. */
+void op_linear_input_grad(const row_ops *op, int64_t rows, int64_t in, int64_t out, const float *w,
+                          const float *gy, float *gx);
+/* gw += gy' x. */
+void op_linear_weight_grad(const row_ops *op, int64_t rows, int64_t in, int64_t out, const float *x,
+                           const float *gy, float *gw);
+/* turned (in, out) = W', W (out, in). */
+void op_turn(int64_t in, int64_t out, const float *w, float *turned);
 /* sums (n) += the columns of x (rows, n). */
 void op_column_sums(int64_t rows, int64_t n, const float *x, float *sums);
 

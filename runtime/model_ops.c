@@ -22,9 +22,11 @@ void op_layernorm(const row_ops *op, int64_t rows, int64_t n, const float *x, co
 }
 
 void op_layernorm_grad(const row_ops *op, int64_t rows, int64_t n, const float *x,
-                       const float *norm, const float *gy, float *gx, float *gnorm)
+                       const float *norm, const float *gy, float *gx, float *gnorm, float *y)
 {
     row_args a = layernorm_args(rows, n, x, norm);
+    a.out[0] = y;
+    a.ld_out[0] = n;
     a.gout[0] = gy;
     a.ld_gout[0] = n;
     a.gin[0] = gx;
@@ -51,9 +53,12 @@ void op_gelu(const row_ops *op, int64_t rows, int64_t n, const float *x, const f
 }
 
 void op_gelu_grad(const row_ops *op, int64_t rows, int64_t n, const float *x, const float *bias,
-                  const float *keep, int64_t ld_keep, const float *gy, float *gx, float *gbias)
+                  const float *keep, int64_t ld_keep, const float *gy, float *gx, float *gbias,
+                  float *y)
 {
     row_args a = gelu_args(rows, n, x, bias, keep, ld_keep);
+    a.out[0] = y;
+    a.ld_out[0] = n;
     a.gout[0] = gy;
     a.ld_gout[0] = n;
     a.gin[0] = gx;
@@ -135,27 +140,60 @@ void op_cross_entropy_grad(const row_ops *op, int64_t rows, int64_t n, const flo
     op->cross_entropy->bwd(&a);
 }
 
-void op_linear(int64_t rows, int64_t in, int64_t out, const float *x, const float *w,
-               const float *bias, float *y)
+/* Of other sizes, and where there are few rows, OpenBLAS makes the products. */
+static bool tiles(int64_t rows, int64_t in, int64_t out)
 {
+    return rows >= PAD && in % PAD == 0 && out % PAD == 0;
+}
+
+void op_linear(const row_ops *op, int64_t rows, int64_t in, int64_t out, const float *x,
+               const float *w, const float *turned, const float *bias, float *y)
+{
+    if (turned && tiles(rows, in, out)) {
+        op->products->mul(rows, in, out, x, turned, bias, y);
+        return;
+    }
     for (int64_t r = 0; bias && r < rows; r++)
         memcpy(y + r * out, bias, (size_t)out * sizeof *y);
     blas_sgemm(false, true, rows, out, in, 1, x, in, w, in, bias ? 1 : 0, y, out);
 }
 
-void op_linear_grad(int64_t rows, int64_t in, int64_t out, const float *x, const float *w,
-                    const float *gy, float *gx, float *gw)
+void op_linear_input_grad(const row_ops *op, int64_t rows, int64_t in, int64_t out, const float *w,
+                          const float *gy, float *gx)
 {
-    if (gx)
+    if (tiles(rows, in, out))
+        op->products->mul(rows, out, in, gy, w, NULL, gx);
+    else
         blas_sgemm(false, false, rows, in, out, 1, gy, out, w, in, 0, gx, in);
-    blas_sgemm(true, false, out, in, rows, 1, gy, out, x, in, 1, gw, in);
+}
+
+void op_linear_weight_grad(const row_ops *op, int64_t rows, int64_t in, int64_t out, const float *x,
+                           const float *gy, float *gw)
+{
+    if (tiles(rows, in, out))
+        op->products->rank(rows, in, out, gy, x, gw);
+    else
+        blas_sgemm(true, false, out, in, rows, 1, gy, out, x, in, 1, gw, in);
+}
+
+void op_turn(int64_t in, int64_t out, const float *w, float *turned)
+{
+    for (int64_t o = 0; o < out; o++)
+        for (int64_t i = 0; i < in; i++)
+            turned[i * out + o] = w[o * in + i];
 }
 
 void op_column_sums(int64_t rows, int64_t n, const float *x, float *sums)
 {
-    for (int64_t r = 0; r < rows; r++) {
+    int64_t r = 0;
+    for (; r + 4 <= rows; r += 4, x += 4 * n) {
 #pragma omp simd
         for (int64_t i = 0; i < n; i++)
-            sums[i] += x[r * n + i];
+            sums[i] += (x[i] + x[n + i]) + (x[2 * n + i] + x[3 * n + i]);
+    }
+    for (; r < rows; r++, x += n) {
+#pragma omp simd
+        for (int64_t i = 0; i < n; i++)
+            sums[i] += x[i];
     }
 }

@@ -127,3 +127,12 @@ spectra_status registry_row(const char *name, const row_op **out)
     *out = best;
     return SPECTRA_OK;
 }
+
+const product_ops *registry_products(void)
+{
+    const product_ops *best = NULL;
+    isa top = registry_isa();
+    for (const product_row *r = generated_products; r->ops && r->isa <= top; r++)
+        best = r->ops;
+    return best;
+}

@@ -24,5 +24,7 @@ spectra_status registry_matrix(const char *name, const matrix_info **out);
 spectra_status registry_attn(const char *feat, const char *matrix, int64_t D, int64_t DV, int64_t M,
                              const attn_row **out);
 spectra_status registry_row(const char *name, const row_op **out);
+/* Never NULL. */
+const product_ops *registry_products(void);
 
 #endif

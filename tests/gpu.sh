@@ -1,5 +1,6 @@
 #!/bin/sh
-# Everything about CUDA for real, on a machine with an NVIDIA GPU: sh tests/gpu.sh [build]
+# Everything about CUDA for real, on a machine with an NVIDIA GPU: `make gpu` builds what this needs
+# and runs it, or sh tests/gpu.sh [build].
 # Prints a line a check and "N passed, N failed, N skipped"; without a GPU it says so and fails, since
 # there is nothing it could show. What it needs: the driver, NVRTC and cuBLAS; compute-sanitizer if there.
 set -u
@@ -23,7 +24,7 @@ check() { # check NAME COMMAND ...
 }
 
 if [ ! -x "$bin" ]; then
-    echo "gpu: $bin is not there: make all test-programs"
+    echo "gpu: $bin is not there: make gpu builds it"
     exit 1
 fi
 rm -rf "$out" && mkdir -p "$out" || exit 1

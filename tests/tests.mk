@@ -29,6 +29,7 @@ TEST_WITH_test_property_convergence := oracle attend
 TEST_WITH_test_model_device := device_case oracle
 TEST_WITH_test_official_device := device_case oracle attend
 TEST_WITH_test_row := oracle
+TEST_WITH_test_products := oracle
 TEST_WITH_test_attention_device := device_case oracle attend
 TEST_ALSO_golden := cli_attend_device
 TEST_WITH_golden := golden_attention golden_case golden_model attend
