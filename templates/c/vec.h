@@ -41,7 +41,9 @@
 #define VEC_X86 0
 #else
 #define VEC_X86 (VEC_BYTES * 8)
-#include <immintrin.h>
+#endif
+#if VEC_X86 == 512
+#include <immintrin.h> /* takes 0.4 s to compile, so the few of AVX2 are builtins */
 #endif
 
 /* The name of an exported table: attn_fwd_posrf_avx2. */
@@ -63,8 +65,6 @@ typedef vec_int ivec __attribute__((vector_size(VEC_BYTES)));
 typedef real vec_unaligned
     __attribute__((vector_size(VEC_BYTES), aligned(sizeof(real)), may_alias));
 
-#define VEC_FN static inline __attribute__((always_inline, unused))
-/* The same for functions that a file may leave unused. */
 #define VEC_FN static inline __attribute__((always_inline, unused))
 
 VEC_FN vec vset(real x)
@@ -97,7 +97,7 @@ VEC_FN vec vloadn(const real *p, int64_t n)
 #if VEC_X86 == 512
     return _mm512_maskz_loadu_ps((__mmask16)((1U << n) - 1), p);
 #elif VEC_X86 == 256
-    return _mm256_maskload_ps(p, (__m256i)(viota() < vset((real)n)));
+    return __builtin_ia32_maskloadps256((const vec *)p, viota() < vset((real)n));
 #else
     vec x = {0};
     memcpy(&x, p, (size_t)n * sizeof(real));
@@ -110,7 +110,7 @@ VEC_FN void vstoren(real *p, vec x, int64_t n)
 #if VEC_X86 == 512
     _mm512_mask_storeu_ps(p, (__mmask16)((1U << n) - 1), x);
 #elif VEC_X86 == 256
-    _mm256_maskstore_ps(p, (__m256i)(viota() < vset((real)n)), x);
+    __builtin_ia32_maskstoreps256((vec *)p, viota() < vset((real)n), x);
 #else
     memcpy(p, &x, (size_t)n * sizeof(real));
 #endif
@@ -128,7 +128,7 @@ VEC_FN vec v_max(vec x, vec y)
 #if VEC_X86 == 512
     return _mm512_max_ps(x, y);
 #elif VEC_X86 == 256
-    return _mm256_max_ps(x, y);
+    return __builtin_ia32_maxps256(x, y);
 #else
     return vec_select(x > y, x, y);
 #endif
@@ -139,7 +139,7 @@ VEC_FN vec v_min(vec x, vec y)
 #if VEC_X86 == 512
     return _mm512_min_ps(x, y);
 #elif VEC_X86 == 256
-    return _mm256_min_ps(x, y);
+    return __builtin_ia32_minps256(x, y);
 #else
     return vec_select(x < y, x, y);
 #endif
@@ -176,14 +176,20 @@ VEC_FN vec v_abs(vec x)
     return (vec)((ivec)x & ~VEC_SIGN);
 }
 
+#if VEC_X86 == 256
+typedef real vec_half __attribute__((vector_size(VEC_BYTES / 2)));
+#define vec_low(x) __builtin_shufflevector(x, x, 0, 1, 2, 3)
+#define vec_high(x) __builtin_shufflevector(x, x, 4, 5, 6, 7)
+#endif
+
 VEC_FN real vsum(vec x)
 {
 #if VEC_X86 == 512
     return _mm512_reduce_add_ps(x);
 #elif VEC_X86 == 256
-    __m128 h = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-    h = _mm_add_ps(h, _mm_movehl_ps(h, h));
-    return _mm_cvtss_f32(_mm_add_ss(h, _mm_shuffle_ps(h, h, 1)));
+    vec_half h = vec_low(x) + vec_high(x);
+    h = h + __builtin_shufflevector(h, h, 2, 3, 2, 3);
+    return h[0] + h[1];
 #else
     real s = x[0];
     for (int i = 1; i < VL; i++)
@@ -197,9 +203,9 @@ VEC_FN real vhmax(vec x)
 #if VEC_X86 == 512
     return _mm512_reduce_max_ps(x);
 #elif VEC_X86 == 256
-    __m128 h = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-    h = _mm_max_ps(h, _mm_movehl_ps(h, h));
-    return _mm_cvtss_f32(_mm_max_ss(h, _mm_shuffle_ps(h, h, 1)));
+    vec_half h = __builtin_ia32_maxps(vec_low(x), vec_high(x));
+    h = __builtin_ia32_maxps(h, __builtin_shufflevector(h, h, 2, 3, 2, 3));
+    return __builtin_ia32_maxps(h, __builtin_shufflevector(h, h, 1, 1, 1, 1))[0];
 #else
     real m = x[0];
     for (int i = 1; i < VL; i++)
@@ -258,7 +264,7 @@ VEC_FN vec v_exp(vec x)
     return _mm512_scalef_ps(e, shifted - VEC_ROUNDER);
 #else
 #if VEC_X86 == 256
-    vec y = _mm256_min_ps(vset(89), _mm256_max_ps(vset(-87), x));
+    vec y = __builtin_ia32_minps256(vset(89), __builtin_ia32_maxps256(vset(-87), x));
 #else
     vec y = vec_select(x < vset(-87), vset(-87), x);
     y = vec_select(y > vset(89), vset(89), y);
@@ -280,7 +286,7 @@ VEC_FN vec vec_exp_falling(vec x)
 #if VEC_X86 == 512
     vec y = _mm512_max_ps(vset(-110), x);
 #else
-    vec y = _mm256_max_ps(vset(-87), x);
+    vec y = __builtin_ia32_maxps256(vset(-87), x);
 #endif
     vec shifted = y * 0x1.715476p0F + VEC_ROUNDER;
     vec n = shifted - VEC_ROUNDER;
@@ -328,7 +334,7 @@ VEC_FN vec v_sqrt(vec x)
 #if VEC_X86 == 512
     return _mm512_sqrt_ps(x);
 #elif VEC_X86 == 256
-    return _mm256_sqrt_ps(x);
+    return __builtin_ia32_sqrtps256(x);
 #else
     for (int i = 0; i < VL; i++)
         x[i] = sqrtf(x[i]);
