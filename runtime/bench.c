@@ -20,6 +20,8 @@ const bench_kind bench_kinds[] = {
     {"step", NULL, "one new token a sequence", 2, bench_attention, BENCH_STEP},
     {"softmax", NULL, "exact attention", 0, bench_attention, BENCH_SOFTMAX},
     {"softmax_backward", NULL, "its gradients", 0, bench_attention, BENCH_SOFTMAX_BACKWARD},
+    {"training", NULL, "a training step of --task, its memory by buffer", 2, bench_training, 0},
+    {"compile", NULL, "generating and compiling the feature's kernels", 1, bench_compile, 0},
     {NULL, NULL, NULL, 0, NULL, 0},
 };
 

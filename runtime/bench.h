@@ -100,4 +100,14 @@ spectra_status bench_give(struct spectra_attention *att, const struct spectra_at
 /* Of one side (a query or a key): its projections, transposed ones too. */
 double bench_projection_flops(const struct spectra_attention *att);
 
+/* ---- bench_train.c ---- */
+/* A training step of c->task's model with sequences of full length; `more` has the time outside
+ * attention and the memory by buffer. */
+spectra_status bench_training(const bench_kind *kind, const bench_case *c, const bench_options *o,
+                              bench_result *out);
+/* Generation and compilation of a feature's kernels for exact sizes, once. SPECTRA_EINVAL if they
+ * were in the cache. */
+spectra_status bench_compile(const bench_kind *kind, const bench_case *c, const bench_options *o,
+                             bench_result *out);
+
 #endif

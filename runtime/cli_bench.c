@@ -245,15 +245,17 @@ static void print_head(const bench_run *x)
 static void print_case(const bench_run *x, const bench_kind *kind, const bench_case *c,
                        const bench_result *r)
 {
-    char share[16] = "";
+    char share[16] = "", floor[24] = "-";
+    if (r->floor_ns > 0)
+        snprintf(floor, sizeof floor, "%.2f", r->floor_ns);
     if (quotes(x, r))
         snprintf(share, sizeof share, "%.1f", 100 * r->floor_ns / r->ns);
     printf("%-19s %-14s %-14s %4lld %3lld %6lld %3lld %3lld %4lld %3d %10.2f %10.2f %10.2f %8.1f "
-           "%9.2f %6s",
+           "%9s %6s",
            c->kind, kind->pairs > 0 ? c->feat : "-", kind->pairs > 1 ? c->kernel : "-",
            (long long)c->B, (long long)c->H, (long long)c->T, (long long)c->D, (long long)c->DV,
-           (long long)c->M, c->threads, r->ns, r->ns_low, r->ns_high, r->count.flops / r->ns,
-           r->floor_ns, share);
+           (long long)c->M, c->threads, r->ns, r->ns_low, r->ns_high, r->count.flops / r->ns, floor,
+           share);
     if (strcmp(r->unit, "token-head") != 0)
         printf("  a %s", r->unit);
     if (machine_busy(r->others))
@@ -267,7 +269,7 @@ static spectra_status run_case(bench_run *x, const bench_kind *kind, const bench
     const bench_options o = {.repeat = x->args->value[OPT_REPEAT].integer,
                              .seconds = x->args->value[OPT_SECONDS].real,
                              .memory_rate = fmax(x->read_rate[t], x->copy_rate[t])};
-    bench_result r = {.more = NULL};
+    bench_result r = {.isa = registry_isa()};
     TRY(kind->measure(kind, c, &o, &r));
     x->cases++;
     if (machine_busy(r.others)) {
