@@ -22,12 +22,41 @@ const bench_kind bench_kinds[] = {
     {"softmax_backward", NULL, "its gradients", 0, bench_attention, BENCH_SOFTMAX_BACKWARD},
     {"training", NULL, "a training step of --task, its memory by buffer", 2, bench_training, 0},
     {"compile", NULL, "generating and compiling the feature's kernels", 1, bench_compile, 0},
+    {"fwd.keys", "kernels", "keys into the state", 2, bench_kernel, BENCH_KEYS},
+    {"fwd.merge", "kernels", "two states", 2, bench_kernel, BENCH_MERGE},
+    {"fwd.queries", "kernels", "queries from the state", 2, bench_kernel, BENCH_QUERIES},
+    {"fwd.features", "kernels", "logs and signs", 2, bench_kernel, BENCH_FEATURES},
+    {"bwd.queries", "kernels", "gradients of queries and of the state", 2, bench_kernel,
+     BENCH_QUERIES_BWD},
+    {"bwd.keys", "kernels", "gradients of keys and values", 2, bench_kernel, BENCH_KEYS_BWD},
+    {"causal.forward", "kernels", "keys and queries", 2, bench_kernel, BENCH_CAUSAL_FORWARD},
+    {"causal.queries_bwd", "kernels", "gradients of queries", 2, bench_kernel,
+     BENCH_CAUSAL_QUERIES_BWD},
+    {"causal.keys_bwd", "kernels", "gradients of keys and values", 2, bench_kernel,
+     BENCH_CAUSAL_KEYS_BWD},
+    {"causal.step", "kernels", "a token, key first", 2, bench_kernel, BENCH_CAUSAL_STEP},
+    {"token.keys", "kernels", "of the reference's behaviour", 2, bench_kernel, BENCH_TOKEN_KEYS},
+    {"token.queries", "kernels", "of the reference's behaviour", 2, bench_kernel,
+     BENCH_TOKEN_QUERIES},
+    {"row.layernorm", "rows", "row operator", 0, bench_row, 0},
+    {"row.layernorm_bwd", "rows", "its gradients", 0, bench_row, 1},
+    {"row.gelu", "rows", "row operator", 0, bench_row, 2},
+    {"row.gelu_bwd", "rows", "its gradients", 0, bench_row, 3},
+    {"row.dropout_residual", "rows", "row operator", 0, bench_row, 4},
+    {"row.dropout_residual_bwd", "rows", "its gradients", 0, bench_row, 5},
+    {"row.relu", "rows", "row operator", 0, bench_row, 6},
+    {"row.relu_bwd", "rows", "its gradients", 0, bench_row, 7},
+    {"row.cross_entropy", "rows", "row operator", 0, bench_row, 8},
+    {"row.cross_entropy_bwd", "rows", "its gradients", 0, bench_row, 9},
+    {"row.adamw", "rows", "row operator", 0, bench_row, 10},
     {NULL, NULL, NULL, 0, NULL, 0},
 };
 
+enum { KINDS = sizeof bench_kinds / sizeof bench_kinds[0] };
+
 spectra_status bench_find(const char *name, const bench_kind **out)
 {
-    const char *names[64];
+    const char *names[KINDS];
     int n = 0;
     for (const bench_kind *k = bench_kinds; k->name; k++) {
         if (strcmp(k->name, name) == 0) {
@@ -43,6 +72,8 @@ spectra_status bench_find(const char *name, const bench_kind **out)
 
 static bool is_causal(const bench_kind *kind)
 {
+    if (kind->measure == bench_kernel)
+        return kind->part >= BENCH_CAUSAL_FORWARD && kind->part <= BENCH_CAUSAL_STEP;
     return kind->measure == bench_attention &&
            (kind->part == BENCH_CAUSAL || kind->part == BENCH_CAUSAL_BACKWARD ||
             kind->part == BENCH_STEP);
@@ -55,6 +86,10 @@ bool bench_applies(const bench_kind *kind, const feature_info *f, const matrix_i
         return false;
     if (is_causal(kind) && f->linear != LINEAR_NONE) {
         *why = "its linear map is computed from all tokens";
+        return false;
+    }
+    if (kind->measure == bench_kernel && kind->part >= BENCH_TOKEN_KEYS && !f->has_official) {
+        *why = "it has no official behaviour";
         return false;
     }
     return true;

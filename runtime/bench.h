@@ -110,4 +110,28 @@ spectra_status bench_training(const bench_kind *kind, const bench_case *c, const
 spectra_status bench_compile(const bench_kind *kind, const bench_case *c, const bench_options *o,
                              bench_result *out);
 
+/* ---- bench_kernel.c ---- */
+enum {
+    BENCH_KEYS,
+    BENCH_MERGE,
+    BENCH_QUERIES,
+    BENCH_FEATURES,
+    BENCH_QUERIES_BWD,
+    BENCH_KEYS_BWD,
+    BENCH_CAUSAL_FORWARD,
+    BENCH_CAUSAL_QUERIES_BWD,
+    BENCH_CAUSAL_KEYS_BWD,
+    BENCH_CAUSAL_STEP,
+    BENCH_TOKEN_KEYS,
+    BENCH_TOKEN_QUERIES
+};
+/* One function of kernel.h's tables, a head a thread: B and H do not count. */
+spectra_status bench_kernel(const bench_kind *kind, const bench_case *c, const bench_options *o,
+                            bench_result *out);
+
+/* ---- bench_row.c ---- */
+/* Part 2 * i (+ 1: backward) is operator i of its table; of the case only the threads count. */
+spectra_status bench_row(const bench_kind *kind, const bench_case *c, const bench_options *o,
+                         bench_result *out);
+
 #endif

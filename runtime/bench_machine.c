@@ -202,14 +202,14 @@ double machine_watch_others(const machine_watch *w)
     const double ticks = (double)sysconf(_SC_CLK_TCK), wall = omp_get_wtime() - w->wall;
     const double all = wall * (double)sysconf(_SC_NPROCESSORS_ONLN);
     if (w->used < 0 || used < 0 || all <= 0)
-        return NAN;
+        return -1;
     const double others = (double)(used - w->used) / ticks - (own_seconds() - w->own);
     return others > 0 ? others / all : 0;
 }
 
 bool machine_busy(double others)
 {
-    return !(others <= machine_busy_share);
+    return others < 0 || others > machine_busy_share;
 }
 
 /* ---- memory of this process -------------------------------------------------------------------

@@ -35,7 +35,7 @@ typedef struct machine_watch {
 
 void machine_watch_start(machine_watch *w);
 /* Share of all processors' time since then that went to others, to what the hypervisor took away
- * too: 0 to 1, NAN where unknown. Ticks are 10 ms, so half a second tells 2 %. */
+ * too: 0 to 1, -1 where unknown. Ticks are 10 ms, so half a second tells 2 %. */
 double machine_watch_others(const machine_watch *w);
 /* Above this share figures are not to be quoted. */
 extern const double machine_busy_share;

@@ -120,11 +120,6 @@ static spectra_status print_line(bench_run *x, json_t *line)
     return SPECTRA_OK;
 }
 
-static json_t *number(double x)
-{
-    return isfinite(x) ? json_real(x) : json_null();
-}
-
 /* {"avx2": {"1": 108.2, ...}} in GFLOP/s */
 static json_t *fma_json(const bench_run *x, isa best)
 {
@@ -175,10 +170,16 @@ static spectra_status show_machine(bench_run *x)
     if (!x->silent) {
         char *rates = json_dumps(fma, JSON_COMPACT | JSON_REAL_PRECISION(4));
         printf("%s, %d processors, %s%s; %s\nmultiply-adds, GFLOP/s by threads %s; memory %.1f "
-               "GB/s read, %.1f copied\nothers used %.0f %% of the machine before%s\n\n",
+               "GB/s read, %.1f copied\n",
                m.cpu, m.processors, registry_isa_name(m.best), m.bf16 ? ", bf16" : "",
                blas ? blas_config() : "no BLAS", rates ? rates : "", 1e-9 * x->read_rate[0],
-               1e-9 * x->copy_rate[0], 100 * others, machine_busy(others) ? ": busy" : "");
+               1e-9 * x->copy_rate[0]);
+        if (others < 0)
+            puts("what others use of the machine cannot be told here, so everything counts as "
+                 "busy\n");
+        else
+            printf("others used %.0f %% of the machine before%s\n\n", 100 * others,
+                   machine_busy(others) ? ": busy" : "");
         free(rates);
     }
     json_t *line = json_pack(
@@ -190,7 +191,7 @@ static spectra_status show_machine(bench_run *x)
         (json_int_t)m.cache_bytes[1], (json_int_t)m.cache_bytes[2], "isa",
         registry_isa_name(m.best), "bf16", m.bf16, "blas", blas ? blas_config() : "", "time",
         (json_int_t)time(NULL), "fma_gflops", fma, "read_gbs", rates_json(x, x->read_rate),
-        "copy_gbs", rates_json(x, x->copy_rate), "others", number(others), "busy",
+        "copy_gbs", rates_json(x, x->copy_rate), "others", json_real(others), "busy",
         machine_busy(others));
     if (x->json.file)
         return print_line(x, line);
@@ -225,7 +226,7 @@ static json_t *case_json(const bench_run *x, const bench_kind *kind, const bench
         "exponentials", r->count.exponentials, "bytes", r->count.bytes, "gflops", per_ns,
         "fma_gflops", 1e-9 * r->fma_rate, "floor_ns", r->floor_ns, "floor",
         r->memory_bound ? "memory" : "multiply-adds", "share",
-        quotes(x, r) ? json_real(r->floor_ns / r->ns) : json_null(), "others", number(r->others),
+        quotes(x, r) ? json_real(r->floor_ns / r->ns) : json_null(), "others", json_real(r->others),
         "busy", machine_busy(r->others));
     json_object_update(line, numbers);
     json_decref(numbers);
@@ -259,7 +260,7 @@ static void print_case(const bench_run *x, const bench_kind *kind, const bench_c
     if (strcmp(r->unit, "token-head") != 0)
         printf("  a %s", r->unit);
     if (machine_busy(r->others))
-        printf("  busy (others %.0f %%)", 100 * r->others);
+        printf(r->others < 0 ? "  busy?" : "  busy (others %.0f %%)", 100 * r->others);
     putchar('\n');
     fflush(stdout);
 }
