@@ -262,9 +262,9 @@ static void report(const problem *b, double seconds[4][MAX_REPEAT], double peak,
                 "\"threads\": %d, \"isa\": \"%s\", \"blas\": \"%s\", \"repeats\": %lld, \"ns\": "
                 "%.2f, \"unfused_ns\": %.2f, \"ratio\": %.3f, \"fma_gflops\": %.1f, "
                 "\"peak_share\": %.3f, \"difference\": %.2e, \"others\": %.3f, \"busy\": %s}\n",
-                names[i], (long long)b->B, H, (long long)b->T, D, D, M, omp_get_max_threads(), isa,
-                blas_config(), (long long)b->repeat, fused, plain, plain / fused, peak * 1e-9,
-                share, off, others, machine_busy(others) ? "true" : "false");
+                names[i], (long long)b->B, H, (long long)b->T, D, D, M, omp_get_max_threads(),
+                level, blas_config(), (long long)b->repeat, fused, plain, plain / fused,
+                peak * 1e-9, share, off, others, machine_busy(others) ? "true" : "false");
         else
             printf("%-17s fused %7.1f ns   unfused %7.1f ns   ratio %.2f   %4.1f %% of FMA peak\n",
                    names[i], fused, plain, plain / fused, 100 * share);

@@ -1,5 +1,6 @@
 -- lua5.4 bench/table.lua FILE                       what a run of `make bench` says of each target
 -- lua5.4 bench/table.lua --readme README.md FILE    the same between the README's markers
+-- lua5.4 bench/table.lua --check README.md FILE     fails unless that stands there
 -- FILE is JSON Lines as bench/run.sh puts them together. No number comes from anywhere else.
 local root = arg[0]:match("^(.*)/[^/]*$") or "."
 package.path = root .. "/?.lua;" .. package.path
@@ -273,8 +274,8 @@ local function describe(busy)
     or ("The machine was idle: others used %.1f %% of it at most."):format(100 * others)
   local form = "%s, %d processors, %s, multiply-adds %.0f GFLOP/s on one thread and %.0f on two, memory %.0f GB/s; "
     .. "%s. %s"
-  return form:format(m.cpu, m.processors, m.isa, fma["1"] or 0, fma["2"] or 0, m.read_gbs["2"] or m.read_gbs["1"] or 0, m.blas,
-    idle)
+  local read = m.read_gbs["2"] or m.read_gbs["1"] or 0
+  return form:format(m.cpu, m.processors, m.isa, fma["1"] or 0, fma["2"] or 0, read, m.blas, idle)
 end
 
 local function plain(rows, busy)
@@ -288,41 +289,65 @@ local function plain(rows, busy)
 end
 
 local function markdown(rows, busy)
-  local out = { describe(busy), "", "| B = 16, H = 2, N = 4096, D = DV = 32, M = 128, 2 threads | target | measured | |",
-    "|---|---|---|---|" }
+  local head = "| B = 16, H = 2, N = 4096, D = DV = 32, M = 128, 2 threads | target | measured | |"
+  local out = { describe(busy), "", head, "|---|---|---|---|" }
   for _, row in ipairs(rows) do out[#out + 1] = "| " .. table.concat(row, " | ") .. " |" end
   return table.concat(out, "\n") .. "\n"
 end
 
 local FIRST, LAST = "<!-- bench: make readme-bench -->\n", "<!-- end of bench -->\n"
+local NONE = "No run is recorded here yet: `make bench`, on an idle machine, then `make readme-bench`.\n"
+local PICTURE = "![what kernels reach under the machine's roof](bench/roofline.svg)\n"
 
--- The text of the README with what stands between the markers replaced.
-local function readme(path, text)
-  local file = assert(io.open(path, "r"))
+local function fail(code, form, ...)
+  io.stderr:write("table.lua: ", form:format(...), "\n")
+  os.exit(code)
+end
+
+-- The README's text, and where what stands between the markers begins and ends.
+local function open_readme(path)
+  local file, why = io.open(path, "r")
+  if not file then fail(1, "%s", why) end
   local whole = file:read("a")
   file:close()
-  local from, to = whole:find(FIRST, 1, true)
-  local stop = whole:find(LAST, 1, true)
-  if not (from and stop) then
-    io.stderr:write(("table.lua: %s has no markers '%s' and '%s'\n"):format(path, FIRST:sub(1, -2), LAST:sub(1, -2)))
-    os.exit(1)
+  local _, first = whole:find(FIRST, 1, true)
+  local last = whole:find(LAST, 1, true)
+  if not (first and last) then fail(1, "%s has no markers '%s' and '%s'", path, FIRST:sub(1, -2), LAST:sub(1, -2)) end
+  return whole, first, last
+end
+
+local function readme(path, text, check)
+  local whole, first, last = open_readme(path)
+  if check then
+    local same = whole:sub(first + 1, last - 1) == text
+    if not same then fail(1, "%s has other figures than the run: make readme-bench", path) end
+    return
   end
-  file = assert(io.open(path, "w"))
-  file:write(whole:sub(1, to), text, whole:sub(stop))
+  local file, why = io.open(path, "w")
+  if not file then fail(1, "%s", why) end
+  file:write(whole:sub(1, first), text, whole:sub(last))
   file:close()
 end
 
-local target = arg[1] == "--readme" and arg[2]
-local path = arg[target and 3 or 1]
-if not path then
-  io.stderr:write("usage: lua5.4 bench/table.lua [--readme README.md] FILE\n")
+local function exists(path)
+  local file = io.open(path, "r")
+  return file and file:close()
+end
+
+local function judged(path)
+  run.records = json.need(path)
+  run.machine = one { record = "machine" }
+  if not run.machine then fail(1, "%s has no record of a machine", path) end
+  return judge()
+end
+
+local mode = arg[1] and arg[1]:match("^%-%-(%l+)$")
+if not arg[1] or (mode and (mode ~= "readme" and mode ~= "check" or #arg ~= 3)) or (not mode and #arg ~= 1) then
+  io.stderr:write("usage: lua5.4 bench/table.lua [--readme README.md | --check README.md] FILE\n")
   os.exit(2)
 end
-run.records = json.need(path)
-run.machine = one { record = "machine" }
-if not run.machine then
-  io.stderr:write(("table.lua: %s has no record of a machine\n"):format(path))
-  os.exit(1)
+if mode then
+  readme(arg[2], exists(arg[3]) and markdown(judged(arg[3])) .. "\n" .. PICTURE or NONE, mode == "check")
+else
+  plain(judged(arg[1]))
 end
-local rows, busy = judge()
-if target then readme(target, markdown(rows, busy)) else plain(rows, busy) end

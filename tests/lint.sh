@@ -26,5 +26,6 @@ check "generating twice gives the same bytes" sh -c '
 check "README has the tables of the specs" sh -c '
     lua5.4 gen/main.lua --catalogue >build/catalogue.md &&
     awk "/<!-- end of the tables/ { on = 0 } on; /<!-- tables/ { on = 1 }" README.md | diff - build/catalogue.md'
+check "README has the figures of the recorded run" lua5.4 bench/table.lua --check README.md bench/results.jsonl
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]
