@@ -35,9 +35,14 @@ const bench_kind bench_kinds[] = {
     {"causal.keys_bwd", "kernels", "gradients of keys and values", 2, bench_kernel,
      BENCH_CAUSAL_KEYS_BWD},
     {"causal.step", "kernels", "a token, key first", 2, bench_kernel, BENCH_CAUSAL_STEP},
-    {"token.keys", "kernels", "of the reference's behaviour", 2, bench_kernel, BENCH_TOKEN_KEYS},
-    {"token.queries", "kernels", "of the reference's behaviour", 2, bench_kernel,
+    {"token.keys", "kernels", "keys, of the reference's behaviour", 2, bench_kernel,
+     BENCH_TOKEN_KEYS},
+    {"token.queries", "kernels", "queries, of the reference's behaviour", 2, bench_kernel,
      BENCH_TOKEN_QUERIES},
+    {"token.queries_bwd", "kernels", "gradients of queries, of the reference's behaviour", 2,
+     bench_kernel, BENCH_TOKEN_QUERIES_BWD},
+    {"token.keys_bwd", "kernels", "gradients of keys and values, likewise", 2, bench_kernel,
+     BENCH_TOKEN_KEYS_BWD},
     {"row.layernorm", "rows", "row operator", 0, bench_row, 0},
     {"row.layernorm_bwd", "rows", "its gradients", 0, bench_row, 1},
     {"row.gelu", "rows", "row operator", 0, bench_row, 2},
@@ -54,17 +59,12 @@ const bench_kind bench_kinds[] = {
 
 enum { KINDS = sizeof bench_kinds / sizeof bench_kinds[0] };
 
-spectra_status bench_find(const char *name, const bench_kind **out)
+spectra_status bench_unknown(const char *name)
 {
     const char *names[KINDS];
     int n = 0;
-    for (const bench_kind *k = bench_kinds; k->name; k++) {
-        if (strcmp(k->name, name) == 0) {
-            *out = k;
-            return SPECTRA_OK;
-        }
+    for (const bench_kind *k = bench_kinds; k->name; k++)
         names[n++] = k->name;
-    }
     const char *near = nearest_name(name, names, n);
     return fail(SPECTRA_ENOTFOUND, "unknown kind '%s'%s%s%s", name, near ? ", did you mean '" : "",
                 near ? near : "", near ? "'?" : "; see spectraformer bench --help");

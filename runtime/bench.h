@@ -68,8 +68,8 @@ typedef struct bench_kind {
 
 /* Ends with a name of NULL. */
 extern const bench_kind bench_kinds[];
-/* SPECTRA_ENOTFOUND names the nearest kind. */
-spectra_status bench_find(const char *name, const bench_kind **out);
+/* SPECTRA_ENOTFOUND, naming the nearest kind. */
+spectra_status bench_unknown(const char *name);
 /* Whether the kind can be measured with that pair; `why` gets the reason where not. */
 bool bench_applies(const bench_kind *kind, const feature_info *f, const matrix_info *m,
                    const char **why);
@@ -123,7 +123,9 @@ enum {
     BENCH_CAUSAL_KEYS_BWD,
     BENCH_CAUSAL_STEP,
     BENCH_TOKEN_KEYS,
-    BENCH_TOKEN_QUERIES
+    BENCH_TOKEN_QUERIES,
+    BENCH_TOKEN_QUERIES_BWD,
+    BENCH_TOKEN_KEYS_BWD
 };
 /* One function of kernel.h's tables, a head a thread: B and H do not count. */
 spectra_status bench_kernel(const bench_kind *kind, const bench_case *c, const bench_options *o,

@@ -19,7 +19,8 @@ typedef struct head {
     attn_plan plan;
     attn_params params;
     float *q, *k, *v, *go, *o, *gq, *gk, *gv; /* (T, D or DV) */
-    float *state, *other, *dstate, *den, *scalars, *refs, *log, *sign, *scratch, *block;
+    float *state, *other, *dstate, *den, *scalars, *dscalars, *dvec, *refs, *log, *sign, *scratch,
+        *block;
     uint8_t *cut;
 } head;
 
@@ -110,6 +111,15 @@ static void call_kernel(const kernel_bench *b, head *h)
         b->row->token->queries(p, vec, T, h->scalars, h->q, D, eps, h->other, h->o, DV, h->den,
                                h->scratch);
         break;
+    case BENCH_TOKEN_QUERIES_BWD:
+        b->row->token->queries_bwd(p, vec, T, h->scalars, h->q, D, eps, h->other, h->o, DV, h->den,
+                                   h->go, DV, h->gq, D, h->dstate, h->dscalars, h->dvec,
+                                   h->scratch);
+        break;
+    case BENCH_TOKEN_KEYS_BWD:
+        b->row->token->keys_bwd(p, vec, T, h->scalars, h->k, D, h->v, DV, eps, h->dstate, h->gk, D,
+                                h->gv, DV, h->dscalars, h->dvec, h->scratch);
+        break;
     }
 }
 
@@ -159,6 +169,8 @@ static int64_t lay_out(const kernel_bench *b, head *h, float *base)
                 {&h->dstate, attn_dstate_reals(p, f->lanes)},
                 {&h->den, T},
                 {&h->scalars, T * f->scalars},
+                {&h->dscalars, T * f->scalars},
+                {&h->dvec, f->vectors * p->DP},
                 {&h->refs, blocks * F},
                 {&h->log, b->part == BENCH_FEATURES ? T * f->lanes * p->M : 0},
                 {&h->sign, b->part == BENCH_FEATURES ? T * f->lanes * p->M : 0},
@@ -171,6 +183,30 @@ static int64_t lay_out(const kernel_bench *b, head *h, float *base)
     }
     h->cut = base ? (uint8_t *)(base + at) : NULL;
     return at + performer_align((T + 3) / 4);
+}
+
+/* What a kernel needs of those that come before it. */
+static void before(const kernel_bench *b, head *h)
+{
+    const attn_plan *p = &h->plan;
+    const attn_params *a = &h->params;
+    const attn_row *row = b->row;
+    const int64_t T = b->T, D = p->D, DV = p->DV;
+    performer_clear_state(b->att, h->state);
+    if (b->part == BENCH_CAUSAL_QUERIES_BWD || b->part == BENCH_CAUSAL_KEYS_BWD) {
+        const attn_causal_args args = causal_args(b, h);
+        row->causal->forward(p, a, &args, h->state, h->scratch);
+    } else if (b->part >= BENCH_TOKEN_KEYS) { /* other: z and S without maxima */
+        const float eps = official_epsilon(b->att);
+        row->token->keys(p, a->v, T, h->scalars, h->k, D, h->v, DV, eps, h->other, h->scratch);
+        row->token->queries(p, a->v, T, h->scalars, h->q, D, eps, h->other, h->o, DV, h->den,
+                            h->scratch);
+    } else {
+        row->fwd->keys(p, a, T, h->k, D, h->v, DV, NULL, h->state, h->scratch);
+        memcpy(h->other, h->state,
+               (size_t)attn_state_reals(p, b->att->feature->lanes) * sizeof *h->other);
+        row->fwd->queries(p, a, T, h->q, D, h->state, h->o, DV, h->den, h->scratch);
+    }
 }
 
 static spectra_status make_head(kernel_bench *b, int thread)
@@ -192,23 +228,7 @@ static spectra_status make_head(kernel_bench *b, int thread)
     performer_view(b->att, h->block, &h->plan, &h->params);
     for (int64_t i = 0; i < T * f->scalars; i++)
         h->scalars[i] = h->params.s[i % f->scalars];
-    performer_clear_state(b->att, h->state);
-    if (b->part == BENCH_CAUSAL_QUERIES_BWD || b->part == BENCH_CAUSAL_KEYS_BWD) {
-        const attn_causal_args args = causal_args(b, h);
-        b->row->causal->forward(&h->plan, &h->params, &args, h->state, h->scratch);
-        return SPECTRA_OK;
-    }
-    b->row->fwd->keys(&h->plan, &h->params, T, h->k, plan->D, h->v, plan->DV, NULL, h->state,
-                      h->scratch);
-    memcpy(h->other, h->state, (size_t)attn_state_reals(plan, f->lanes) * sizeof *h->other);
-    if (b->part == BENCH_TOKEN_KEYS || b->part == BENCH_TOKEN_QUERIES) {
-        memset(h->other, 0, (size_t)attn_state_reals(plan, f->lanes) * sizeof *h->other);
-        b->row->token->keys(&h->plan, h->params.v, T, h->scalars, h->k, plan->D, h->v, plan->DV,
-                            official_epsilon(b->att), h->other, h->scratch);
-    } else if (b->part != BENCH_CAUSAL_STEP) {
-        b->row->fwd->queries(&h->plan, &h->params, T, h->q, plan->D, h->state, h->o, plan->DV,
-                             h->den, h->scratch);
-    }
+    before(b, h);
     return SPECTRA_OK;
 }
 
@@ -220,7 +240,7 @@ static bench_count kernel_count(const kernel_bench *b)
     const double project = bench_projection_flops(b->att), bytes = 4.0 * (double)(p->D + p->DV);
     switch (b->part) {
     case BENCH_MERGE:
-        return (bench_count){2 * LM * (DV + 1), 2 * LM, 12 * LM * (DV + 2)};
+        return (bench_count){2 * LM * (DV + 1), LM, 12 * LM * (DV + 2)};
     case BENCH_FEATURES:
         return (bench_count){project, 0, 4 * ((double)p->D + 2 * LM)};
     case BENCH_KEYS:

@@ -37,16 +37,24 @@ typedef struct bench_run {
 /* ---- options ----------------------------------------------------------------------------------
  */
 
+static spectra_status too_many(const char *option)
+{
+    return fail(SPECTRA_EINVAL, "--%s: more than %d names", option, (int)NAMES);
+}
+
 static spectra_status choose_features(bench_run *x)
 {
     char item[SETTING_TEXT];
     const char *at = x->args->value[OPT_BENCH_FEATS].text;
-    if (strcmp(at, "all") == 0)
-        for (const feature_info *f = generated_features; f->name && x->features < NAMES; f++)
-            if (!f->is_antithetic)
-                x->feature[x->features++] = f;
-    while (x->features < NAMES && strcmp(at ? at : "", "all") != 0 && cli_next_item(&at, item))
+    const bool all = strcmp(at, "all") == 0;
+    for (const feature_info *f = generated_features; all && f->name && x->features < NAMES; f++)
+        if (!f->is_antithetic)
+            x->feature[x->features++] = f;
+    while (!all && cli_next_item(&at, item)) {
+        if (x->features == NAMES)
+            return too_many("features");
         TRY(registry_feature(item, &x->feature[x->features++]));
+    }
     return SPECTRA_OK;
 }
 
@@ -54,11 +62,14 @@ static spectra_status choose_matrices(bench_run *x)
 {
     char item[SETTING_TEXT];
     const char *at = x->args->value[OPT_BENCH_KERNELS].text;
-    if (strcmp(at, "all") == 0)
-        for (const matrix_info *m = generated_matrices; m->name && x->matrices < NAMES; m++)
-            x->matrix[x->matrices++] = m;
-    while (x->matrices < NAMES && strcmp(at ? at : "", "all") != 0 && cli_next_item(&at, item))
+    const bool all = strcmp(at, "all") == 0;
+    for (const matrix_info *m = generated_matrices; all && m->name && x->matrices < NAMES; m++)
+        x->matrix[x->matrices++] = m;
+    while (!all && cli_next_item(&at, item)) {
+        if (x->matrices == NAMES)
+            return too_many("kernels");
         TRY(registry_matrix(item, &x->matrix[x->matrices++]));
+    }
     return SPECTRA_OK;
 }
 
@@ -69,11 +80,16 @@ static spectra_status choose_kinds(bench_run *x)
     const char *at = x->args->value[OPT_KINDS].text;
     while (cli_next_item(&at, item)) {
         const int before = x->kinds;
-        for (const bench_kind *k = bench_kinds; k->name; k++)
-            if (k->group && strcmp(k->group, item) == 0 && x->kinds < NAMES)
+        for (const bench_kind *k = bench_kinds; k->name; k++) {
+            const bool wanted =
+                strcmp(k->name, item) == 0 || (k->group && strcmp(k->group, item) == 0);
+            if (wanted && x->kinds == NAMES)
+                return too_many("kinds");
+            if (wanted)
                 x->kind[x->kinds++] = k;
-        if (x->kinds == before && x->kinds < NAMES)
-            TRY(bench_find(item, &x->kind[x->kinds++]));
+        }
+        if (x->kinds == before)
+            return bench_unknown(item);
     }
     return SPECTRA_OK;
 }

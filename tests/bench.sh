@@ -37,7 +37,7 @@ records() { lua5.4 records.lua "$tree" "$@"; }
             f.bytes == 512 and b.bytes == 1024'
     is "kernels and row operators alone" "$bin" bench $small --features posrf,trigrf --kinds kernels,rows --threads 1 \
         --json kernels.jsonl
-    is "each of them, those of the matrix twice" records kernels.jsonl 'return #c == 2 * 12 + 11'
+    is "each of them, those of the matrix twice" records kernels.jsonl 'return #c == 2 * 14 + 11'
     is "every component function" sh -c "'$bin' bench $small --features all --threads 1 --json - >features.jsonl"
     is "a training step" "$bin" bench $small --kinds training --task lra-listops --json step.jsonl --threads 1
     is "its memory adds up" records step.jsonl '
