@@ -20,12 +20,13 @@ if not path or arg[2] then
   os.exit(2)
 end
 
-local machine, cases = nil, {}
+local machine, cases, drawn = nil, {}, {}
 local threads = 1
+for _, kind in ipairs(KINDS) do drawn[kind[1]] = true end
 for _, r in ipairs(json.need(path)) do
   if r.record == "machine" then
     machine = machine or r
-  elseif r.record == "case" and r.unit == "token-head" and r.bytes > 0 and not r.kind:find(".", 1, true) then
+  elseif r.record == "case" and drawn[r.kind] then
     cases[#cases + 1] = r
     threads = math.max(threads, r.threads)
   end
@@ -124,14 +125,14 @@ line(at_x(foot), at_y(rate * foot), at_x(ridge), at_y(peak), INK, 2)
 line(at_x(ridge), at_y(peak), at_x(x_high), at_y(peak), INK, 2)
 text(WIDTH - RIGHT + 8, at_y(peak) + 4, ("multiply-adds %.0f GFLOP/s"):format(peak))
 local slope_x = math.sqrt(foot * ridge)
-text(at_x(slope_x) - 8, at_y(rate * slope_x) - 6, ("memory %.0f GB/s"):format(rate), ' text-anchor="end"')
+text(at_x(slope_x) + 10, at_y(rate * slope_x) + 14, ("memory %.0f GB/s"):format(rate))
 
 local used = {}
 for _, kind in ipairs(KINDS) do
   for _, p in ipairs(points) do
     if p.r.kind == kind[1] then
       used[kind[1]] = true
-      local own = p.r.feat == "posrf"
+      local own = p.r.feat == "posrf" or p.r.feat == ""
       put('<circle cx="%.1f" cy="%.1f" r="%s" fill="%s" fill-opacity="%s" stroke="%s"><title>%s</title></circle>',
         at_x(p.x), at_y(p.y), own and 5 or 3.5, kind[2], own and "1" or "0.25", kind[2],
         escape(("%s %s %s, B %d H %d N %d D %d M %d: %.0f ns a token and head, %.0f GFLOP/s"):format(p.r.kind, p.r.feat,
@@ -139,10 +140,10 @@ for _, kind in ipairs(KINDS) do
     end
   end
 end
-local y = TOP + 74
+local y = at_y(peak) + 40
 for _, kind in ipairs(KINDS) do
   if used[kind[1]] then
-    put('<circle cx="%d" cy="%d" r="5" fill="%s"/>', WIDTH - RIGHT + 16, y - 4, kind[2])
+    put('<circle cx="%d" cy="%.1f" r="5" fill="%s"/>', WIDTH - RIGHT + 16, y - 4, kind[2])
     text(WIDTH - RIGHT + 28, y, (kind[1]:gsub("_", " ")))
     y = y + 20
   end

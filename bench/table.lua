@@ -279,13 +279,18 @@ local function describe(busy)
 end
 
 local function plain(rows, busy)
-  local widths = { 0, 0, 0 }
+  local order, widths = { 1, 2, 4, 3 }, { 0, 0, 0, 0 }
   for _, row in ipairs(rows) do
-    for i = 1, 3 do widths[i] = math.max(widths[i], #row[i]) end
+    for i, text in ipairs(row) do widths[i] = math.max(widths[i], #text) end
   end
-  local form = ("%%-%ds  %%-%ds  %%-%ds  %%s"):format(widths[1], widths[2], widths[3])
   print(describe(busy) .. "\nB 16 H 2 N 4096 D DV 32 M 128, two threads, where nothing else is said\n")
-  for _, row in ipairs(rows) do print(form:format(table.unpack(row))) end
+  for _, row in ipairs(rows) do
+    local cells = {}
+    for i, column in ipairs(order) do
+      cells[i] = i < #order and row[column] .. (" "):rep(widths[column] - #row[column]) or row[column]
+    end
+    print(table.concat(cells, "  "))
+  end
 end
 
 local function markdown(rows, busy)
