@@ -275,8 +275,10 @@ static void print_case(const bench_run *x, const bench_kind *kind, const bench_c
            share);
     if (strcmp(r->unit, "token-head") != 0)
         printf("  a %s", r->unit);
-    if (machine_busy(r->others))
-        printf(r->others < 0 ? "  busy?" : "  busy (others %.0f %%)", 100 * r->others);
+    if (r->others < 0)
+        printf("  busy?");
+    else if (machine_busy(r->others))
+        printf("  busy (others %.0f %%)", 100 * r->others);
     putchar('\n');
     fflush(stdout);
 }
