@@ -10,8 +10,8 @@
 
 enum { ROWS = 120, WIDTH = 64, ARRAYS = 3 * ROW_MAX };
 
-/* Inputs of each: r a row, s one row for all, 1 a number a row. Outputs are all rows, or numbers
- * where the only one is. */
+/* Inputs of each: r a row, p one without negative numbers, s one row for all, 1 a number a row.
+ * Outputs: rows, or a number a row. */
 static const struct {
     const char *name, *in, *out;
     float c[ROW_MAX];
@@ -21,7 +21,7 @@ static const struct {
     {"dropout_residual", "rrsr", "r", {0}},
     {"relu", "rs", "r", {0}},
     {"cross_entropy", "r1", "1", {0}},
-    {"adamw", "rrrr", "rrr", {1e-4F, 0.9F, 0.999F, 1e-6F, 0, 0.1F, 0.03F, 1}},
+    {"adamw", "rrrp", "rrr", {1e-4F, 0.9F, 0.999F, 1e-6F, 0, 0.1F, 0.03F, 1}},
 };
 
 typedef struct row_bench {
@@ -59,10 +59,10 @@ static void bind(row_args *a, int which, bool backward, float *arrays)
         bench_fill(x, each, (uint32_t)i);
         for (int64_t j = 0; j < each && in[i] == '1'; j++)
             x[j] = 0; /* a label */
-        for (int64_t j = 0; j < each && strcmp(operators[which].name, "adamw") == 0 && i == 3; j++)
-            x[j] *= x[j]; /* a mean of squares */
+        for (int64_t j = 0; j < each && in[i] == 'p'; j++)
+            x[j] *= x[j];
         a->in[i] = x;
-        a->ld_in[i] = in[i] == 'r' ? WIDTH : in[i] == '1';
+        a->ld_in[i] = in[i] == 's' ? 0 : in[i] == '1' ? 1 : WIDTH;
         if (backward && in[i] != '1') {
             a->gin[i] = arrays + used++ * each;
             a->ld_gin[i] = a->ld_in[i];

@@ -254,7 +254,7 @@ static json_t *case_json(const bench_run *x, const bench_kind *kind, const bench
 static void print_head(const bench_run *x)
 {
     if (!x->silent)
-        printf("%-19s %-14s %-14s %4s %3s %6s %3s %3s %4s %3s %10s %10s %10s %8s %9s %6s\n", "kind",
+        printf("%-24s %-14s %-14s %4s %3s %6s %3s %3s %4s %3s %10s %10s %10s %8s %9s %6s\n", "kind",
                "feature", "matrix", "B", "H", "N", "D", "DV", "M", "thr", "ns", "10 %", "90 %",
                "GFLOP/s", "floor ns", "%");
 }
@@ -267,14 +267,14 @@ static void print_case(const bench_run *x, const bench_kind *kind, const bench_c
         snprintf(floor, sizeof floor, "%.2f", r->floor_ns);
     if (quotes(x, r))
         snprintf(share, sizeof share, "%.1f", 100 * r->floor_ns / r->ns);
-    printf("%-19s %-14s %-14s %4lld %3lld %6lld %3lld %3lld %4lld %3d %10.2f %10.2f %10.2f %8.1f "
+    printf("%-24s %-14s %-14s %4lld %3lld %6lld %3lld %3lld %4lld %3d %10.2f %10.2f %10.2f %8.1f "
            "%9s %6s",
            c->kind, kind->pairs > 0 ? c->feat : "-", kind->pairs > 1 ? c->kernel : "-",
            (long long)c->B, (long long)c->H, (long long)c->T, (long long)c->D, (long long)c->DV,
            (long long)c->M, c->threads, r->ns, r->ns_low, r->ns_high, r->count.flops / r->ns, floor,
            share);
     if (strcmp(r->unit, "token-head") != 0)
-        printf("  a %s", r->unit);
+        printf("  per %s", r->unit);
     if (r->others < 0)
         printf("  busy?");
     else if (machine_busy(r->others))
