@@ -46,7 +46,7 @@ ALL_PAIRS := $(sort $(PAIRS) $(patsubst build/%/registry.inc,%,$(wildcard build/
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all gen deps test demo bench gpu approx install dist clean help format lint run-tests run-demo run-bench run-approx diff-gen test-programs sanitized
+.PHONY: all gen deps test demo bench readme-bench gpu approx install dist clean help format lint run-tests run-demo run-bench run-approx diff-gen test-programs sanitized
 all:
 
 # ---- targets that install what they need first, then call make again ----------------------------
@@ -61,9 +61,10 @@ demo: deps
 	@$(MAKE) --no-print-directory -j$(JOBS) all
 	@$(MAKE) --no-print-directory run-demo
 
+BENCH_BIN = $(B)/spectraformer $(B)/bench/attn_bench $(B)/bench/structured
 bench: deps
 	@$(MAKE) --no-print-directory gen FEAT=posrf KERNEL=gaus
-	@$(MAKE) --no-print-directory -j$(JOBS) $(B)/bench/attn_bench
+	@$(MAKE) --no-print-directory -j$(JOBS) $(BENCH_BIN)
 	@$(MAKE) --no-print-directory run-bench
 
 gpu: deps
@@ -101,7 +102,8 @@ help:
 	@echo "                     kernels of a pair for fixed sizes into build/saderf-qmc/; the next make links them"
 	@echo "make gen ARCH=\"sm_80 sm_90a\" FEAT=saderf KERNEL=qmc"
 	@echo "                     the same, and its CUDA text compiled for these GPUs (needs NVRTC, no GPU)"
-	@echo "make bench           fused kernels against the same mathematics unfused, on this machine"
+	@echo "make bench           every target of bench/README.md measured on this machine: a table, build/bench/results.jsonl"
+	@echo "make readme-bench    the README's table and picture from that run"
 	@echo "make gpu             on a machine with an NVIDIA GPU: everything about CUDA for real, and times"
 	@echo "make approx          error, bias, variance and time of every pair, heat maps in build/approx/report.html"
 	@echo "make install         into PREFIX=$(PREFIX): command, library, header"
@@ -114,7 +116,7 @@ clean:
 
 # ---- generation -----------------------------------------------------------------------------------
 
-ifneq ($(filter-out deps test demo bench gpu approx help clean format lint,$(or $(MAKECMDGOALS),all)),)
+ifneq ($(filter-out deps test demo bench readme-bench gpu approx help clean format lint,$(or $(MAKECMDGOALS),all)),)
 -include build/sources.mk
 endif
 
@@ -258,9 +260,15 @@ $(B)/bench/structured $(B)/bench/attn_device: $(B)/bench/%: $(O)/bench/%.o $(B)/
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) $(SAN) $^ $(LDLIBS) -o $@
 
-run-bench: $(B)/bench/attn_bench $(B)/bench/structured
-	$(B)/bench/attn_bench
-	$(B)/bench/structured
+run-bench: $(BENCH_BIN)
+	@sh bench/run.sh
+
+# bench/results.jsonl is the run that the README's figures come from; lint checks that they do.
+readme-bench:
+	@test -f build/bench/results.jsonl || { echo "make readme-bench: no build/bench/results.jsonl; make bench writes it"; exit 1; }
+	@cp build/bench/results.jsonl bench/results.jsonl
+	@$(LUA) bench/table.lua --readme README.md bench/results.jsonl
+	@$(LUA) bench/roofline.lua bench/results.jsonl >bench/roofline.svg
 
 APPROX := --antithetic --input-std 0.5 --trials 256
 run-approx: $(B)/spectraformer
@@ -276,4 +284,4 @@ format:
 	clang-format -i $(C_FILES)
 lint:
 	clang-format --dry-run -Werror $(C_FILES)
-	luacheck -q --std lua54 gen
+	luacheck -q --std lua54 gen bench/*.lua bench/compare bench/cuda-model

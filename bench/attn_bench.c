@@ -7,6 +7,7 @@
  */
 #include "bench_elementwise.h"
 
+#include "bench_machine.h"
 #include "blas.h"
 #include "registry.h"
 #include "rng.h"
@@ -175,33 +176,6 @@ static double difference(int64_t n, const float *a, const float *b)
     return off / most;
 }
 
-/* Processes that ran in the last second besides this one, from /proc; -1 where there is none. */
-static double machine_load(void)
-{
-    double load = -1;
-    FILE *f = fopen("/proc/loadavg", "r");
-    if (f && fscanf(f, "%lf", &load) != 1)
-        load = -1;
-    if (f)
-        fclose(f);
-    return load;
-}
-
-static double peak_flops(const bench_elementwise *e)
-{
-    double best = 0;
-    for (int i = 0; i < 5; i++) {
-        double total = 0, from = now();
-#pragma omp parallel reduction(+ : total)
-        {
-            float sink;
-            total += e->peak(4000000, &sink);
-        }
-        best = fmax(best, total / (now() - from));
-    }
-    return best;
-}
-
 static void fill(float *x, int64_t n, uint32_t layer, float deviation)
 {
     rng_stream s = rng_open(7, RNG_TEST, layer, 0);
@@ -268,41 +242,40 @@ static int64_t option(const char *name, const char *text, int64_t low, int64_t h
 }
 
 static void report(const problem *b, double seconds[4][MAX_REPEAT], double peak, double off,
-                   double load, bool json)
+                   double others, bool json)
 {
     static const char *const names[] = {"forward", "forward+backward"};
     static const double flops[] = {4.0 * D * M + 4.0 * M * D + 3.0 * M,
                                    12.0 * D * M + 12.0 * M * D + 9.0 * M};
-    double each = 1e9 / (double)(b->heads * b->T), ns[4];
+    const double each = 1e9 / (double)(b->heads * b->T);
+    const char *level = registry_isa_name(registry_isa());
+    double ns[4];
     for (int i = 0; i < 4; i++)
         ns[i] = median(seconds[i], b->repeat) * each;
-    const char *idle = load < 0 ? "unknown" : load < 0.5 ? "idle" : "busy";
     for (int i = 0; i < 2; i++) {
         double fused = i ? ns[0] + ns[1] : ns[0], plain = i ? ns[2] + ns[3] : ns[2];
         double share = flops[i] / fused / (peak * 1e-9);
         if (json)
             printf(
-                "{\"kind\": \"%s\", \"feat\": \"posrf\", \"kernel\": \"gaus\", \"B\": %lld, \"H\": "
-                "%d, "
-                "\"N\": %lld, \"D\": %d, \"M\": %d, \"threads\": %d, \"isa\": \"%s\", \"blas\": "
-                "\"%s\", "
-                "\"fused_ns\": %.2f, \"unfused_ns\": %.2f, \"ratio\": %.3f, \"peak_gflops\": %.1f, "
-                "\"peak_share\": %.3f, \"difference\": %.2e, \"load\": %.2f, \"machine\": "
-                "\"%s\"}\n",
-                names[i], (long long)b->B, H, (long long)b->T, D, M, omp_get_max_threads(),
-                registry_isa_name(registry_isa()), blas_config(), fused, plain, plain / fused,
-                peak * 1e-9, share, off, load, idle);
+                "{\"record\": \"unfused\", \"kind\": \"%s\", \"feat\": \"posrf\", \"kernel\": "
+                "\"gaus\", \"B\": %lld, \"H\": %d, \"N\": %lld, \"D\": %d, \"DV\": %d, \"M\": %d, "
+                "\"threads\": %d, \"isa\": \"%s\", \"blas\": \"%s\", \"repeats\": %lld, \"ns\": "
+                "%.2f, \"unfused_ns\": %.2f, \"ratio\": %.3f, \"fma_gflops\": %.1f, "
+                "\"peak_share\": %.3f, \"difference\": %.2e, \"others\": %.3f, \"busy\": %s}\n",
+                names[i], (long long)b->B, H, (long long)b->T, D, D, M, omp_get_max_threads(),
+                level, blas_config(), (long long)b->repeat, fused, plain, plain / fused,
+                peak * 1e-9, share, off, others, machine_busy(others) ? "true" : "false");
         else
             printf("%-17s fused %7.1f ns   unfused %7.1f ns   ratio %.2f   %4.1f %% of FMA peak\n",
                    names[i], fused, plain, plain / fused, 100 * share);
     }
     if (!json)
-        printf(
-            "posrf x gaus, B %lld H %d N %lld D %d M %d, %d threads; ns per token-head, medians of "
-            "%lld; FMA peak %.0f GFLOP/s (%s); %s\nthe two sides differ by %.1e of the largest; "
-            "machine %s (load %.2f)\n",
-            (long long)b->B, H, (long long)b->T, D, M, omp_get_max_threads(), (long long)b->repeat,
-            peak * 1e-9, registry_isa_name(registry_isa()), blas_config(), off, idle, load);
+        printf("posrf x gaus, B %lld H %d N %lld D %d M %d, %d threads; ns per token-head, medians "
+               "of %lld; FMA peak %.0f GFLOP/s (%s); %s\nthe two sides differ by %.1e of the "
+               "largest; others used %.0f %% of the machine%s\n",
+               (long long)b->B, H, (long long)b->T, D, M, omp_get_max_threads(),
+               (long long)b->repeat, peak * 1e-9, level, blas_config(), off, 100 * others,
+               machine_busy(others) ? ": busy" : "");
 }
 
 int main(int argc, char **argv)
@@ -332,22 +305,25 @@ int main(int argc, char **argv)
             return 2;
         }
     }
-    double load = machine_load();
     omp_set_num_threads((int)threads);
     b.heads = b.B * H;
     need(blas_open());
     problem_open(&b);
-    double off = agreement(&b), peak = peak_flops(b.e);
+    double off = agreement(&b), peak = 0;
+    for (int i = 0; i < 5; i++)
+        peak = fmax(peak, machine_fma_rate(registry_isa(), (int)threads, 0.02));
     static double seconds[4][MAX_REPEAT];
     void (*const sides[4])(const problem *) = {fused_forward, fused_backward, unfused_forward,
                                                unfused_backward};
+    machine_watch watch;
+    machine_watch_start(&watch);
     for (int64_t r = 0; r < b.repeat; r++)
         for (int i = 0; i < 4; i++) {
             double from = now();
             sides[i](&b);
             seconds[i][r] = now() - from;
         }
-    report(&b, seconds, peak, off, load, json);
+    report(&b, seconds, peak, off, machine_watch_others(&watch), json);
     spectra_attention_free(b.att);
     return off < 1e-4 ? 0 : 1;
 }

@@ -1,5 +1,5 @@
 /* The parts of the benchmark that are not matrix products, compiled for each instruction set: the
- * element-wise passes of the unfused side, and the loop that measures the peak. */
+ * element-wise passes of the unfused side. */
 #define FEATURE_ID bench
 #include "bench_elementwise.h"
 
@@ -101,27 +101,7 @@ static void scale_into(int64_t n, float scale, const float *x, float *y)
         vstore(y + i, vload(x + i) * vset(scale));
 }
 
-/* `rounds` times 16 independent multiply-adds of a vector; returns how many operations those are.
- */
-static double peak(int64_t rounds, float *sink)
-{
-    vec a[16];
-    for (int i = 0; i < 16; i++)
-        a[i] = vset((float)i);
-    vec b = vset(0.999F), c = vset(0.001F);
-    for (int64_t n = 0; n < rounds; n++) {
-        _Pragma("GCC unroll 16") for (int i = 0; i < 16; i++) a[i] = a[i] * b + c;
-        __asm__ volatile("");
-    }
-    vec sum = a[0];
-    for (int i = 1; i < 16; i++)
-        sum += a[i];
-    *sink = vsum(sum);
-    return (double)rounds * 16 * VL * 2;
-}
-
 extern const bench_elementwise EXPORT(bench_elementwise);
 const bench_elementwise EXPORT(bench_elementwise) = {
-    exp_rows,     max_rows,   half_norms, normalise, output_grad,
-    feature_grad, input_grad, scale_into, peak,
+    exp_rows, max_rows, half_norms, normalise, output_grad, feature_grad, input_grad, scale_into,
 };

@@ -18,7 +18,6 @@ typedef struct bench_elementwise {
     void (*input_grad)(int64_t n, int64_t d, float scale, const float *sums, const float *x,
                        float *gx);
     void (*scale_into)(int64_t n, float scale, const float *x, float *y);
-    double (*peak)(int64_t rounds, float *sink);
 } bench_elementwise;
 
 extern const bench_elementwise bench_elementwise_bench_portable, bench_elementwise_bench_avx2,

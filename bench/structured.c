@@ -1,12 +1,18 @@
 /* Projections by products against projections by the chain of a structured matrix, in whole
  * attention passes: where the second takes less time, performer_chain_wins says so. Same inputs,
- * alternating repetitions, medians. */
+ * alternating repetitions, medians.
+ *
+ *     structured [--json]
+ */
 #include "attention.h"
+#include "bench_machine.h"
+#include "registry.h"
 
 #include <math.h>
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { HEADS = 4, TOKENS = 2048, REPEATS = 15 };
 
@@ -25,7 +31,7 @@ static int by_value(const void *a, const void *b)
 }
 
 /* Median times of forward + backward in ns a token and head, by products and by the chain. */
-static int measure(const char *matrix, int64_t D, int64_t M)
+static int measure(const char *matrix, int64_t D, int64_t M, bool json)
 {
     const spectra_attention_desc desc = {.attn = "performer",
                                          .feat = "posrf",
@@ -51,6 +57,8 @@ static int measure(const char *matrix, int64_t D, int64_t M)
     for (int i = 0; i < 8; i++)
         r[i] = spectra_rows_dense(x[i], HEADS, TOKENS, D);
     double time[2][REPEATS];
+    machine_watch watch;
+    machine_watch_start(&watch);
     for (int k = 0; k < 2 * REPEATS; k++) {
         att->plan.chain = k % 2 ? chain : NULL;
         double start = omp_get_wtime();
@@ -61,10 +69,22 @@ static int measure(const char *matrix, int64_t D, int64_t M)
     }
     for (int i = 0; i < 2; i++)
         qsort(time[i], REPEATS, sizeof **time, by_value);
+    double others = machine_watch_others(&watch);
     const double products = time[0][REPEATS / 2], steps = time[1][REPEATS / 2];
-    printf("%-15s D %3lld M %4lld   products %7.0f ns   chain %7.0f ns   ratio %.2f%s\n", matrix,
-           (long long)D, (long long)M, products, steps, products / steps,
-           chain ? "" : "   (not a chain here)");
+    if (json)
+        printf(
+            "{\"record\": \"structured\", \"kind\": \"forward+backward\", \"feat\": \"posrf\", "
+            "\"kernel\": \"%s\", \"B\": 1, \"H\": %d, \"N\": %d, \"D\": %lld, \"DV\": %lld, \"M\": "
+            "%lld, \"threads\": %d, \"isa\": \"%s\", \"chosen\": %s, \"products_ns\": %.2f, "
+            "\"ns\": "
+            "%.2f, \"ratio\": %.3f, \"others\": %.3f, \"busy\": %s}\n",
+            matrix, HEADS, TOKENS, (long long)D, (long long)D, (long long)M, omp_get_max_threads(),
+            registry_isa_name(att->kernels->isa), chain ? "true" : "false", products, steps,
+            products / steps, others, machine_busy(others) ? "true" : "false");
+    else
+        printf("%-15s D %3lld M %4lld   products %7.0f ns   chain %7.0f ns   ratio %.2f%s%s\n",
+               matrix, (long long)D, (long long)M, products, steps, products / steps,
+               chain ? "" : "   (not a chain here)", machine_busy(others) ? "   busy" : "");
     for (int i = 0; i < 8; i++)
         free(x[i]);
     free(saved), free(work);
@@ -72,12 +92,17 @@ static int measure(const char *matrix, int64_t D, int64_t M)
     return 0;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     static const char *const matrices[] = {"sorf", "fastfood_fixed"};
+    const bool json = argc > 1 && strcmp(argv[1], "--json") == 0;
     int failed = 0;
+    if (argc > 2 || (argc > 1 && !json)) {
+        fprintf(stderr, "usage: structured [--json]\n");
+        return 2;
+    }
     for (int i = 0; i < 2; i++)
         for (int64_t D = 32; D <= 256; D *= 2)
-            failed |= measure(matrices[i], D, D < 128 ? 128 : 256);
+            failed |= measure(matrices[i], D, D < 128 ? 128 : 256, json);
     return failed;
 }

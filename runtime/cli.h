@@ -21,7 +21,8 @@ enum {
     CLI_INFO = 128,
     CLI_JIT = 256,
     CLI_APPROX = 512,
-    CLI_GEN = 1024
+    CLI_GEN = 1024,
+    CLI_BENCH = 2048
 };
 
 typedef enum option_id {
@@ -91,6 +92,22 @@ typedef enum option_id {
     OPT_DEVICE,
     OPT_PRECISION,
     OPT_ARCH,
+    OPT_BENCH_FEATS,
+    OPT_BENCH_KERNELS,
+    OPT_KINDS,
+    OPT_BENCH_BATCH,
+    OPT_BENCH_HEADS,
+    OPT_BENCH_TOKENS,
+    OPT_BENCH_D,
+    OPT_BENCH_DV,
+    OPT_BENCH_M,
+    OPT_BENCH_THREADS,
+    OPT_BENCH_TASK,
+    OPT_ISA,
+    OPT_REPEAT,
+    OPT_SECONDS,
+    OPT_JSON_FILE,
+    OPT_ALLOW_BUSY,
     OPT_HELP,
     OPT_COUNT
 } option_id;
@@ -124,6 +141,12 @@ spectra_status cli_apply_settings(const cli_args *a, void *config);
 /* The text of an option that must be there: "attend needs --q FILE". */
 spectra_status cli_need(const cli_args *a, option_id id, const char **text);
 
+/* The next item of a list with commas into item; false at its end, *at is then NULL. */
+bool cli_next_item(const char **at, char item[SETTING_TEXT]);
+/* The whole numbers of an option's list, `most` of them at most. SPECTRA_EINVAL. */
+spectra_status cli_integers(const cli_args *a, option_id id, int64_t low, int64_t high, int most,
+                            int64_t *out, int *count);
+
 /* An object, which is taken over, to stdout. SPECTRA_ENOMEM, also for NULL. */
 spectra_status cli_print_json(json_t *object);
 
@@ -147,6 +170,9 @@ spectra_status cli_data(const cli_args *a);
 spectra_status cli_list(const cli_args *a);
 spectra_status cli_info(const cli_args *a);
 spectra_status cli_jit(const cli_args *a);
+spectra_status cli_bench(const cli_args *a);
+/* The kinds of measurements, to stdout. */
+void cli_bench_kinds(void);
 
 /* What the environment says of compiling at run time, to jit.h. SPECTRA_EINVAL. */
 spectra_status cli_jit_settings(void);

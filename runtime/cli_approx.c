@@ -5,7 +5,6 @@
 #include "registry.h"
 #include "status.h"
 
-#include <errno.h>
 #include <math.h>
 #include <omp.h>
 #include <stdio.h>
@@ -15,17 +14,6 @@
 
 /* ---- lists ------------------------------------------------------------------------------------
  */
-
-/* The next item of a list with commas into item; false at its end. */
-static bool next_item(const char **at, char item[SETTING_TEXT])
-{
-    if (!*at)
-        return false;
-    size_t n = strcspn(*at, ",");
-    snprintf(item, SETTING_TEXT, "%.*s", (int)n, *at);
-    *at = (*at)[n] == ',' ? *at + n + 1 : NULL;
-    return true;
-}
 
 static bool is_matrix(const char *name)
 {
@@ -75,7 +63,7 @@ static spectra_status named(const cli_args *a, option_id id, approx_lab *lab)
 {
     char item[SETTING_TEXT];
     const char *at = a->value[id].given ? a->value[id].text : NULL;
-    while (next_item(&at, item)) {
+    while (cli_next_item(&at, item)) {
         bool matrix = id == OPT_KERNELS ? !is_feature(item) : is_matrix(item);
         TRY(matrix ? add_matrix(lab, item) : add_feature(lab, item));
     }
@@ -124,25 +112,6 @@ static spectra_status choose_pairs(const cli_args *a, approx_lab *lab)
     attention_legal(lab->feature[0], lab->matrix[0], &why);
     return fail(SPECTRA_EUNSUPPORTED, "%s cannot go with %s: %s", lab->feature[0]->name,
                 lab->matrix[0]->name, why);
-}
-
-static spectra_status choose_sizes(const cli_args *a, approx_lab *lab)
-{
-    char item[SETTING_TEXT];
-    const char *at = a->value[OPT_SIZES].text;
-    while (next_item(&at, item)) {
-        char *end;
-        errno = 0;
-        long m = strtol(item, &end, 10);
-        if (end == item || *end || errno || m < 1 || m > 1024)
-            return fail(
-                SPECTRA_EINVAL,
-                "--m has '%s', allowed are whole numbers from 1 to 1024 with commas between", item);
-        if (lab->sizes == APPROX_SIZES)
-            return fail(SPECTRA_EINVAL, "--m: more than %d numbers", (int)APPROX_SIZES);
-        lab->size[lab->sizes++] = m;
-    }
-    return SPECTRA_OK;
 }
 
 /* ---- data -------------------------------------------------------------------------------------
@@ -438,7 +407,7 @@ static spectra_status approx_all(const cli_args *a, approx_lab *lab)
     lab->target = a->value[OPT_TARGET].text[0] == 'g' ? SPECTRA_GAUSSIAN : SPECTRA_SOFTMAX;
     if (a->value[OPT_THREADS].given)
         omp_set_num_threads((int)a->value[OPT_THREADS].integer);
-    TRY(choose_sizes(a, lab));
+    TRY(cli_integers(a, OPT_SIZES, 1, 1024, APPROX_SIZES, lab->size, &lab->sizes));
     TRY(choose_pairs(a, lab));
     TRY(read_data(a, lab));
     TRY(try_out(a));

@@ -5,14 +5,16 @@
 #include "status.h"
 #include "train.h"
 
+#include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum {
     NETS = CLI_TRAIN | CLI_EVAL,
     ARRAYS = CLI_ATTEND | CLI_FEATURES,
     PAIRS = NETS | ARRAYS,
-    EVERY = 2047,
+    EVERY = 4095,
     FLAG = 16 /* a type beside setting_type: no value */
 };
 
@@ -171,6 +173,42 @@ static const option options[OPT_COUNT] = {
          "float32|fast|bf16",
          "of a device: fast multiplies numbers of 10 bits (TF32); bf16, of attend, also "
          "reads and writes numbers of 16 bits"},
+    [OPT_BENCH_FEATS] = {"features", "feat", "NAME,...", SETTING_STRING, CLI_BENCH, NULL, 0, 0,
+                         "posrf", NULL,
+                         "component functions, or all; posrf+ is the antithetic form of posrf"},
+    [OPT_BENCH_KERNELS] = {"kernels", "kernel", "NAME,...", SETTING_STRING, CLI_BENCH, NULL, 0, 0,
+                           "gaus", NULL, "weight matrices, or all"},
+    [OPT_KINDS] = {"kinds", NULL, "NAME,...", SETTING_STRING, CLI_BENCH, NULL, 0, 0,
+                   "forward,backward", NULL, "what is measured, see below"},
+    [OPT_BENCH_BATCH] = {"b", "batch", "N,...", SETTING_STRING, CLI_BENCH, NULL, 0, 0, "16", NULL,
+                         "sequences"},
+    [OPT_BENCH_HEADS] = {"h", NULL, "N,...", SETTING_STRING, CLI_BENCH, NULL, 0, 0, "2", NULL,
+                         "heads"},
+    [OPT_BENCH_TOKENS] = {"n", "tokens", "N,...", SETTING_STRING, CLI_BENCH, NULL, 0, 0, "4096",
+                          NULL, "tokens of a sequence"},
+    [OPT_BENCH_D] = {"d", NULL, "N,...", SETTING_STRING, CLI_BENCH, NULL, 0, 0, "32", NULL,
+                     "head size"},
+    [OPT_BENCH_DV] = {"dv", NULL, "N,...", SETTING_STRING, CLI_BENCH, NULL, 0, 0, NULL, NULL,
+                      "value size, default the head size"},
+    [OPT_BENCH_M] = {"m", NULL, "N,...", SETTING_STRING, CLI_BENCH, NULL, 0, 0, "128", NULL,
+                     "rows of the weight matrix"},
+    [OPT_BENCH_THREADS] = {"threads", NULL, "N,...", SETTING_STRING, CLI_BENCH, NULL, 0, 0, NULL,
+                           NULL, "threads, default all processors"},
+    [OPT_BENCH_TASK] = {"task", NULL, "TASK", SETTING_STRING, CLI_BENCH, NULL, 0, 0, "lra-text",
+                        NULL, "of the kind training: whose model"},
+    [OPT_ISA] = {"target", NULL, "NAME", SETTING_STRING, CLI_BENCH, NULL, 0, 0, NULL,
+                 "portable|avx2|avx512",
+                 "instruction set that kernels may use, default the best there is"},
+    [OPT_REPEAT] = {"repeat", NULL, "N", SETTING_INT, CLI_BENCH, NULL, 3, 1000, "9", NULL,
+                    "times each case is measured, at least"},
+    [OPT_SECONDS] = {"seconds", NULL, "S", SETTING_REAL, CLI_BENCH, NULL, 0, 600, "0.5", NULL,
+                     "for which each case is measured, at least"},
+    [OPT_JSON_FILE] =
+        {"json", NULL, "FILE", SETTING_STRING, CLI_BENCH, NULL, 0, 0, NULL, NULL,
+         "also JSON Lines: a record of the machine, then one a case; - is standard output, alone"},
+    [OPT_ALLOW_BUSY] = {"allow-busy", NULL, NULL, FLAG, CLI_BENCH, NULL, 0, 0, NULL, NULL,
+                        "quote percentages of cases measured while others used the machine, too; "
+                        "they stay marked"},
     [OPT_HELP] = {"help", NULL, NULL, FLAG, EVERY, NULL, 0, 0, NULL, NULL, "this text"},
 };
 
@@ -315,6 +353,39 @@ spectra_status cli_need(const cli_args *a, option_id id, const char **text)
         return fail(SPECTRA_EINVAL, "%s needs --%s %s", a->command_name, options[id].name,
                     options[id].metavar);
     *text = a->value[id].text;
+    return SPECTRA_OK;
+}
+
+bool cli_next_item(const char **at, char item[SETTING_TEXT])
+{
+    if (!*at)
+        return false;
+    size_t n = strcspn(*at, ",");
+    snprintf(item, SETTING_TEXT, "%.*s", (int)n, *at);
+    *at = (*at)[n] == ',' ? *at + n + 1 : NULL;
+    return true;
+}
+
+spectra_status cli_integers(const cli_args *a, option_id id, int64_t low, int64_t high, int most,
+                            int64_t *out, int *count)
+{
+    char item[SETTING_TEXT];
+    const char *at = a->value[id].text, *name = options[id].name;
+    int n = 0;
+    while (cli_next_item(&at, item)) {
+        char *end;
+        errno = 0;
+        long long x = strtoll(item, &end, 10);
+        if (end == item || *end || errno || x < low || x > high)
+            return fail(SPECTRA_EINVAL,
+                        "--%s has '%s', allowed are whole numbers from %lld to %lld with commas "
+                        "between",
+                        name, item, (long long)low, (long long)high);
+        if (n == most)
+            return fail(SPECTRA_EINVAL, "--%s: more than %d numbers", name, most);
+        out[n++] = x;
+    }
+    *count = n;
     return SPECTRA_OK;
 }
 

@@ -36,6 +36,9 @@ static const command commands[] = {
      "the text of a pair's kernels, as `make gen` writes it", cli_gen},
     {"jit", CLI_JIT, 0, "jit --list|--clear|--warm [--feat F --m M --d D --dv DV]",
      "the cache of kernels compiled at run time", cli_jit},
+    {"bench", CLI_BENCH, 0,
+     "bench [--features F,.. --kernels K,.. --kinds .. --n N,..] [--json FILE]",
+     "what kernels take, beside what the machine allows at most", cli_bench},
 };
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
 
@@ -71,14 +74,16 @@ static void print_help(void)
          "--mode names the command (train, eval) and --random is --seed. There, --feat names the\n"
          "matrix and --kernel_type the component function (its README has it the other way\n"
          "round); here either may be given by either option, the name decides.\n\n"
-         "exit codes: 0 done, 1 failed, 2 wrong usage, 3 diverged, 130 interrupted after a "
-         "checkpoint");
+         "exit codes: 0 done, 1 failed, 2 wrong usage, 3 diverged, 4 measured while others "
+         "used the machine, 130 interrupted after a checkpoint");
 }
 
 static void print_command_help(const command *c)
 {
     printf("%s\n\nusage: spectraformer %s\n\n", c->summary, c->usage);
     cli_print_options(c->bit);
+    if (c->bit == CLI_BENCH)
+        cli_bench_kinds();
 }
 
 static spectra_status find_command(const char *name, const command **out)
@@ -157,6 +162,8 @@ static int exit_code(spectra_status status)
         return 2;
     case SPECTRA_EDIVERGED:
         return 3;
+    case SPECTRA_EBUSY:
+        return 4;
     case SPECTRA_EINTERRUPTED:
         return 130;
     default:

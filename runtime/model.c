@@ -201,6 +201,19 @@ void model_zero_grads(model *m)
     memset(m->grads, 0, (size_t)m->at.count * sizeof *m->grads);
 }
 
+double model_grad_norm(const model *m)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < m->at.count; i++)
+        sum += (double)m->grads[i] * (double)m->grads[i];
+    return sqrt(sum);
+}
+
+void model_set_timing(model *m, model_timing *timing)
+{
+    m->timing = timing;
+}
+
 int64_t model_bytes(const model *m)
 {
     return 2 * m->at.count * (int64_t)sizeof(float) + m->index.size + m->values.size;

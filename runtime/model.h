@@ -61,7 +61,21 @@ spectra_status model_forward(model *m, const model_batch *batch, float *scores, 
 spectra_status model_step(model *m, const model_batch *batch, uint64_t step, uint64_t part,
                           double scale, float *scores, double *loss);
 void model_zero_grads(model *m);
+double model_grad_norm(const model *m); /* Euclidean */
 /* Bytes of parameters, gradients, activations and workspaces now held. */
 int64_t model_bytes(const model *m);
+/* The same by what it is for, after a pass: parts whose sum that is. Returns how many. */
+typedef struct model_part {
+    const char *name;
+    int64_t bytes;
+} model_part;
+enum { MODEL_PARTS = 24 };
+int model_parts(const model *m, model_part out[MODEL_PARTS]);
+
+/* Seconds that model_step spent in attention, added up; set to NULL, as at first: not measured. */
+typedef struct model_timing {
+    double attention_forward, attention_backward;
+} model_timing;
+void model_set_timing(model *m, model_timing *timing);
 
 #endif

@@ -233,8 +233,11 @@ spectra_status backward(pass *p)
                 backward_chunk(p, &c, stage);
             }
         }
+        const double from = m->timing ? omp_get_wtime() : 0;
         if (stage > 0)
             TRY(backward_attend(p, stage - 1));
+        if (m->timing)
+            m->timing->attention_backward += omp_get_wtime() - from;
     }
     add_slots(p, slots);
     add_table(p, m->config.vocab, k->token_start, k->token_rows, m->grads + m->at.tokens);

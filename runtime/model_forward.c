@@ -154,7 +154,11 @@ spectra_status forward_until(pass *p, int64_t layer)
     turn(p->m);
     for (int64_t number = 0; number < layer; number++) {
         stage(p, number);
+        model_timing *timing = p->m->timing;
+        const double from = timing ? omp_get_wtime() : 0;
         TRY(attend(p, number));
+        if (timing)
+            timing->attention_forward += omp_get_wtime() - from;
     }
     stage(p, layer);
     return SPECTRA_OK;

@@ -112,6 +112,7 @@ struct model {
     arena index, values;
     packing pack;
     activations act;
+    model_timing *timing; /* not owned; NULL: not wanted */
 };
 
 /* One pass over one batch. */

@@ -23,7 +23,8 @@ typedef enum spectra_status {
     SPECTRA_ENOTFOUND,    /* unknown name: the message gives the nearest known one */
     SPECTRA_EUNSUPPORTED, /* legal, but not on this machine or in this build */
     SPECTRA_EDIVERGED,    /* NaN or Inf where a number was expected */
-    SPECTRA_EINTERRUPTED  /* stopped on request, after a checkpoint */
+    SPECTRA_EINTERRUPTED, /* stopped on request, after a checkpoint */
+    SPECTRA_EBUSY         /* done, but measured while others used the machine */
 } spectra_status;
 
 /* Detail of the last failure in this thread; "" if there was none. Never NULL. */

@@ -22,6 +22,7 @@ static const char *const status_names[] = {
     [SPECTRA_EUNSUPPORTED] = "SPECTRA_EUNSUPPORTED",
     [SPECTRA_EDIVERGED] = "SPECTRA_EDIVERGED",
     [SPECTRA_EINTERRUPTED] = "SPECTRA_EINTERRUPTED",
+    [SPECTRA_EBUSY] = "SPECTRA_EBUSY",
 };
 
 spectra_status fail(spectra_status status, const char *format, ...)

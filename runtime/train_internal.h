@@ -31,6 +31,9 @@ typedef struct learner {
 spectra_status learner_pull(learner *l, float *const moments[2]);
 spectra_status learner_push(learner *l, float *const moments[2]);
 
+/* The model of a run; strings are the configuration's. */
+model_config learner_model(const train_config *c);
+
 /* Opens the splits wanted (bit train_split of `splits`). */
 spectra_status learner_open(const train_config *c, unsigned splits, learner *out);
 void learner_close(learner *l);

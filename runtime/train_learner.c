@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static model_config model_settings(const train_config *c)
+model_config learner_model(const train_config *c)
 {
     const task *t = &c->task;
     return (model_config){
@@ -101,7 +101,7 @@ static spectra_status open_all(learner *l, unsigned splits)
         return fail(SPECTRA_EINVAL, "a batch of %lld does not divide into %lld parts",
                     (long long)t->batch, (long long)t->accumulate);
     /* The model first: a wrong name is found before a file is looked for. */
-    model_config settings = model_settings(l->config);
+    model_config settings = learner_model(l->config);
     TRY(model_new(&settings, &l->model));
     TRY(open_device(l));
     for (int split = 0; split < 3; split++)

@@ -4,7 +4,6 @@
 #include "optim.h"
 #include "status.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -40,15 +39,6 @@ void session_report(session *s)
     s->progress.seconds = session_now() - s->started;
     if (s->control->progress)
         s->control->progress(s->control->context, &s->progress);
-}
-
-static double gradient_norm(model *m)
-{
-    const float *g = model_grads(m);
-    double sum = 0;
-    for (int64_t i = 0; i < model_param_count(m); i++)
-        sum += (double)g[i] * (double)g[i];
-    return sqrt(sum);
 }
 
 /* ---- what both have in common -------------------------------------------------------------------
@@ -126,7 +116,7 @@ static spectra_status step_on_host(session *s)
         n.correct += learner_correct(l, l->scores, part.label, part.B, NULL);
     }
     double computed = session_now();
-    n.norm = gradient_norm(l->model);
+    n.norm = model_grad_norm(l->model);
     rate_at(t, step, &n.lr, &beta1);
     const adamw o = optimiser(s);
     adamw_update(&o, step + 1, n.lr, beta1, model_params(l->model), model_grads(l->model));

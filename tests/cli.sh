@@ -91,6 +91,15 @@ says 2 "needs --k" approx --q q.npy
 says 2 "input-std has no meaning with --q" approx --q q.npy --k k.npy --input-std 2
 says 2 "layer has no meaning without --q and --k or --run" approx --layer 1
 says 2 "no antithetic form" approx --feat trigrf --antithetic
+says 2 "did you mean 'forward'" bench --kinds forwrd
+says 2 "did you mean 'posrf'" bench --features posrff
+says 2 "did you mean 'gaus'" bench --features posrf --kernels gaos
+says 2 "--n has '0', allowed are whole numbers from 1 to" bench --n 64,0
+says 2 "--d has '300', allowed are whole numbers from 1 to 256" bench --d 300
+says 2 "portable|avx2|avx512" bench --target avx
+says 2 "from 3 to 1000" bench --repeat 2
+says 2 "bench has no option --q" bench --q q.npy
+says 1 "absent/b.jsonl" bench --json absent/b.jsonl
 says 2 "has no features" features --attn softmax --x q.npy --y k.npy --out f
 
 # ---- bad files: 1 --------------------------------------------------------------------------------
@@ -367,7 +376,7 @@ verdict $? "a full standard output -> 1" "exit $code"
 
 # ---- help ----------------------------------------------------------------------------------------
 
-for c in train eval attend features matrix approx data list info gen jit; do
+for c in train eval attend features matrix approx data list info gen jit bench; do
     is "$c --help" sh -c "'$bin' $c --help | grep -q 'usage: spectraformer $c'"
 done
 is "--help" sh -c "'$bin' --help | grep -q kernel_type"

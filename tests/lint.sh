@@ -12,8 +12,8 @@ check() {
 }
 
 check "C is formatted" sh -c 'clang-format --dry-run -Werror gen/*.c runtime/*.[ch] templates/c/*.[ch] tests/*.[ch] bench/*.[ch]'
-check "luacheck is clean" luacheck -q --std lua54 gen
-check "no file over 600 lines" sh -c '! wc -l gen/* runtime/* templates/c/* tests/*.[chs]* bench/*.[ch] | grep -v total | awk "\$1 > 600" | grep .'
+check "luacheck is clean" luacheck -q --std lua54 gen bench/*.lua bench/compare bench/cuda-model
+check "no file over 600 lines" sh -c '! wc -l gen/* runtime/* templates/c/* tests/*.[chs]* bench/*.[ch] bench/*.lua bench/peers/* | grep -v total | awk "\$1 > 600" | grep .'
 check "the library neither prints nor exits" sh -c '
     ! nm -u build/libspectraformer.so | grep -wE "exit|abort|_exit|printf|puts|perror|getenv"'
 check "only spectra_ is exported, and that is" sh -c '
@@ -26,5 +26,6 @@ check "generating twice gives the same bytes" sh -c '
 check "README has the tables of the specs" sh -c '
     lua5.4 gen/main.lua --catalogue >build/catalogue.md &&
     awk "/<!-- end of the tables/ { on = 0 } on; /<!-- tables/ { on = 1 }" README.md | diff - build/catalogue.md'
+check "README has the figures of the recorded run" lua5.4 bench/table.lua --check README.md bench/results.jsonl
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

@@ -269,6 +269,35 @@ static void test_threads(void **state)
     check_threads(&c);
 }
 
+/* Parts of the memory are all of it, in training and evaluation; timing changes no bit. */
+static void test_parts(void **state)
+{
+    (void)state;
+    model_config c = middling();
+    batch x = batch_new(&c, 5, true);
+    model *m = make(&c);
+    double loss[2];
+    model_timing timing = {0};
+    model_part part[MODEL_PARTS];
+    for (int train = 0; train < 2; train++) {
+        ok(train ? model_step(m, &x.b, 1, 0, 1, NULL, &loss[0])
+                 : model_forward(m, &x.b, NULL, &loss[0]));
+        int64_t sum = 0;
+        for (int i = 0, n = model_parts(m, part); i < n; i++) {
+            assert_true(part[i].bytes >= 0);
+            sum += part[i].bytes;
+        }
+        assert_int_equal(sum, model_bytes(m));
+    }
+    assert_true(timing.attention_forward <= 0 && timing.attention_backward <= 0);
+    model_set_timing(m, &timing);
+    ok(model_step(m, &x.b, 1, 0, 1, NULL, &loss[1]));
+    assert_memory_equal(&loss[0], &loss[1], sizeof loss[0]);
+    assert_true(timing.attention_forward > 0 && timing.attention_backward > 0);
+    model_free(m);
+    batch_free(&x);
+}
+
 /* The same step again gives the same bits (added twice: the double), and no more memory. */
 static void test_repeat(void **state)
 {
@@ -440,7 +469,7 @@ int main(void)
         cmocka_unit_test(test_packing),        cmocka_unit_test(test_threads),
         cmocka_unit_test(test_repeat),         cmocka_unit_test(test_counts),
         cmocka_unit_test(test_initial_values), cmocka_unit_test(test_divergence),
-        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_refusals),       cmocka_unit_test(test_parts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -124,6 +124,7 @@ run-tests: test-programs
 	    'asan-cli=CLI_SHORT=1 SPECTRAFORMER=build/asan/spectraformer sh tests/cli.sh' \
 	    'jit=sh tests/jit.sh' \
 	    'cli=sh tests/cli.sh' \
+	    'bench=sh tests/bench.sh' \
 	    'train_device=sh tests/train_device.sh' \
 	    'lua=busted --lua=$(LUA) -o plainTerminal tests/lua' \
 	    $(foreach t,$(TEST_NAMES) $(GRADIENT_NAMES),'$(t)=$(B)/tests/$(t)') \

@@ -1,0 +1,235 @@
+#define _GNU_SOURCE
+#include "bench_machine.h"
+
+#include "registry.h"
+#include "status.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+const double machine_busy_share = 0.05;
+
+/* ---- description ------------------------------------------------------------------------------
+ */
+
+/* What stands behind "NAME...:" or "NAME...=" in the file; false if there is none. */
+static bool file_value(const char *path, const char *name, char *buf, size_t size)
+{
+    FILE *f = fopen(path, "r");
+    char line[512];
+    bool found = false;
+    while (!found && f && fgets(line, sizeof line, f)) {
+        const char *at = strpbrk(line, ":=");
+        if (strncmp(line, name, strlen(name)) != 0 || !at)
+            continue;
+        at += 1 + strspn(at + 1, " \t");
+        snprintf(buf, size, "%.*s", (int)strcspn(at, "\n"), at);
+        found = true;
+    }
+    if (f)
+        fclose(f);
+    return found;
+}
+
+static int64_t cache_size(int level)
+{
+    static const int names[] = {_SC_LEVEL1_DCACHE_SIZE, _SC_LEVEL2_CACHE_SIZE,
+                                _SC_LEVEL3_CACHE_SIZE};
+    const long bytes = sysconf(names[level]);
+    return bytes > 0 ? bytes : 0;
+}
+
+void machine_describe(machine_info *out)
+{
+    *out = (machine_info){.processors = (int)sysconf(_SC_NPROCESSORS_ONLN), .best = registry_isa()};
+    struct utsname system;
+    if (!file_value("/proc/cpuinfo", "model name", out->cpu, sizeof out->cpu))
+        snprintf(out->cpu, sizeof out->cpu, "unknown");
+    if (uname(&system) == 0)
+        snprintf(out->kernel, sizeof out->kernel, "%.40s %.60s %.20s", system.sysname,
+                 system.release, system.machine);
+    else
+        snprintf(out->kernel, sizeof out->kernel, "unknown");
+#ifdef __clang__
+    snprintf(out->compiler, sizeof out->compiler, "%s", __VERSION__);
+#else
+    snprintf(out->compiler, sizeof out->compiler, "gcc %s", __VERSION__);
+#endif
+    out->memory_bytes = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
+    for (int i = 0; i < 3; i++)
+        out->cache_bytes[i] = cache_size(i);
+#if defined(__x86_64__)
+    out->bf16 = __builtin_cpu_supports("avx512bf16") != 0;
+#endif
+}
+
+/* ---- arithmetic -------------------------------------------------------------------------------
+ */
+
+/* Twelve chains hide the latency of two units and leave registers for the factors. */
+enum { CHAINS = 12, ROUNDS = 20000 };
+
+#define FMA_LOOP(name, bytes, target)                                                      \
+    typedef float name##_vec __attribute__((vector_size(bytes)));                          \
+    target static double name(float *sink)                                                 \
+    {                                                                                      \
+        name##_vec a[CHAINS], b = {0}, c = {0};                                            \
+        b += 0.999F;                                                                       \
+        c += 0.001F;                                                                       \
+        for (int i = 0; i < CHAINS; i++)                                                   \
+            a[i] = b * (float)i;                                                           \
+        for (int n = 0; n < ROUNDS; n++) {                                                 \
+            _Pragma("GCC unroll 12") for (int i = 0; i < CHAINS; i++) a[i] = a[i] * b + c; \
+            __asm__ volatile("");                                                          \
+        }                                                                                  \
+        for (int i = 1; i < CHAINS; i++)                                                   \
+            a[0] += a[i];                                                                  \
+        *sink += a[0][0];                                                                  \
+        return (double)ROUNDS * CHAINS * 2 * (bytes / 4);                                  \
+    }
+
+#if defined(__x86_64__)
+FMA_LOOP(fma_portable, 16, )
+FMA_LOOP(fma_avx2, 32, __attribute__((target("avx2,fma"))))
+FMA_LOOP(fma_avx512, 64, __attribute__((target("avx512f,fma"))))
+static double (*const fma_loops[ISA_COUNT])(float *) = {fma_portable, fma_avx2, fma_avx512};
+#else
+FMA_LOOP(fma_portable, 16, )
+static double (*const fma_loops[ISA_COUNT])(float *) = {fma_portable, fma_portable, fma_portable};
+#endif
+
+double machine_fma_rate(isa level, int threads, double seconds)
+{
+    double rate = 0;
+    float sink = 0;
+#pragma omp parallel num_threads(threads) reduction(+ : rate, sink)
+    {
+        const double from = omp_get_wtime();
+        double done = 0, now = from;
+        while (now - from < seconds) {
+            done += fma_loops[level](&sink);
+            now = omp_get_wtime();
+        }
+        rate += done / (now - from);
+    }
+    return isfinite(sink) ? rate : 0;
+}
+
+/* ---- memory -----------------------------------------------------------------------------------
+ */
+
+enum { MEMORY_WORDS = 1 << 23, MEMORY_RUNS = 5 }; /* of 8 bytes: 64 MiB, of which there are two */
+
+spectra_status machine_memory_rate(int threads, double *read, double *copy)
+{
+    const int64_t words = MEMORY_WORDS, share = (words + threads - 1) / threads;
+    uint64_t *from = malloc((size_t)words * sizeof *from), *to = malloc((size_t)words * sizeof *to);
+    uint64_t sum = 0;
+    if (!from || !to) {
+        free(from);
+        free(to);
+        return fail(SPECTRA_ENOMEM, "measuring the memory's rate: out of memory");
+    }
+    *read = *copy = 0;
+    for (int run = -1; run < MEMORY_RUNS; run++) /* the first writes and meets page faults */
+        for (int both = 0; both < 2; both++) {
+            const double start = omp_get_wtime();
+#pragma omp parallel for num_threads(threads) reduction(+ : sum)
+            for (int t = 0; t < threads; t++) {
+                const int64_t at = t * share, left = words - at, n = left < share ? left : share;
+                if (run < 0 && n > 0)
+                    memset((both ? to : from) + at, 1, (size_t)n * sizeof *to);
+                else if (both && n > 0)
+                    memcpy(to + at, from + at, (size_t)n * sizeof *to);
+                for (int64_t i = 0; run >= 0 && !both && i < n; i++)
+                    sum += from[at + i];
+            }
+            const double rate = (double)(1 + both) * 8 * (double)words / (omp_get_wtime() - start);
+            double *best = both ? copy : read;
+            if (run >= 0 && rate > *best)
+                *best = rate;
+        }
+    *read = sum == 1 ? 0 : *read; /* the sum is used, so it is made */
+    free(from);
+    free(to);
+    return SPECTRA_OK;
+}
+
+/* ---- others -----------------------------------------------------------------------------------
+ */
+
+/* Ticks of all processors but those idle or waiting for a disk; -1. */
+static int64_t used_ticks(void)
+{
+    enum { USER, NICE, SYSTEM, IDLE, IOWAIT, IRQ, SOFTIRQ, STEAL, KINDS };
+    long long t[KINDS] = {0};
+    FILE *f = fopen("/proc/stat", "r");
+    if (!f)
+        return -1;
+    const int got = fscanf(f, "cpu %lld %lld %lld %lld %lld %lld %lld %lld", &t[USER], &t[NICE],
+                           &t[SYSTEM], &t[IDLE], &t[IOWAIT], &t[IRQ], &t[SOFTIRQ], &t[STEAL]);
+    fclose(f);
+    return got < IOWAIT ? -1 : t[USER] + t[NICE] + t[SYSTEM] + t[IRQ] + t[SOFTIRQ] + t[STEAL];
+}
+
+static double own_seconds(void)
+{
+    static const int whose[] = {RUSAGE_SELF, RUSAGE_CHILDREN};
+    double sum = 0;
+    for (int i = 0; i < 2; i++) {
+        struct rusage u;
+        getrusage(whose[i], &u);
+        sum += (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) +
+               1e-6 * (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec);
+    }
+    return sum;
+}
+
+void machine_watch_start(machine_watch *w)
+{
+    *w = (machine_watch){.wall = omp_get_wtime(), .own = own_seconds(), .used = used_ticks()};
+}
+
+double machine_watch_others(const machine_watch *w)
+{
+    const int64_t used = used_ticks();
+    const double ticks = (double)sysconf(_SC_CLK_TCK), wall = omp_get_wtime() - w->wall;
+    const double all = wall * (double)sysconf(_SC_NPROCESSORS_ONLN);
+    if (w->used < 0 || used < 0 || all <= 0)
+        return -1;
+    const double others = (double)(used - w->used) / ticks - (own_seconds() - w->own);
+    return others > 0 ? others / all : 0;
+}
+
+bool machine_busy(double others)
+{
+    return others < 0 || others > machine_busy_share;
+}
+
+/* ---- memory of this process -------------------------------------------------------------------
+ */
+
+bool machine_peak_reset(void)
+{
+    FILE *f = fopen("/proc/self/clear_refs", "w");
+    if (!f)
+        return false;
+    const bool wrote = fputs("5\n", f) >= 0;
+    return fclose(f) == 0 && wrote;
+}
+
+int64_t machine_peak_bytes(void)
+{
+    char text[64];
+    struct rusage usage;
+    if (file_value("/proc/self/status", "VmHWM", text, sizeof text))
+        return strtoll(text, NULL, 10) * 1024;
+    getrusage(RUSAGE_SELF, &usage);
+    return (int64_t)usage.ru_maxrss * 1024;
+}

@@ -1,0 +1,49 @@
+/* What a measurement must know of the machine it ran on: which it is, what it can do at most, and
+ * whether anybody else was using it. Linux's /proc is where that is told; elsewhere it is unknown,
+ * which counts as busy.
+ */
+#ifndef SPECTRA_BENCH_MACHINE_H
+#define SPECTRA_BENCH_MACHINE_H
+
+#include "kernel.h"
+#include "spectraformer.h"
+
+typedef struct machine_info {
+    char cpu[128], kernel[128], compiler[128]; /* "unknown" */
+    int processors;
+    int64_t memory_bytes, cache_bytes[3]; /* of one core: L1 data, L2, L3; 0: unknown */
+    isa best;
+    bool bf16; /* dot products of bf16 numbers (AVX512-BF16) */
+} machine_info;
+
+void machine_describe(machine_info *out);
+
+/* Operations a second of `threads` threads that do nothing but multiply-adds of vectors of this
+ * instruction set, in registers, for about `seconds`; a multiply-add is two. */
+double machine_fma_rate(isa level, int threads, double seconds);
+
+/* Bytes a second between memory and `threads` threads: read, and copied (read and written, both
+ * counted), of 128 MiB. SPECTRA_ENOMEM. */
+spectra_status machine_memory_rate(int threads, double *read, double *copy);
+
+/* From machine_watch on: processor time that was used, and how much of it by this process and its
+ * children. */
+typedef struct machine_watch {
+    double wall, own;
+    int64_t used; /* ticks of all processors, -1: unknown */
+} machine_watch;
+
+void machine_watch_start(machine_watch *w);
+/* Share of all processors' time since then that went to others, to what the hypervisor took away
+ * too: 0 to 1, -1 where unknown. Ticks are 10 ms, so half a second tells 2 %. */
+double machine_watch_others(const machine_watch *w);
+/* Above this share figures are not to be quoted. */
+extern const double machine_busy_share;
+bool machine_busy(double others);
+
+/* Largest resident memory of this process since machine_peak_reset, or since its start where the
+ * system does not allow that (false). */
+bool machine_peak_reset(void);
+int64_t machine_peak_bytes(void);
+
+#endif

@@ -1,0 +1,411 @@
+#include "bench.h"
+#include "blas.h"
+#include "cli.h"
+#include "outfile.h"
+#include "registry.h"
+#include "status.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { LIST = 16, NAMES = 64 };
+
+typedef struct int_list {
+    int count;
+    int64_t at[LIST];
+} int_list;
+
+/* What the options ask for, and what has come out. */
+typedef struct bench_run {
+    const cli_args *args;
+    const feature_info *feature[NAMES];
+    const matrix_info *matrix[NAMES];
+    const bench_kind *kind[NAMES];
+    int features, matrices, kinds;
+    int_list B, H, T, D, DV, M, threads;
+    double read_rate[LIST], copy_rate[LIST]; /* of the thread counts */
+    outfile json;                            /* file NULL: not wanted */
+    bool silent;                             /* JSON Lines have standard output for themselves */
+    int cases, busy, left_out;
+    double most; /* share of others in the busiest case */
+} bench_run;
+
+/* ---- options ----------------------------------------------------------------------------------
+ */
+
+static spectra_status too_many(const char *option)
+{
+    return fail(SPECTRA_EINVAL, "--%s: more than %d names", option, (int)NAMES);
+}
+
+static spectra_status choose_features(bench_run *x)
+{
+    char item[SETTING_TEXT];
+    const char *at = x->args->value[OPT_BENCH_FEATS].text;
+    const bool all = strcmp(at, "all") == 0;
+    for (const feature_info *f = generated_features; all && f->name && x->features < NAMES; f++)
+        if (!f->is_antithetic)
+            x->feature[x->features++] = f;
+    while (!all && cli_next_item(&at, item)) {
+        if (x->features == NAMES)
+            return too_many("features");
+        TRY(registry_feature(item, &x->feature[x->features++]));
+    }
+    return SPECTRA_OK;
+}
+
+static spectra_status choose_matrices(bench_run *x)
+{
+    char item[SETTING_TEXT];
+    const char *at = x->args->value[OPT_BENCH_KERNELS].text;
+    const bool all = strcmp(at, "all") == 0;
+    for (const matrix_info *m = generated_matrices; all && m->name && x->matrices < NAMES; m++)
+        x->matrix[x->matrices++] = m;
+    while (!all && cli_next_item(&at, item)) {
+        if (x->matrices == NAMES)
+            return too_many("kernels");
+        TRY(registry_matrix(item, &x->matrix[x->matrices++]));
+    }
+    return SPECTRA_OK;
+}
+
+/* A kind's name or a group's. */
+static spectra_status choose_kinds(bench_run *x)
+{
+    char item[SETTING_TEXT];
+    const char *at = x->args->value[OPT_KINDS].text;
+    while (cli_next_item(&at, item)) {
+        const int before = x->kinds;
+        for (const bench_kind *k = bench_kinds; k->name; k++) {
+            const bool wanted =
+                strcmp(k->name, item) == 0 || (k->group && strcmp(k->group, item) == 0);
+            if (wanted && x->kinds == NAMES)
+                return too_many("kinds");
+            if (wanted)
+                x->kind[x->kinds++] = k;
+        }
+        if (x->kinds == before)
+            return bench_unknown(item);
+    }
+    return SPECTRA_OK;
+}
+
+static spectra_status choose_sizes(bench_run *x)
+{
+    const cli_args *a = x->args;
+    const struct {
+        option_id id;
+        int64_t high;
+        int_list *to;
+    } rows[] = {{OPT_BENCH_BATCH, 4096, &x->B},        {OPT_BENCH_HEADS, 256, &x->H},
+                {OPT_BENCH_TOKENS, 1 << 24, &x->T},    {OPT_BENCH_D, 256, &x->D},
+                {OPT_BENCH_DV, 256, &x->DV},           {OPT_BENCH_M, 1024, &x->M},
+                {OPT_BENCH_THREADS, 4096, &x->threads}};
+    x->DV.count = x->threads.count = 1;
+    x->threads.at[0] = omp_get_max_threads();
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        if (*a->value[rows[i].id].text)
+            TRY(cli_integers(a, rows[i].id, 1, rows[i].high, LIST, rows[i].to->at,
+                             &rows[i].to->count));
+    return SPECTRA_OK;
+}
+
+static void limit_isa(const cli_args *a)
+{
+    for (int i = 0; a->value[OPT_ISA].given && i < ISA_COUNT; i++)
+        if (strcmp(a->value[OPT_ISA].text, registry_isa_name((isa)i)) == 0)
+            registry_isa_limit((isa)i);
+}
+
+/* ---- the machine ------------------------------------------------------------------------------
+ */
+
+static spectra_status print_line(bench_run *x, json_t *line)
+{
+    char *text = line ? json_dumps(line, JSON_COMPACT | JSON_PRESERVE_ORDER) : NULL;
+    json_decref(line);
+    if (!text)
+        return fail(SPECTRA_ENOMEM, "result: out of memory");
+    fprintf(x->json.file, "%s\n", text);
+    fflush(x->json.file);
+    free(text);
+    return SPECTRA_OK;
+}
+
+/* {"avx2": {"1": 108.2, ...}} in GFLOP/s */
+static json_t *fma_json(const bench_run *x, isa best)
+{
+    json_t *all = json_object();
+    for (int i = 0; i <= (int)best; i++) {
+        json_t *row = json_object();
+        for (int t = 0; t < x->threads.count; t++) {
+            char name[24];
+            snprintf(name, sizeof name, "%lld", (long long)x->threads.at[t]);
+            json_object_set_new(
+                row, name, json_real(1e-9 * machine_fma_rate((isa)i, (int)x->threads.at[t], 0.1)));
+        }
+        json_object_set_new(all, registry_isa_name((isa)i), row);
+    }
+    return all;
+}
+
+static json_t *rates_json(const bench_run *x, const double *rate)
+{
+    json_t *row = json_object();
+    for (int t = 0; t < x->threads.count; t++) {
+        char name[24];
+        snprintf(name, sizeof name, "%lld", (long long)x->threads.at[t]);
+        json_object_set_new(row, name, json_real(1e-9 * rate[t]));
+    }
+    return row;
+}
+
+/* Watches the machine for a moment in which this process does nothing. */
+static double others_before(void)
+{
+    machine_watch w;
+    machine_watch_start(&w);
+    const struct timespec moment = {.tv_nsec = 500000000};
+    nanosleep(&moment, NULL);
+    return machine_watch_others(&w);
+}
+
+static spectra_status show_machine(bench_run *x)
+{
+    machine_info m;
+    const double others = others_before();
+    machine_describe(&m);
+    for (int t = 0; t < x->threads.count; t++)
+        TRY(machine_memory_rate((int)x->threads.at[t], &x->read_rate[t], &x->copy_rate[t]));
+    json_t *fma = fma_json(x, m.best);
+    const bool blas = blas_open() == SPECTRA_OK;
+    if (!x->silent) {
+        char *rates = json_dumps(fma, JSON_COMPACT | JSON_REAL_PRECISION(4));
+        printf("%s, %d processors, %s%s; %s\nmultiply-adds, GFLOP/s by threads %s; memory %.1f "
+               "GB/s read, %.1f copied\n",
+               m.cpu, m.processors, registry_isa_name(m.best), m.bf16 ? ", bf16" : "",
+               blas ? blas_config() : "no BLAS", rates ? rates : "", 1e-9 * x->read_rate[0],
+               1e-9 * x->copy_rate[0]);
+        if (others < 0)
+            puts("what others use of the machine cannot be told here, so everything counts as "
+                 "busy\n");
+        else
+            printf("others used %.0f %% of the machine before%s\n\n", 100 * others,
+                   machine_busy(others) ? ": busy" : "");
+        free(rates);
+    }
+    json_t *line = json_pack(
+        "{s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:[I, I, I], s:s, s:b, s:s, s:I, s:o, s:o, s:o, s:o, "
+        "s:b}",
+        "record", "machine", "version", spectra_version(), "cpu", m.cpu, "kernel", m.kernel,
+        "compiler", m.compiler, "processors", m.processors, "memory_bytes",
+        (json_int_t)m.memory_bytes, "cache_bytes", (json_int_t)m.cache_bytes[0],
+        (json_int_t)m.cache_bytes[1], (json_int_t)m.cache_bytes[2], "isa",
+        registry_isa_name(m.best), "bf16", m.bf16, "blas", blas ? blas_config() : "", "time",
+        (json_int_t)time(NULL), "fma_gflops", fma, "read_gbs", rates_json(x, x->read_rate),
+        "copy_gbs", rates_json(x, x->copy_rate), "others", json_real(others), "busy",
+        machine_busy(others));
+    if (x->json.file)
+        return print_line(x, line);
+    json_decref(line);
+    return SPECTRA_OK;
+}
+
+/* ---- a case -----------------------------------------------------------------------------------
+ */
+
+/* Percentages of busy cases are quoted only on demand. */
+static bool quotes(const bench_run *x, const bench_result *r)
+{
+    return r->floor_ns > 0 && (!machine_busy(r->others) || x->args->value[OPT_ALLOW_BUSY].given);
+}
+
+static json_t *case_json(const bench_run *x, const bench_kind *kind, const bench_case *c,
+                         const bench_result *r)
+{
+    const double per_ns = r->count.flops / r->ns;
+    json_t *line = json_pack(
+        "{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:s, s:s, s:b, s:b}", "record",
+        "case", "kind", c->kind, "feat", kind->pairs > 0 ? c->feat : "", "kernel",
+        kind->pairs > 1 ? c->kernel : "", "B", (json_int_t)c->B, "H", (json_int_t)c->H, "N",
+        (json_int_t)c->T, "D", (json_int_t)c->D, "DV", (json_int_t)c->DV, "M", (json_int_t)c->M,
+        "threads", c->threads, "isa", registry_isa_name(r->isa), "precision", "float32", "exact",
+        r->exact, "chain", r->chain);
+    json_t *numbers = json_pack(
+        "{s:I, s:I, s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:s, s:o, s:o, s:b}",
+        "repeats", (json_int_t)r->repeats, "inner", (json_int_t)r->inner, "unit", r->unit, "units",
+        r->units, "ns", r->ns, "ns_p10", r->ns_low, "ns_p90", r->ns_high, "flops", r->count.flops,
+        "exponentials", r->count.exponentials, "bytes", r->count.bytes, "gflops", per_ns,
+        "fma_gflops", 1e-9 * r->fma_rate, "floor_ns", r->floor_ns, "floor",
+        r->memory_bound ? "memory" : "multiply-adds", "share",
+        quotes(x, r) ? json_real(r->floor_ns / r->ns) : json_null(), "others", json_real(r->others),
+        "busy", machine_busy(r->others));
+    json_object_update(line, numbers);
+    json_decref(numbers);
+    if (line && r->more)
+        json_object_update(line, r->more);
+    return line;
+}
+
+static void print_head(const bench_run *x)
+{
+    if (!x->silent)
+        printf("%-24s %-14s %-14s %4s %3s %6s %3s %3s %4s %3s %10s %10s %10s %8s %9s %6s\n", "kind",
+               "feature", "matrix", "B", "H", "N", "D", "DV", "M", "thr", "ns", "10 %", "90 %",
+               "GFLOP/s", "floor ns", "%");
+}
+
+static void print_case(const bench_run *x, const bench_kind *kind, const bench_case *c,
+                       const bench_result *r)
+{
+    char share[16] = "", floor[24] = "-";
+    if (r->floor_ns > 0)
+        snprintf(floor, sizeof floor, "%.2f", r->floor_ns);
+    if (quotes(x, r))
+        snprintf(share, sizeof share, "%.1f", 100 * r->floor_ns / r->ns);
+    printf("%-24s %-14s %-14s %4lld %3lld %6lld %3lld %3lld %4lld %3d %10.2f %10.2f %10.2f %8.1f "
+           "%9s %6s",
+           c->kind, kind->pairs > 0 ? c->feat : "-", kind->pairs > 1 ? c->kernel : "-",
+           (long long)c->B, (long long)c->H, (long long)c->T, (long long)c->D, (long long)c->DV,
+           (long long)c->M, c->threads, r->ns, r->ns_low, r->ns_high, r->count.flops / r->ns, floor,
+           share);
+    if (strcmp(r->unit, "token-head") != 0)
+        printf("  per %s", r->unit);
+    if (r->others < 0)
+        printf("  busy?");
+    else if (machine_busy(r->others))
+        printf("  busy (others %.0f %%)", 100 * r->others);
+    putchar('\n');
+    fflush(stdout);
+}
+
+static spectra_status run_case(bench_run *x, const bench_kind *kind, const bench_case *c, int t)
+{
+    const bench_options o = {.repeat = x->args->value[OPT_REPEAT].integer,
+                             .seconds = x->args->value[OPT_SECONDS].real,
+                             .memory_rate = fmax(x->read_rate[t], x->copy_rate[t])};
+    bench_result r = {.isa = registry_isa()};
+    TRY(kind->measure(kind, c, &o, &r));
+    x->cases++;
+    if (machine_busy(r.others)) {
+        x->busy++;
+        x->most = fmax(x->most, r.others);
+    }
+    if (!x->silent)
+        print_case(x, kind, c, &r);
+    spectra_status status = x->json.file ? print_line(x, case_json(x, kind, c, &r)) : SPECTRA_OK;
+    json_decref(r.more);
+    return status;
+}
+
+/* A kind that does not depend on the pair, or on its matrix, is measured once. */
+static spectra_status run_pair(bench_run *x, bench_case *c, int f, int m)
+{
+    const char *why = NULL;
+    for (int k = 0; k < x->kinds; k++) {
+        const bench_kind *kind = x->kind[k];
+        if ((kind->pairs < 2 && m > 0) || (kind->pairs < 1 && f > 0))
+            continue;
+        if (!bench_applies(kind, x->feature[f], x->matrix[m], &why)) {
+            fprintf(stderr, "%s of %s x %s is left out: %s\n", kind->name, x->feature[f]->name,
+                    x->matrix[m]->name, why);
+            x->left_out++;
+            continue;
+        }
+        c->kind = kind->name;
+        for (int t = 0; t < x->threads.count; t++) {
+            c->threads = (int)x->threads.at[t];
+            TRY(run_case(x, kind, c, t));
+        }
+    }
+    return SPECTRA_OK;
+}
+
+static spectra_status run_shape(bench_run *x, bench_case *c)
+{
+    for (int f = 0; f < x->features; f++)
+        for (int m = 0; m < x->matrices; m++) {
+            c->feat = x->feature[f]->name;
+            c->kernel = x->matrix[m]->name;
+            TRY(run_pair(x, c, f, m));
+        }
+    return SPECTRA_OK;
+}
+
+static spectra_status run_shapes(bench_run *x)
+{
+    const int_list *lists[] = {&x->B, &x->H, &x->T, &x->D, &x->DV, &x->M};
+    int64_t all = 1;
+    for (int i = 0; i < 6; i++)
+        all *= lists[i]->count;
+    for (int64_t n = 0; n < all; n++) {
+        int64_t size[6], rest = n;
+        for (int i = 5; i >= 0; i--) {
+            size[i] = lists[i]->at[rest % lists[i]->count];
+            rest /= lists[i]->count;
+        }
+        bench_case c = {.B = size[0],
+                        .H = size[1],
+                        .T = size[2],
+                        .D = size[3],
+                        .DV = size[4] ? size[4] : size[3],
+                        .M = size[5],
+                        .task = x->args->value[OPT_BENCH_TASK].text};
+        TRY(run_shape(x, &c));
+    }
+    return SPECTRA_OK;
+}
+
+/* ---- all of it --------------------------------------------------------------------------------
+ */
+
+static spectra_status bench_all(bench_run *x)
+{
+    const cli_value *file = &x->args->value[OPT_JSON_FILE];
+    limit_isa(x->args);
+    TRY(choose_features(x));
+    TRY(choose_matrices(x));
+    TRY(choose_kinds(x));
+    TRY(choose_sizes(x));
+    x->silent = strcmp(file->text, "-") == 0;
+    if (x->silent)
+        x->json.file = stdout;
+    else if (file->given)
+        TRY(outfile_open(file->text, &x->json));
+    TRY(show_machine(x));
+    print_head(x);
+    TRY(run_shapes(x));
+    if (x->cases == 0)
+        return fail(SPECTRA_EUNSUPPORTED, "nothing to measure: all %d cases were left out",
+                    x->left_out);
+    if (file->given && !x->silent)
+        TRY(outfile_commit(&x->json));
+    if (x->busy > 0 && !x->args->value[OPT_ALLOW_BUSY].given)
+        return fail(SPECTRA_EBUSY,
+                    "%d of %d cases were measured while others used the machine (up to %.0f %% of "
+                    "its processors, allowed are %.0f %%): no percentages of those; --allow-busy "
+                    "quotes them, marked",
+                    x->busy, x->cases, 100 * x->most, 100 * machine_busy_share);
+    return SPECTRA_OK;
+}
+
+spectra_status cli_bench(const cli_args *a)
+{
+    bench_run x = {.args = a};
+    spectra_status status = bench_all(&x);
+    if (x.json.file && !x.silent)
+        outfile_abort(&x.json);
+    return status;
+}
+
+void cli_bench_kinds(void)
+{
+    puts("\nkinds");
+    for (const bench_kind *k = bench_kinds; k->name; k++)
+        printf("  %-22s %s%s%s%s\n", k->name, k->doc, k->group ? " (" : "",
+               k->group ? k->group : "", k->group ? ")" : "");
+}

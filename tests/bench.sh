@@ -1,0 +1,106 @@
+#!/bin/sh
+# spectraformer bench from outside: records, busy machines, and what the scripts of bench/ make of records.
+# A line a check; ends with "N passed, N failed".
+
+. "$(dirname "$0")/checks.sh"
+
+tree=$OLDPWD
+export SPECTRA_CACHE_DIR="$work/cache" SPECTRA_JIT=never # what was built ahead will do
+small="--b 1 --h 2 --n 96 --repeat 3 --seconds 0.05 --allow-busy"
+
+cat >records.lua <<'LUA'
+-- lua records.lua TREE FILE CHUNK: runs the chunk with `records`, all of the file; it must return true
+package.path = arg[1] .. "/bench/?.lua"
+local records = require("json").need(arg[2])
+local machine, cases = records[1], table.move(records, 2, #records, 1, {})
+os.exit(load(arg[3], "=chunk", "t", { m = machine, c = cases, ipairs = ipairs, type = type })() and true or false)
+LUA
+records() { lua5.4 records.lua "$tree" "$@"; }
+
+# shellcheck disable=SC2086
+{
+    is "shapes x threads x kinds" "$bin" bench $small --n 64,96 --threads 1,2 --json all.jsonl \
+        --kinds forward,backward,causal,causal_backward,step,softmax,softmax_backward
+    is "the first record is of the machine" records all.jsonl '
+        return m.record == "machine" and m.processors >= 1 and m.fma_gflops[m.isa]["1"] > 0 and m.read_gbs["2"] > 0 and
+            type(m.busy) == "boolean" and type(m.others) == "number"'
+    is "then one a case" records all.jsonl '
+        local ok = #c == 2 * 2 * 7
+        for _, r in ipairs(c) do
+            ok = ok and r.record == "case" and r.repeats >= 3 and r.ns_p10 <= r.ns and r.ns <= r.ns_p90 and r.ns > 0 and
+                r.flops > 0 and r.floor_ns > 0 and r.fma_gflops > 0 and r.share > 0
+        end
+        return ok'
+    is "floors are those of the mathematics" records all.jsonl '
+        local f, b = c[1], c[3]
+        return f.flops == 4 * 32 * 128 + 4 * 128 * 32 + 3 * 128 and b.flops == 2 * f.flops and f.exponentials == 256 and
+            f.bytes == 512 and b.bytes == 1024'
+    is "kernels and row operators alone" "$bin" bench $small --features posrf,trigrf --kinds kernels,rows --threads 1 \
+        --json kernels.jsonl
+    is "each of them, those of the matrix twice" records kernels.jsonl 'return #c == 2 * 14 + 11'
+    is "every component function" sh -c "'$bin' bench $small --features all --threads 1 --json - >features.jsonl"
+    is "a training step" "$bin" bench $small --kinds training --task lra-listops --json step.jsonl --threads 1
+    is "its memory adds up" records step.jsonl '
+        local sum, r = 0, c[1]
+        for _, x in ipairs { "parameters", "gradients", "optimiser'"'"'s moments" } do sum = sum + r.buffers[x] end
+        return sum == 4 * 4 * r.parameters and r.peak_bytes > sum and r.outside_over_attention > 0 and
+            r.attention_ms < r.step_ms and r.unit == "sequence"'
+    is "the best instructions are a limit" "$bin" bench $small --target portable --json portable.jsonl
+    is "and are recorded" records portable.jsonl 'return c[1].isa == "portable" and m.isa == "portable"'
+    is "what cannot go together is said" sh -c "
+        '$bin' bench $small --features sderf,posrf --kinds causal 2>left.err | grep -q '^causal  *posrf' &&
+            grep -q 'causal of sderf x gaus is left out: its linear map' left.err"
+    is "nothing to measure -> 1" sh -c "'$bin' bench $small --features poisrf --kernels sorf 2>none.err >/dev/null
+        [ \$? -eq 1 ] && grep -q 'nothing to measure' none.err"
+    is "a kernel from scratch" env SPECTRA_JIT=auto "$bin" bench $small --kinds compile --features posrf --json compile.jsonl
+    is "its record" records compile.jsonl 'return c[1].unit == "kernel" and c[1].ns > 1e7 and c[1].share == nil'
+    SPECTRA_JIT=auto "$bin" bench $small --kinds compile --features posrf >/dev/null 2>again.err
+    verdict $(($? == 2 ? 0 : 1)) "which is not cold again" "$(cat again.err)"
+}
+
+# ---- others use the machine -----------------------------------------------------------------------
+
+processors=$(nproc)
+pids=
+i=0
+while [ $i -lt "$processors" ]; do
+    (while :; do :; done) &
+    pids="$pids $!"
+    i=$((i + 1))
+done
+"$bin" bench --b 1 --n 96 --repeat 3 --seconds 0.3 --threads 1 --json busy.jsonl >busy.out 2>busy.err
+code=$?
+"$bin" bench --b 1 --n 96 --repeat 3 --seconds 0.3 --threads 1 --json marked.jsonl --allow-busy >marked.out 2>marked.err
+marked=$?
+# shellcheck disable=SC2086
+kill $pids
+verdict $((code == 4 ? 0 : 1)) "a busy machine -> 4" "exit $code: $(cat busy.err)"
+is "it says so" grep -q '2 of 2 cases were measured while others used the machine' busy.err
+is "cases are marked" sh -c '[ "$(grep -c "busy (others" busy.out)" -eq 2 ]'
+is "and have no percentage" records busy.jsonl 'return c[1].busy and c[1].others > 0.05 and not c[1].share and c[1].ns > 0'
+verdict $((marked == 0 ? 0 : 1)) "--allow-busy -> 0" "exit $marked: $(cat marked.err)"
+is "with percentages, marked" records marked.jsonl 'return c[1].busy and c[1].share > 0'
+
+# ---- what is made of records ----------------------------------------------------------------------
+
+compare="$tree/bench/compare"
+is "compare" sh -c "'$compare' all.jsonl all.jsonl | grep -q '28 cases, B is 1.000 times as fast'"
+sed 's/"processors":[0-9]*/"processors":999/' all.jsonl >other.jsonl
+is "of other machines" sh -c "! '$compare' all.jsonl other.jsonl 2>other.err && grep -q 'another machine' other.err"
+is "when told" "$compare" all.jsonl other.jsonl --any-machine
+is "no case in common" sh -c "! '$compare' all.jsonl step.jsonl 2>common.err && grep -q 'no case in common' common.err"
+echo '{"record": "case", "ns": }' >broken.jsonl
+is "broken lines are named" sh -c "! '$compare' all.jsonl broken.jsonl 2>broken.err && grep -q 'broken.jsonl:1' broken.err"
+is "a table of targets" sh -c "lua5.4 '$tree/bench/table.lua' all.jsonl >table.txt &&
+    [ \"\$(grep -c -e 'not measured (' -e 'pass' -e 'falls short' table.txt)\" -eq 14 ]"
+printf 'a\n<!-- bench: make readme-bench -->\nsomething stale\n<!-- end of bench -->\nz\n' >readme.md
+is "the README's table" sh -c "lua5.4 '$tree/bench/table.lua' --readme readme.md all.jsonl && grep -q '^| ' readme.md &&
+    [ \"\$(head -1 readme.md)\" = a ] && [ \"\$(tail -1 readme.md)\" = z ] && ! grep -q stale readme.md"
+is "is checked" lua5.4 "$tree/bench/table.lua" --check readme.md all.jsonl
+sed -i 's/^| posrf x gaus forward.*/| posrf x gaus forward | 99 % | | pass |/' readme.md
+is "typed figures are found" sh -c "! lua5.4 '$tree/bench/table.lua' --check readme.md all.jsonl 2>/dev/null"
+is "a picture" sh -c "lua5.4 '$tree/bench/roofline.lua' all.jsonl >roof.svg && head -1 roof.svg | grep -q '^<svg' &&
+    tail -1 roof.svg | grep -q '</svg>' && [ \"\$(grep -c '<circle' roof.svg)\" -gt 4 ]"
+
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]
