@@ -14,6 +14,7 @@ TEST_WITH_test_emulator_text := emulated attend oracle
 TEST_WITH_test_causal := oracle attend
 TEST_WITH_test_decode := oracle attend
 TEST_WITH_test_learned := oracle attend
+TEST_WITH_test_maps_device := device_case oracle attend
 TEST_WITH_test_model := model_oracle
 TEST_WITH_test_model_kernels := checked emulated
 TEST_WITH_test_model_journal := checked emulated
