@@ -415,17 +415,16 @@ local function products_floats(D)
   return math.max((D > 64 and 2 or 1) * 64 * tile, 256 // threads * tile * tile)
 end
 
--- How attn_maps is launched: a warp a pair of rows, as far as that helps; its matrices are in shared memory
--- where a block has so much.
+-- How attn_maps is launched: eight threads a pair of rows, as far as a block has so many; its matrices are in
+-- shared memory where there is room.
 local function maps_launch(spec, D, class)
   local mean = spec.linear == "geometric_mean" and 1 or 0
+  local threads = math.min(math.max(64, up(8 * ((D + 1) // 2), 32)), 512)
   local small = (16 + #spec.vectors) * D + 32
-  local all = 4 * ((2 + mean) * D * (D | 1) + small)
-  local warps = 4
-  while warps < 16 and 2 * warps < D do warps = 2 * warps end
+  local all = 4 * ((2 + mean) * D * (up(D - 8, 32) + 8) + small)
   local inside = all <= class.block
-  return { threads = 32 * warps, shared = inside and all or 4 * small },
-    { { "MAP_THREADS", 32 * warps }, { "MEAN", mean }, { "IN_SHARED", inside and 1 or 0 } }
+  return { threads = threads, shared = inside and all or 4 * small },
+    { { "MAP_THREADS", threads }, { "MEAN", mean }, { "IN_SHARED", inside and 1 or 0 } }
 end
 
 -- The same of the kernels that make parameters.

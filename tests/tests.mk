@@ -130,7 +130,7 @@ run-tests: test-programs
 	    $(foreach t,$(notdir $(ALONE_BIN)),'$(t)=$(B)/tests/$(t)') \
 	    $(foreach t,$(ASAN_NAMES) $(GRADIENT_NAMES),'asan-$(t)=build/asan/tests/$(t)') \
 	    'device=FAKE=$(FAKE) OBJECTS=$(O) LUA=$(LUA) LIBS="$(LDLIBS)" sh tests/device.sh' \
-	    $(foreach t,test_device test_device_kernels test_model_device,'fake-$(t)=LD_LIBRARY_PATH=$(FAKE) $(B)/tests/$(t) cuda') \
+	    $(foreach t,test_device test_device_kernels test_maps_device test_model_device,'fake-$(t)=LD_LIBRARY_PATH=$(FAKE) $(B)/tests/$(t) cuda') \
 	    'golden=sh tests/golden.sh $(B)/tests/golden' \
 	    'golden-emu=sh tests/golden.sh $(B)/tests/golden --device emu' \
 	    'asan-golden=sh tests/golden.sh build/asan/tests/golden' \

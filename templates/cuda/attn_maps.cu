@@ -15,10 +15,11 @@
 
 enum {
     WARPS = MAP_THREADS / 32,
-    PER = (CD + 31) / 32, /* numbers of a row a lane has */
+    TEAM = 8, /* lanes that rotate two rows */
     PLAYERS = CD + CD % 2,
     MOST_SWEEPS = 20,
-    LD = IN_SHARED ? CD | 1 : CD,
+    /* rows of neighbouring teams lie in different banks */
+    LD = IN_SHARED ? (CD + 23) / 32 * 32 + TEAM : CD,
     MATRIX = CD * LD,
     AT_SMALL = IN_SHARED ? (2 + MEAN) * MATRIX : 0,
     AT_END = AT_SMALL + (16 + NV) * CD + 32
@@ -72,8 +73,8 @@ DEVICE float trace_of(const float *products)
     return warp_sum(sum);
 }
 
-/* u (upper triangle) with u'u = (M + extra I) scale; no pivot is below extra * scale, as M has no
- * negative eigenvalue. */
+/* u (upper triangle, zeros below) with u'u = (M + extra I) scale; no pivot is below extra * scale, as M
+ * has no negative eigenvalue. */
 DEVICE void triangle(const float *products, float extra, float scale, float *u)
 {
     for (int e = THREAD; e < CD * CD; e += THREADS) {
@@ -101,37 +102,37 @@ DEVICE void triangle(const float *products, float extra, float scale, float *u)
 
 /* ---- rotations ---- */
 
-/* Rows p and q of x: p - s q, q + s p, lengths kept; s and c of the angle, h = s / (1 + c). */
+DEVICE float team_sum(float x)
+{
+    for (int lanes = TEAM / 2; lanes > 0; lanes /= 2)
+        x += warp_shuffle_xor(x, lanes);
+    return x;
+}
+
+/* p - s q and q + s p, of the same lengths: s and c of an angle, h = s / (1 + c). */
 DEVICE void rotate(float *p, float *q, float s, float h)
 {
-    UNROLL
-    for (int i = 0; i < PER; i++) {
-        const int j = THREAD % 32 + 32 * i;
-        if (j < CD) {
-            const float a = work_load(p + j), b = work_load(q + j);
-            work_store(p + j, multiply_add(-s, multiply_add(h, a, b), a));
-            work_store(q + j, multiply_add(s, multiply_add(-h, b, a), b));
-        }
+    for (int j = THREAD % TEAM; j < CD; j += TEAM) {
+        const float a = work_load(p + j), b = work_load(q + j);
+        work_store(p + j, multiply_add(-s, multiply_add(h, a, b), a));
+        work_store(q + j, multiply_add(s, multiply_add(-h, b, a), b));
     }
 }
 
-/* Makes rows p and q of f orthogonal, by one warp; 0 where they are. */
-DEVICE int rotate_pair(float *f, float *g, int p, int q)
+/* Makes rows p and q of f orthogonal, by a team; 0 where they are, or where `there` is 0. All lanes of a
+ * warp call it together. */
+DEVICE int rotate_pair(float *f, float *g, int p, int q, int there)
 {
     float aa = 0, bb = 0, ab = 0;
-    UNROLL
-    for (int i = 0; i < PER; i++) {
-        const int j = THREAD % 32 + 32 * i;
-        if (j < CD) {
-            const float a = work_load(f + p * LD + j), b = work_load(f + q * LD + j);
-            aa = multiply_add(a, a, aa);
-            bb = multiply_add(b, b, bb);
-            ab = multiply_add(a, b, ab);
-        }
+    for (int j = THREAD % TEAM; j < CD && there; j += TEAM) {
+        const float a = work_load(f + p * LD + j), b = work_load(f + q * LD + j);
+        aa = multiply_add(a, a, aa);
+        bb = multiply_add(b, b, bb);
+        ab = multiply_add(a, b, ab);
     }
-    aa = warp_sum(aa);
-    bb = warp_sum(bb);
-    ab = warp_sum(ab);
+    aa = team_sum(aa);
+    bb = team_sum(bb);
+    ab = team_sum(ab);
     if (!(fabsf(ab) > 4e-7f * sqrtf(aa) * sqrtf(bb)))
         return 0;
     const float zeta = (bb - aa) / (2 * ab);
@@ -145,18 +146,19 @@ DEVICE int rotate_pair(float *f, float *g, int p, int q)
 /* Sweeps of all pairs, in rounds where no row is in two of them, until one has nothing to do. */
 DEVICE void orthogonal_rows(float *f, float *g, float *turned)
 {
-    const int warp = THREAD / 32;
+    const int warp = THREAD / 32, team = THREAD % 32 / TEAM;
     for (int sweep = 0; sweep < MOST_SWEEPS; sweep++) {
         int any = 0;
         for (int round = 0; round < PLAYERS - 1; round++) {
-            for (int k = warp; k < PLAYERS / 2; k += WARPS) {
+            for (int first = 32 / TEAM * warp; first < PLAYERS / 2; first += 32 / TEAM * WARPS) {
+                const int k = first + team;
                 const int p = k == 0 ? PLAYERS - 1 : (round + k) % (PLAYERS - 1);
                 const int q = (round + PLAYERS - 1 - k) % (PLAYERS - 1);
-                if (p < CD)
-                    any |= rotate_pair(f, g, p, q);
+                any |= rotate_pair(f, g, p, q, k < PLAYERS / 2 && p < CD);
             }
             block_sync();
         }
+        any = warp_any(any);
         if (THREAD % 32 == 0)
             shared_store(turned + warp, (float)any);
         block_sync();
@@ -223,6 +225,7 @@ DEVICE void write_maps(const float *f, const float *g, const float *u, const flo
         float x = work_load(g + i * LD + j);
         if (MEAN) {
             x = 0;
+            UNROLL_TWICE
             for (int l = 0; l <= j; l++)
                 x = multiply_add(work_load(f + i * LD + l), work_load(u + l * LD + j), x);
         }
@@ -266,7 +269,7 @@ DEVICE void map_moments(const params_cuda_args *a, int64_t head, const float *li
     }
 }
 
-/* F, G and, for the mean, u = L_x'; what R_q is to be stretched by. */
+/* F, G and, for the mean, u = L_x' with L_x below the diagonal; what R_q is to be stretched by. */
 DEVICE float set_up(const params_cuda_args *a, int64_t head, const float *m, float x_trace, float y_trace,
                     float *f, float *g, float *u)
 {
@@ -288,11 +291,16 @@ DEVICE float set_up(const params_cuda_args *a, int64_t head, const float *m, flo
     const float x_all = x_trace + CD * x_extra, y_all = y_trace + CD * y_extra;
     triangle(x, x_extra, 1 / x_all, u);
     triangle(y, y_extra, 1 / y_all, g);
+    for (int e = THREAD; e < CD * CD; e += THREADS)
+        if (e / CD > e % CD)
+            work_store(u + e / CD * LD + e % CD, work_load(u + e % CD * LD + e / CD));
+    block_sync();
     for (int e = THREAD; e < CD * CD; e += THREADS) {
         const int i = e / CD, j = e % CD;
         float sum = 0;
+        UNROLL_TWICE
         for (int l = i < j ? j : i; l < CD; l++)
-            sum = multiply_add(work_load(g + i * LD + l), work_load(u + j * LD + l), sum);
+            sum = multiply_add(work_load(g + i * LD + l), work_load(u + l * LD + j), sum);
         work_store(f + i * LD + j, sum);
     }
     block_sync();
