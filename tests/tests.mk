@@ -84,7 +84,7 @@ $(B)/tests/cuda_resources: $(O)/tests/cuda_resources.o $(O)/tests/nvrtc_load.o
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) $^ -ldl -o $@
 
-CUDA_PTX_O := $(patsubst %,$(O)/tests/%.o,cuda_ptx cuda_ptx_run cuda_ptx_check cuda_case nvrtc_load attend oracle)
+CUDA_PTX_O := $(patsubst %,$(O)/tests/%.o,cuda_ptx cuda_ptx_run cuda_ptx_check cuda_ptx_maps cuda_case nvrtc_load attend oracle)
 $(CUDA_PTX_O): tests/cuda_case.h tests/cuda_ptx.h tests/nvrtc.h
 $(B)/tests/cuda_ptx: $(CUDA_PTX_O) $(B)/libspectraformer.a
 	@mkdir -p $(@D)

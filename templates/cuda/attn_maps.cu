@@ -163,6 +163,7 @@ DEVICE void orthogonal_rows(float *f, float *g, float *turned)
             shared_store(turned + warp, (float)any);
         block_sync();
         float sum = 0;
+        NO_UNROLL /* else whole vectors are read, beyond the last warp */
         for (int i = 0; i < WARPS; i++)
             sum += shared_load(turned + i);
         block_sync();

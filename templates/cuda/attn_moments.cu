@@ -31,7 +31,7 @@ KERNEL(attn_moments, params_cuda_args, MOMENT_THREADS, 1)
         float value[GROUP];
         if (tokens.mask && !global_load_byte(tokens.mask + t))
             continue;
-        load_group(&args, tokens.x, tokens.first + t * tokens.x->stride_t + group, value);
+        load_group(&args, &tokens, t, group, value);
         count += 1;
         UNROLL
         for (int i = 0; i < GROUP; i++) {
@@ -61,6 +61,7 @@ KERNEL(attn_moments, params_cuda_args, MOMENT_THREADS, 1)
     }
     if (THREAD == 0) {
         float sum = 0;
+        NO_UNROLL /* else whole vectors are read, beyond the last count */
         for (int l = 0; l < LINES; l++)
             sum += shared_load(counts + l);
         global_store(part + SUMS * CD, sum);

@@ -34,7 +34,7 @@ DEVICE void load_stage(const params_cuda_args *a, const moment_tokens *tokens, i
         for (int k = 0; k < GROUP; k++)
             value[k] = 0;
         if (there)
-            load_group(a, tokens->x, tokens->first + token * tokens->x->stride_t + column + j, value);
+            load_group(a, tokens, token, column + j, value);
         UNROLL
         for (int k = 0; k < GROUP; k++)
             shared_store(stage + i * GROUP + k, value[k]);

@@ -14,12 +14,12 @@ DEVICE float add_sum(int k, float a, float b)
     return k == SUM_HIGH ? real_max(a, b) : a + b;
 }
 
-/* The tokens from .. to - 1 of one side of a head: rows of x, `first` elements behind its start, and
+/* The tokens from .. to - 1 of one side of a head: rows `first` elements behind `data`, `stride` apart, and
  * their mask, NULL: all count. */
 typedef struct moment_tokens {
-    const cuda_rows *x;
+    const void *data;
     const byte *mask;
-    int64_t first, from, to;
+    int64_t first, stride, from, to;
 } moment_tokens;
 
 /* Those of split `split` of `splits`; side 0 = queries, 1 = keys. */
@@ -31,27 +31,30 @@ DEVICE moment_tokens split_tokens(const params_cuda_args *a, int side, int64_t h
     const byte *mask = side ? a->k_mask : a->q_mask;
     const int64_t n = len ? len[b] : padded, each = (n + splits - 1) / splits;
     moment_tokens t;
-    t.x = side ? &a->k : &a->q;
+    t.data = side ? a->k.data : a->q.data;
+    t.stride = side ? a->k.stride_t : a->q.stride_t;
     t.mask = mask ? mask + (begin ? begin[b] : b * padded) : mask;
-    t.first = (begin ? begin[b] * t.x->stride_t : b * t.x->stride_b) + h * t.x->stride_h;
+    t.first = (begin ? begin[b] * t.stride : b * (side ? a->k.stride_b : a->q.stride_b)) +
+              h * (side ? a->k.stride_h : a->q.stride_h);
     t.from = split * each;
     t.to = t.from + each < n ? t.from + each : n;
     return t;
 }
 
-/* GROUP coordinates of a token, scaled. */
-DEVICE void load_group(const params_cuda_args *a, const cuda_rows *x, int64_t at, float *value)
+/* GROUP coordinates of token t from j on, scaled. */
+DEVICE void load_group(const params_cuda_args *a, const moment_tokens *tokens, int64_t t, int j, float *value)
 {
+    const int64_t at = tokens->first + t * tokens->stride + j;
     if (BF16) {
-        value[0] = from_bf16(global_load_half((const byte *)x->data + 2 * at));
+        value[0] = from_bf16(global_load_half((const byte *)tokens->data + 2 * at));
     } else if (GROUP == 4) {
-        const float4 four = global_load4((const float *)x->data + at);
+        const float4 four = global_load4((const float *)tokens->data + at);
         value[0] = four.x;
         value[1] = four.y;
         value[2] = four.z;
         value[GROUP - 1] = four.w;
     } else {
-        value[0] = global_load((const float *)x->data + at);
+        value[0] = global_load((const float *)tokens->data + at);
     }
     UNROLL
     for (int i = 0; i < GROUP; i++)
