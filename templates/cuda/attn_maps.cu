@@ -216,9 +216,42 @@ DEVICE void scale_rows(const float *f, const float *g, float stretch, int finite
     block_sync();
 }
 
+/* R_k (1 + E) in the place of R_k, where E = 1 - R_q' R_k comes from rounding and goes to e: what is left
+ * is E^2. */
+DEVICE void make_inverse(const float *rq, float *rk, float *e)
+{
+    enum { PER = (CD + 31) / 32 };
+    for (int at = THREAD; at < CD * CD; at += THREADS) {
+        const int i = at / CD, j = at % CD;
+        float sum = i == j;
+        UNROLL_TWICE
+        for (int l = 0; l < CD; l++)
+            sum = multiply_add(-global_load(rq + l * CD + i), global_load(rk + l * CD + j), sum);
+        work_store(e + i * LD + j, sum);
+    }
+    block_sync();
+    for (int i = THREAD / 32; i < CD; i += WARPS) {
+        float sum[PER];
+        UNROLL
+        for (int n = 0; n < PER; n++) {
+            const int j = THREAD % 32 + 32 * n;
+            sum[n] = j < CD ? global_load(rk + i * CD + j) : 0;
+            UNROLL_TWICE
+            for (int l = 0; l < CD && j < CD; l++)
+                sum[n] = multiply_add(global_load(rk + i * CD + l), work_load(e + l * LD + j), sum[n]);
+        }
+        warp_sync();
+        UNROLL
+        for (int n = 0; n < PER; n++)
+            if (THREAD % 32 + 32 * n < CD)
+                global_store(rk + i * CD + THREAD % 32 + 32 * n, sum[n]);
+    }
+    block_sync();
+}
+
 /* R_q transposed, R_q, and the same of R_k, (4, D, D): F lies in the place of the first, L_x' of the second,
  * G of the third where they are not in shared memory, so what comes first is made last. */
-DEVICE void write_maps(const float *f, const float *g, const float *u, const float *q, const float *k,
+DEVICE void write_maps(const float *f, float *g, const float *u, const float *q, const float *k,
                        const float *order, float *linear)
 {
     for (int e = THREAD; e < CD * CD; e += THREADS) {
@@ -239,6 +272,8 @@ DEVICE void write_maps(const float *f, const float *g, const float *u, const flo
         global_store(linear + e, work_load(g + m * LD + j) * shared_load(q + m));
     }
     block_sync();
+    if (MEAN)
+        make_inverse(linear + CD * CD, linear + 3 * CD * CD, g);
     for (int e = THREAD; e < CD * CD; e += THREADS)
         global_store(linear + 2 * CD * CD + e, global_load(linear + (3 * CD + e % CD) * CD + e / CD));
 }
