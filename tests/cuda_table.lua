@@ -52,8 +52,8 @@ end
 -- Rows with everything but what the compiler says; texts are written to the folder as <hash>.cu.
 local function rows_wanted()
   local rows = {}
-  local function add(spec, kernel, maker)
-    for _, kind in ipairs(TYPES) do
+  local function add(spec, kernel, maker, types)
+    for _, kind in ipairs(types) do
       for _, arch in ipairs(archs_of(spec, kind)) do
         local options = { dtype = kind.dtype, precision = kind.precision,
           arch = math.tointeger(arch:match("%d+")) }
@@ -70,8 +70,10 @@ local function rows_wanted()
     end
   end
   for _, spec in ipairs(emit.load_all("feature")) do
-    for _, kernel in ipairs(KERNELS) do add(spec, kernel, target_cuda.attention) end
-    for _, kernel in ipairs(spec.linear and MAPS or {}) do add(spec, kernel, target_cuda.params) end
+    for _, kernel in ipairs(KERNELS) do add(spec, kernel, target_cuda.attention, TYPES) end
+    for _, kernel in ipairs(spec.linear and MAPS or {}) do
+      add(spec, kernel, target_cuda.params, { TYPES[1] })
+    end
   end
   return rows
 end
