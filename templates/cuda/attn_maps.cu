@@ -5,8 +5,8 @@
  *     eigenvectors  F = mean (x + y)(x + y)', G = I: rows of G are the eigenvectors, |F_i| the eigenvalues;
  *     mean          F = L_y' L_x, G = L_y' with M = L L' of both sides: with s = |F_i|
  *                   R_q = s^-1/2 G, R_k = s^-3/2 F L_x', so R_q' R_k = I, R_q M_x R_q' = R_k M_y R_k'.
- * Squares of eigenvalues are nowhere formed, so float is enough. The matrices are in shared memory where
- * it has room, else where the result will be. */
+ * No product of the two sides' moments is formed, so float is enough. The matrices are in shared memory
+ * where it has room, else where the result will be. */
 #include "stub.cuh"
 
 #include "params.cuh"
