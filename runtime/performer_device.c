@@ -99,7 +99,7 @@ cuda_layout cuda_layout_of(const performer_device *pd, const attention_device_pr
     l.splits = splits(pd, &(jit_cuda_plan){.blocks = 2, .tile = 128}, 2 * l.heads,
                       p->T > p->S ? p->T : p->S);
     l.at_moments = at, at += cuda_whole(l.splits * 2 * l.heads * (5 * plan->D + 1));
-    const int64_t tiles = cuda_product_tiles(att);
+    const int64_t tiles = pd->plan[PRODUCTS_OF].row_blocks; /* of a side's; 0: no linear map */
     if (tiles > 0) {
         l.product_splits = splits(pd, &(jit_cuda_plan){.blocks = 2, .tile = 64},
                                   2 * l.heads * tiles, p->T > p->S ? p->T : p->S);

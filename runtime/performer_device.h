@@ -121,8 +121,6 @@ bool cuda_kernel_wanted(const performer_device *pd, cuda_kernel kernel);
 spectra_status cuda_host_room(performer_device *pd, int64_t floats);
 /* After given parameters or the draw changed. */
 spectra_status cuda_given_update(performer_device *pd);
-/* Tiles of a head's second moments, of one side; 0: it has no linear map. */
-int64_t cuda_product_tiles(const spectra_attention *att);
 /* Fills the parameters in `saved`. */
 spectra_status cuda_params_prepare(performer_device *pd, const attention_device_problem *x,
                                    const cuda_layout *l, const attention_device_views *views,

@@ -28,13 +28,6 @@ bool cuda_counts(const spectra_attention *att)
     return att->feature->counts != COUNTS_NONE && !att->counts_given;
 }
 
-/* Tiles of a matrix (D, D) as attn_products has them: on the diagonal or above it. */
-int64_t cuda_product_tiles(const spectra_attention *att)
-{
-    const int64_t n = (att->plan.D + 63) / 64;
-    return has_maps(att) ? n * (n + 1) / 2 : 0;
-}
-
 bool cuda_kernel_wanted(const performer_device *pd, cuda_kernel kernel)
 {
     const spectra_attention *att = pd->att;
@@ -155,8 +148,7 @@ static unsigned given_bits(const spectra_attention *att)
     return bits;
 }
 
-/* Moments, products, maps or parameters, counts: at most three launches, or a copy of what was
- * given. */
+/* Moments, products and maps or parameters, counts; or a copy of what was given. */
 static spectra_status device_prepare(performer_device *pd, const cuda_layout *l,
                                      const params_cuda_args *args)
 {
@@ -165,7 +157,7 @@ static spectra_status device_prepare(performer_device *pd, const cuda_layout *l,
         TRY(cuda_launch(pd, MOMENTS_OF, l->splits, l->heads, 2, args, sizeof *args));
     if (pd->kernel[MAPS_OF]) {
         TRY(cuda_launch(pd, PRODUCTS_OF, l->product_splits, l->heads,
-                        2 * cuda_product_tiles(pd->att), args, sizeof *args));
+                        2 * pd->plan[PRODUCTS_OF].row_blocks, args, sizeof *args));
         TRY(cuda_launch(pd, MAPS_OF, l->heads, 1, 1, args, sizeof *args));
     } else if (pd->kernel[PARAMS_OF]) {
         TRY(cuda_launch(pd, PARAMS_OF, l->heads, 1, 1, args, sizeof *args));
