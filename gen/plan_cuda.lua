@@ -431,7 +431,7 @@ end
 function M.params_kernel(name, spec, sizes, options)
   local bf16, D, list = options.dtype == "bf16", sizes.D, {}
   local group = D % 4 == 0 and not bf16 and 4 or 1
-  local lines, tiles = 256 // (D // group), (D + 63) // 64
+  local lines, side = 256 // (D // group), (D + 63) // 64
   local launch
   if name == "attn_maps" then
     launch, list = maps_launch(spec, D, M.class(options.arch or 80))
@@ -440,7 +440,8 @@ function M.params_kernel(name, spec, sizes, options)
       attn_moments = { threads = 256, shared = 4 * lines * (5 * D + 1) },
       attn_params = { threads = 32, shared = 4 * D * (8 + #spec.vectors) },
       attn_counts = { threads = 128, shared = 0 },
-      attn_products = { threads = 256, shared = 4 * products_floats(D), row_blocks = tiles * (tiles + 1) // 2 },
+      attn_products = { threads = 256, shared = 4 * products_floats(D),
+        row_blocks = side * (side + 1) // 2 }, -- tiles on the diagonal or above it
     })[name]
   end
   return { { "BF16", bf16 and 1 or 0 }, { "SHARED_BYTES", launch.shared }, table.unpack(list) }, launch
