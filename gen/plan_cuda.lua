@@ -49,7 +49,7 @@ local FIRST_CLUSTERS, CLUSTER = 90, 8 -- compute capability times 10; blocks a c
 local one_launch = { attn_keys = "attn_cluster", attn_queries_bwd = "attn_cluster_bwd" }
 
 -- Those that make data-dependent parameters, before the others.
-M.params = { "attn_moments", "attn_params", "attn_counts" }
+M.params = { "attn_moments", "attn_params", "attn_counts", "attn_products", "attn_maps" }
 
 -- Those without a choice of sizes: no shared memory, threads that share out what there is.
 M.plain = { "attn_learned" }
@@ -408,17 +408,43 @@ function M.kernel(name, spec, sizes, options)
   return list, launch
 end
 
+-- Shared memory of attn_products in floats: tokens of one or two tiles, then the sums of all lines.
+local function products_floats(D)
+  local tile = D < 64 and up(D, 4) or 64
+  local threads = tile // 4 * (tile // 4)
+  return math.max((D > 64 and 2 or 1) * 64 * tile, 256 // threads * tile * tile)
+end
+
+-- How attn_maps is launched: eight threads a pair of rows, as far as a block has so many; its matrices are in
+-- shared memory where there is room.
+local function maps_launch(spec, D, class)
+  local mean = spec.linear == "geometric_mean" and 1 or 0
+  local threads = math.min(math.max(64, up(8 * ((D + 1) // 2), 32)), 512)
+  local small = (16 + #spec.vectors) * D + 32
+  local all = 4 * ((2 + mean) * D * (up(D - 8, 32) + 8) + small)
+  local inside = all <= class.block
+  return { threads = threads, shared = inside and all or 4 * small },
+    { { "MAP_THREADS", threads }, { "MEAN", mean }, { "IN_SHARED", inside and 1 or 0 } }
+end
+
 -- The same of the kernels that make parameters.
 function M.params_kernel(name, spec, sizes, options)
-  local bf16 = options.dtype == "bf16"
-  local group = sizes.D % 4 == 0 and not bf16 and 4 or 1
-  local lines = 256 // (sizes.D // group)
-  local launch = ({
-    attn_moments = { threads = 256, shared = 4 * lines * (5 * sizes.D + 1) },
-    attn_params = { threads = 32, shared = 4 * sizes.D * (8 + #spec.vectors) },
-    attn_counts = { threads = 128, shared = 0 },
-  })[name]
-  return { { "BF16", bf16 and 1 or 0 }, { "SHARED_BYTES", launch.shared } }, launch
+  local bf16, D, list = options.dtype == "bf16", sizes.D, {}
+  local group = D % 4 == 0 and not bf16 and 4 or 1
+  local lines, side = 256 // (D // group), (D + 63) // 64
+  local launch
+  if name == "attn_maps" then
+    launch, list = maps_launch(spec, D, M.class(options.arch or 80))
+  else
+    launch = ({
+      attn_moments = { threads = 256, shared = 4 * lines * (5 * D + 1) },
+      attn_params = { threads = 32, shared = 4 * D * (8 + #spec.vectors) },
+      attn_counts = { threads = 128, shared = 0 },
+      attn_products = { threads = 256, shared = 4 * products_floats(D),
+        row_blocks = side * (side + 1) // 2 }, -- tiles on the diagonal or above it
+    })[name]
+  end
+  return { { "BF16", bf16 and 1 or 0 }, { "SHARED_BYTES", launch.shared }, table.unpack(list) }, launch
 end
 
 -- The same of those of the reference's behaviour: as many tokens a tile, a warp each, as a block of any

@@ -348,10 +348,24 @@ local function warp_adapt(spec, name)
   return (text:gsub("dm%[([^%]]+)%] %+= ([^;]+);", "shared_store(dm + %1, shared_load(dm + %1) + %2);"))
 end
 
+-- Where a feature with a linear map has no parameters of its own to adapt.
+local NO_ADAPT = [[
+DEVICE void adapt(int64_t d, int64_t dp, const real *m, real *s, real *v)
+{
+    (void)d, (void)dp, (void)m, (void)s, (void)v;
+}
+]]
+
 -- One of the kernels that make a feature's data-dependent parameters (plan_cuda.params).
 function M.params(header, spec, kernel, sizes, options, read)
+  local maps = kernel == "attn_maps"
+  if (maps or kernel == "attn_products") and not spec.linear then
+    error(("%s: feature %s has no 'linear'"):format(kernel, spec.name), 0)
+  end
   local prologue = M.prologue(spec, sizes, "f32", read)
-  if kernel == "attn_params" and spec.adapt then prologue = prologue .. warp_adapt(spec, "adapt") end
+  if kernel == "attn_params" or maps then
+    prologue = prologue .. (spec.adapt and warp_adapt(spec, "adapt") or NO_ADAPT)
+  end
   local constants, launch = plan_cuda.params_kernel(kernel, spec, sizes, options)
   return kernel_text(header, kernel, prologue, constants, read), launch
 end

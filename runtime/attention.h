@@ -114,10 +114,6 @@ typedef struct performer_tokens {
     const uint8_t *mask;
 } performer_tokens;
 
-/* Head (b, h) of one side: begin, len, mask as in spectra_problem, `padded` rows a sequence. */
-performer_tokens performer_tokens_of(const spectra_attention *att, const spectra_rows *x,
-                                     const int64_t *begin, const int64_t *len, const uint8_t *mask,
-                                     int64_t padded, int64_t b, int64_t h);
 /* Whether W of this size is projected by its chain, where it has one, rather than by products. */
 bool performer_chain_wins(int64_t M, int64_t D);
 /* att->w into att->packed and the plan. */

@@ -180,6 +180,24 @@ int64_t performer_head_scratch(const spectra_attention *att)
     return att->feature->linear != LINEAR_NONE ? performer_align((16 * D + GATHER + D) * D) : 0;
 }
 
+/* A row of the maps may have either sign, and which one decomposition picks is chance: that where
+ * its product with numbers that no pattern cancels is not negative. As in
+ * templates/cuda/attn_maps.cu. */
+static void orient(int64_t D, double *rq, double *rk)
+{
+    for (int64_t i = 0; i < D; i++) {
+        double side = 0;
+        for (int64_t j = 0; j < D; j++) {
+            const float x = 0.618034F * (float)j;
+            side += (double)(0.5F + x - floorf(x)) * rq[i * D + j];
+        }
+        for (int64_t j = 0; j < D && side < 0; j++) {
+            rq[i * D + j] = -rq[i * D + j];
+            rk[i * D + j] = -rk[i * D + j];
+        }
+    }
+}
+
 /* Both maps: the eigenvectors of mean (x + y)(x + y)', as rows. */
 static spectra_status eigen_sum(int64_t D, const float *m1x, const float *m1y, linear_work *w)
 {
@@ -274,6 +292,7 @@ static void linear_maps(const spectra_attention *att, const performer_tokens *x,
     if (status != SPECTRA_OK)
         for (int64_t i = 0; i < D * D; i++)
             w.rq[i] = w.rk[i] = NAN;
+    orient(D, w.rq, w.rk);
     map_moments(D, w.rq, w.mx, w.t, m + M1X * DP, m + M2X * DP);
     map_moments(D, w.rk, w.my, w.t, m + M1Y * DP, m + M2Y * DP);
     pack_linear(D, DP, w.rq, out);

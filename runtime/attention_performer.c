@@ -226,9 +226,10 @@ static void performer_release(spectra_attention *att)
 
 /* ---- forward --------------------------------------------------------------------------------- */
 
-performer_tokens performer_tokens_of(const spectra_attention *att, const spectra_rows *x,
-                                     const int64_t *begin, const int64_t *len, const uint8_t *mask,
-                                     int64_t padded, int64_t b, int64_t h)
+/* Head (b, h) of one side: begin, len, mask as in spectra_problem, `padded` rows a sequence. */
+static performer_tokens tokens_of(const spectra_attention *att, const spectra_rows *x,
+                                  const int64_t *begin, const int64_t *len, const uint8_t *mask,
+                                  int64_t padded, int64_t b, int64_t h)
 {
     return (performer_tokens){x->data + rows_at(x, begin, b, h), rows_length(len, b, padded),
                               x->stride_t, att->plan.scale,
@@ -238,13 +239,13 @@ performer_tokens performer_tokens_of(const spectra_attention *att, const spectra
 static performer_tokens queries_of(const spectra_attention *att, const spectra_problem *p,
                                    const spectra_rows *q, int64_t b, int64_t h)
 {
-    return performer_tokens_of(att, q, p->q_begin, p->q_len, p->q_mask, p->T, b, h);
+    return tokens_of(att, q, p->q_begin, p->q_len, p->q_mask, p->T, b, h);
 }
 
 static performer_tokens keys_of(const spectra_attention *att, const spectra_problem *p,
                                 const spectra_rows *k, int64_t b, int64_t h)
 {
-    return performer_tokens_of(att, k, p->k_begin, p->k_len, p->k_mask, p->S, b, h);
+    return tokens_of(att, k, p->k_begin, p->k_len, p->k_mask, p->S, b, h);
 }
 
 void performer_clear_state(const spectra_attention *att, float *state)

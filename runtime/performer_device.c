@@ -18,6 +18,8 @@ static const char *const kernel_names[CUDA_KERNELS] = {
     "attn_cluster_bwd",
     "attn_moments",
     "attn_params",
+    "attn_products",
+    "attn_maps",
     "attn_counts",
     "attn_causal",
     "attn_causal_queries_bwd",
@@ -97,6 +99,12 @@ cuda_layout cuda_layout_of(const performer_device *pd, const attention_device_pr
     l.splits = splits(pd, &(jit_cuda_plan){.blocks = 2, .tile = 128}, 2 * l.heads,
                       p->T > p->S ? p->T : p->S);
     l.at_moments = at, at += cuda_whole(l.splits * 2 * l.heads * (5 * plan->D + 1));
+    const int64_t tiles = pd->plan[PRODUCTS_OF].row_blocks; /* of a side's; 0: no linear map */
+    if (tiles > 0) {
+        l.product_splits = splits(pd, &(jit_cuda_plan){.blocks = 2, .tile = 64},
+                                  2 * l.heads * tiles, p->T > p->S ? p->T : p->S);
+        l.at_products = at, at += cuda_whole(l.product_splits * 2 * l.heads * plan->D * plan->D);
+    }
     if (pd->learn) {
         const int64_t scalars = l.heads * att->feature->scalars,
                       matrix = l.heads * plan->M * plan->D;

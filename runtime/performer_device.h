@@ -16,6 +16,8 @@ typedef enum cuda_kernel {
     CLUSTER_BWD, /* QUERIES_BWD and KEYS_BWD */
     MOMENTS_OF,
     PARAMS_OF,
+    PRODUCTS_OF, /* and MAPS_OF: of features with a linear map, instead of PARAMS_OF */
+    MAPS_OF,
     COUNTS_OF,
     CAUSAL,
     CAUSAL_QUERIES_BWD,
@@ -47,12 +49,13 @@ typedef struct performer_device {
 /* Where things lie in `saved` and `work`, in floats; every part starts on 256 bytes. */
 typedef struct cuda_layout {
     int64_t heads, den_rows, state, dstate, params, w;
-    bool one_part;                      /* the keys' only part is the state */
-    int64_t k_splits, q_splits, splits; /* of keys, of queries, of the moments' tokens */
-    int forward, backward;              /* blocks a cluster of one launch; 0: two launches */
+    bool one_part;                  /* the keys' only part is the state */
+    int64_t k_splits, q_splits;     /* of keys, of queries */
+    int64_t splits, product_splits; /* of the moments' tokens, of their products' */
+    int forward, backward;          /* blocks a cluster of one launch; 0: two launches */
     int64_t at_state, at_den, at_top, at_params, at_w, at_counts, saved;
-    int64_t at_part, at_dpart, at_gq, at_gk, at_gv, at_moments, at_scalars, at_scalars_k, at_dw,
-        at_dw_k, work;
+    int64_t at_part, at_dpart, at_gq, at_gk, at_gv, at_moments, at_products, at_scalars,
+        at_scalars_k, at_dw, at_dw_k, work;
     /* of causal passes; at_part is in `saved` there */
     int64_t tiles, at_o, at_den_part, at_top_part, at_gden, at_refs, at_starts, at_dweights;
 } cuda_layout;
@@ -118,8 +121,7 @@ bool cuda_kernel_wanted(const performer_device *pd, cuda_kernel kernel);
 spectra_status cuda_host_room(performer_device *pd, int64_t floats);
 /* After given parameters or the draw changed. */
 spectra_status cuda_given_update(performer_device *pd);
-/* Fills the parameters in `saved`. Where they come from a decomposition (linear maps) q and k are
- * read back and the host makes them, which waits. */
+/* Fills the parameters in `saved`. */
 spectra_status cuda_params_prepare(performer_device *pd, const attention_device_problem *x,
                                    const cuda_layout *l, const attention_device_views *views,
                                    float *saved, float *work);

@@ -1,28 +1,31 @@
-/* Parameters of heads on a device: what was given, what kernels make of the heads' moments, and,
- * where a decomposition is needed, what the host makes. */
+/* Parameters of heads on a device: what was given, and what kernels make of the heads' moments. */
 #include "performer_device.h"
 
-#include "bf16.h"
 #include "status.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+static bool has_maps(const spectra_attention *att)
+{
+    return att->feature->linear != LINEAR_NONE;
+}
+
+/* Floats of a head that can be given. */
+static int64_t base_floats(const spectra_attention *att)
+{
+    return att->feature->scalars + att->feature->vectors * att->plan.D;
+}
+
 int64_t cuda_parameters(const spectra_attention *att)
 {
     const int64_t D = att->plan.D;
-    const feature_info *f = att->feature;
-    return f->scalars + f->vectors * D + (f->linear != LINEAR_NONE ? 4 * D * D : 0);
+    return base_floats(att) + (has_maps(att) ? 4 * D * D : 0);
 }
 
 bool cuda_counts(const spectra_attention *att)
 {
     return att->feature->counts != COUNTS_NONE && !att->counts_given;
-}
-
-static bool by_host(const spectra_attention *att)
-{
-    return att->feature->linear != LINEAR_NONE;
 }
 
 bool cuda_kernel_wanted(const performer_device *pd, cuda_kernel kernel)
@@ -48,9 +51,12 @@ bool cuda_kernel_wanted(const performer_device *pd, cuda_kernel kernel)
     case MERGE:
         return false;
     case MOMENTS_OF:
-        return att->feature->adapt && !by_host(att) && !causal;
+        return (att->feature->adapt || has_maps(att)) && !causal;
+    case PRODUCTS_OF:
+    case MAPS_OF:
+        return has_maps(att);
     case PARAMS_OF:
-        return att->feature->adapt && !by_host(att);
+        return att->feature->adapt && !has_maps(att);
     case COUNTS_OF:
         return cuda_counts(att);
     case LEARNED:
@@ -64,9 +70,8 @@ bool cuda_kernel_wanted(const performer_device *pd, cuda_kernel kernel)
     }
 }
 
-/* Numbers of one head as kernels read them, from a block with padded vectors. */
-static void pack(const spectra_attention *att, const float *s, const float *v, const float *linear,
-                 float *to)
+/* What was given of one head as kernels read it, from padded vectors. */
+static void pack(const spectra_attention *att, const float *s, const float *v, float *to)
 {
     const feature_info *f = att->feature;
     const int64_t D = att->plan.D, DP = att->plan.DP;
@@ -74,8 +79,6 @@ static void pack(const spectra_attention *att, const float *s, const float *v, c
     to += f->scalars;
     for (int i = 0; i < f->vectors; i++, to += D)
         memcpy(to, v + i * DP, (size_t)D * sizeof *to);
-    for (int64_t r = 0; r < 4 * D && linear; r++, to += D)
-        memcpy(to, linear + (r / D * DP + r % D) * DP, (size_t)D * sizeof *to);
 }
 
 spectra_status cuda_host_room(performer_device *pd, int64_t floats)
@@ -95,7 +98,7 @@ spectra_status cuda_host_room(performer_device *pd, int64_t floats)
 static spectra_status base_update(performer_device *pd, int64_t batch)
 {
     const spectra_attention *att = pd->att;
-    const int64_t heads = batch * att->desc.H, stride = cuda_whole(cuda_parameters(att));
+    const int64_t heads = batch * att->desc.H, stride = cuda_whole(base_floats(att));
     const int64_t bytes = heads * stride * (int64_t)sizeof(float);
     float s[MAX_SCALARS], v[MAX_VECTORS * 256];
     if (pd->base_batch == batch)
@@ -104,7 +107,7 @@ static spectra_status base_update(performer_device *pd, int64_t batch)
     memset(pd->host, 0, (size_t)bytes);
     for (int64_t n = 0; n < heads; n++) {
         performer_given(att, n / att->desc.H, n % att->desc.H, s, v);
-        pack(att, s, v, NULL, pd->host + n * stride);
+        pack(att, s, v, pd->host + n * stride);
     }
     if (batch > pd->base_room) {
         void *base = NULL;
@@ -145,14 +148,18 @@ static unsigned given_bits(const spectra_attention *att)
     return bits;
 }
 
-/* Moments, parameters, counts: three launches at most, or a copy of what was given. */
+/* Moments, products and maps or parameters, counts; or a copy of what was given. */
 static spectra_status device_prepare(performer_device *pd, const cuda_layout *l,
                                      const params_cuda_args *args)
 {
     const int64_t rows = 128, M = pd->att->plan.M;
-    if (pd->kernel[PARAMS_OF]) {
-        if (pd->kernel[MOMENTS_OF]) /* else what adapt would make of them is given */
-            TRY(cuda_launch(pd, MOMENTS_OF, l->splits, l->heads, 2, args, sizeof *args));
+    if (pd->kernel[MOMENTS_OF]) /* else what adapt would make of them is given */
+        TRY(cuda_launch(pd, MOMENTS_OF, l->splits, l->heads, 2, args, sizeof *args));
+    if (pd->kernel[MAPS_OF]) {
+        TRY(cuda_launch(pd, PRODUCTS_OF, l->product_splits, l->heads,
+                        2 * pd->plan[PRODUCTS_OF].row_blocks, args, sizeof *args));
+        TRY(cuda_launch(pd, MAPS_OF, l->heads, 1, 1, args, sizeof *args));
+    } else if (pd->kernel[PARAMS_OF]) {
         TRY(cuda_launch(pd, PARAMS_OF, l->heads, 1, 1, args, sizeof *args));
     } else {
         TRY(device_copy(pd->dev, args->params, pd->base,
@@ -163,106 +170,6 @@ static spectra_status device_prepare(performer_device *pd, const cuda_layout *l,
     return cuda_launch(pd, COUNTS_OF, (M + rows - 1) / rows, l->heads, 1, args, sizeof *args);
 }
 
-/* ---- by the host ----------------------------------------------------------------------------- */
-
-/* Rows of one side brought back: as floats, with the arrays that say where sequences are. */
-typedef struct host_side {
-    float *x;
-    int64_t *begin, *len;
-    uint8_t *mask;
-} host_side;
-
-static void host_side_free(host_side *s)
-{
-    free(s->x);
-    free(s->begin);
-    free(s->len);
-    free(s->mask);
-    *s = (host_side){0};
-}
-
-static spectra_status bring(device *dev, const void *from, int64_t bytes, void *out_)
-{
-    void **out = out_;
-    if (!from)
-        return SPECTRA_OK;
-    *out = malloc((size_t)(bytes ? bytes : 1));
-    if (!*out)
-        return fail(SPECTRA_ENOMEM, "attention on %s: no memory for %lld bytes", device_name(dev),
-                    (long long)bytes);
-    return device_read(dev, *out, from, bytes);
-}
-
-static spectra_status bring_side(const performer_device *pd, const spectra_problem *p,
-                                 const spectra_rows *x, const int64_t *begin, const int64_t *len,
-                                 const uint8_t *mask, int64_t padded, host_side *out)
-{
-    const int64_t H = pd->att->desc.H, D = pd->att->plan.D, B = p->B;
-    int64_t rows = padded, total = B * padded;
-    TRY(bring(pd->dev, begin, B * (int64_t)sizeof *begin, &out->begin));
-    TRY(bring(pd->dev, len, B * (int64_t)sizeof *len, &out->len));
-    if (out->begin)
-        rows = total = rows_total(out->begin, out->len, B, padded);
-    const int64_t floats = (out->begin ? 0 : (B - 1) * x->stride_b) + (H - 1) * x->stride_h +
-                           (rows - 1) * x->stride_t + D;
-    const int64_t element = pd->bf16 ? 2 : 4;
-    TRY(bring(pd->dev, mask, total, &out->mask));
-    out->x = malloc((size_t)floats * sizeof(float));
-    if (!out->x)
-        return fail(SPECTRA_ENOMEM, "attention on %s: no memory for %lld numbers",
-                    device_name(pd->dev), (long long)floats);
-    TRY(device_read(pd->dev, out->x, x->data, floats * element));
-    if (pd->bf16)
-        bf16_widen(out->x, floats);
-    return SPECTRA_OK;
-}
-
-static performer_tokens tokens_of(const spectra_attention *att, const spectra_rows *x,
-                                  const host_side *s, int64_t padded, int64_t b, int64_t h)
-{
-    spectra_rows rows = *x;
-    rows.data = s->x;
-    return performer_tokens_of(att, &rows, s->begin, s->len, s->mask, padded, b, h);
-}
-
-static spectra_status host_prepare(performer_device *pd, const spectra_problem *p,
-                                   const cuda_layout *l, const spectra_rows *q,
-                                   const spectra_rows *k, float *saved)
-{
-    const spectra_attention *att = pd->att;
-    const int64_t block = performer_block_floats(att), moments = MOMENTS * att->plan.DP;
-    const int64_t scratch = performer_head_scratch(att);
-    host_side x = {0}, y = {0};
-    float *room = aligned_alloc(
-        PERFORMER_ALIGN,
-        (size_t)performer_align(block + performer_align(moments) + scratch) * sizeof *room);
-    spectra_status status =
-        room ? cuda_host_room(pd, l->heads * l->params)
-             : fail(SPECTRA_ENOMEM, "attention on %s: out of memory", device_name(pd->dev));
-    if (status == SPECTRA_OK)
-        status = bring_side(pd, p, q, p->q_begin, p->q_len, p->q_mask, p->T, &x);
-    if (status == SPECTRA_OK)
-        status = bring_side(pd, p, k, p->k_begin, p->k_len, p->k_mask, p->S, &y);
-    for (int64_t n = 0; n < l->heads && status == SPECTRA_OK; n++) {
-        const int64_t b = n / att->desc.H, h = n % att->desc.H;
-        const performer_tokens a = tokens_of(att, q, &x, p->T, b, h);
-        const performer_tokens c = tokens_of(att, k, &y, p->S, b, h);
-        attn_plan plan;
-        attn_params params;
-        performer_prepare(att, b, h, &a, &c, room + block, room,
-                          room + block + performer_align(moments));
-        performer_view(att, room, &plan, &params);
-        pack(att, params.s, params.v, params.linear, pd->host + n * l->params);
-    }
-    if (status == SPECTRA_OK)
-        status = device_write(pd->dev, saved + l->at_params, pd->host,
-                              l->heads * l->params * (int64_t)sizeof(float));
-    host_side_free(&x);
-    host_side_free(&y);
-    free(room);
-    return status;
-}
-
 spectra_status cuda_params_prepare(performer_device *pd, const attention_device_problem *x,
                                    const cuda_layout *l, const attention_device_views *views,
                                    float *saved, float *work)
@@ -271,8 +178,6 @@ spectra_status cuda_params_prepare(performer_device *pd, const attention_device_
     const spectra_rows *q = &views->q, *k = &views->k;
     const spectra_attention *att = pd->att;
     const int64_t M = att->plan.M;
-    if (by_host(att))
-        return host_prepare(pd, p, l, q, k, saved);
     TRY(base_update(pd, p->B));
     const params_cuda_args args = {
         .q = cuda_rows_of(*q),
@@ -284,6 +189,7 @@ spectra_status cuda_params_prepare(performer_device *pd, const attention_device_
         .q_mask = p->q_mask,
         .k_mask = p->k_mask,
         .part = work + l->at_moments,
+        .products = work + l->at_products,
         .base = pd->base,
         .params = saved + l->at_params,
         .uniform = pd->uniform,
@@ -295,6 +201,8 @@ spectra_status cuda_params_prepare(performer_device *pd, const attention_device_
         .T = p->T,
         .S = p->S,
         .splits = l->splits,
+        .product_splits = l->product_splits,
+        .base_stride = cuda_whole(base_floats(att)),
         .params_stride = l->params,
         .w_stride = l->w,
         .scale = att->plan.scale,

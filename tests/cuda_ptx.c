@@ -226,12 +226,17 @@ static bool run_case(const ptx_tools *tools, const cuda_case *c)
 
 /* ---- which cases ----------------------------------------------------------------------------- */
 
-static bool wanted(const cuda_case *c, int argc, char **argv)
+static bool wanted(const char *name, bool longer, int argc, char **argv)
 {
     for (int i = 4; i < argc; i++)
-        if (strcmp(argv[i], c->name) == 0)
+        if (strcmp(argv[i], name) == 0)
             return true;
-    return argc == 4 && (!(c->flags & CASE_LONG) || getenv("CUDA_PTX_LONG"));
+    return argc == 4 && (!longer || getenv("CUDA_PTX_LONG"));
+}
+
+static bool case_wanted(const cuda_case *c, int argc, char **argv)
+{
+    return wanted(c->name, (c->flags & CASE_LONG) != 0, argc, argv);
 }
 
 /* All texts by one run of the generator. */
@@ -241,7 +246,7 @@ static bool generate(const ptx_tools *tools, const char *lua, int argc, char **a
     snprintf(command, sizeof command, "%s tests/cuda_text.lua", lua);
     FILE *list = popen(command, "w");
     for (int i = 0; i < CASES && list; i++)
-        for (int k = 0; k < CUDA_KERNELS && wanted(&cases[i], argc, argv); k++) {
+        for (int k = 0; k < CUDA_KERNELS && case_wanted(&cases[i], argc, argv); k++) {
             const cuda_case *c = &cases[i];
             ptx_path(tools, c, k, ".cu", path);
             fprintf(list, "%s %s %s %d %d %d %s %s %s\n", path, c->feat, cuda_kernels[k], (int)c->D,
@@ -261,7 +266,9 @@ int main(int argc, char **argv)
     }
     ptx_tools tools = {.interpreter = argv[1], .folder = argv[3], .schedules = 3};
     for (int i = 0; i < CASES; i++)
-        count += wanted(&cases[i], argc, argv);
+        count += case_wanted(&cases[i], argc, argv);
+    for (int i = 0; ptx_maps_names[i]; i++)
+        count += wanted(ptx_maps_names[i], false, argc, argv);
     const int found = nvrtc_open(&tools.nvrtc);
     if (found == 0)
         printf("skipped: no libnvrtc on this machine, %d cases of the CUDA kernels not run\n"
@@ -275,8 +282,14 @@ int main(int argc, char **argv)
         return 1;
     }
     for (int i = 0; i < CASES; i++)
-        if (wanted(&cases[i], argc, argv)) {
+        if (case_wanted(&cases[i], argc, argv)) {
             const bool ok = run_case(&tools, &cases[i]);
+            passed += ok;
+            failed += !ok;
+        }
+    for (int i = 0; ptx_maps_names[i]; i++)
+        if (wanted(ptx_maps_names[i], false, argc, argv)) {
+            const bool ok = ptx_maps_run(&tools, argv[2], i);
             passed += ok;
             failed += !ok;
         }

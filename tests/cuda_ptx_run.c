@@ -158,8 +158,7 @@ void ptx_path(const ptx_tools *tools, const cuda_case *c, int kernel, const char
     snprintf(path, 256, "%s/%s.%s%s", tools->folder, c->name, cuda_kernels[kernel], ending);
 }
 
-/* A constant of the sizes' enum. */
-static int64_t constant(const char *text, const char *name)
+int64_t ptx_constant(const char *text, const char *name)
 {
     char pattern[64];
     snprintf(pattern, sizeof pattern, "\n    %s = ", name);
@@ -169,16 +168,17 @@ static int64_t constant(const char *text, const char *name)
 
 static cuda_plan plan_of(const char *text, const cuda_case *c)
 {
-    const int64_t rows = 16 * constant(text, "KW"), DV8 = (c->DV + 7) / 8 * 8;
+    const int64_t rows = 16 * ptx_constant(text, "KW"), DV8 = (c->DV + 7) / 8 * 8;
     const int64_t M = (c->M + 15) / 16 * 16;
-    cuda_plan k = {.threads = constant(text, "BLOCK_THREADS"),
-                   .shared = constant(text, "SHARED_BYTES")};
-    k.KW = constant(text, "KW"), k.TB = constant(text, "TB"), k.VB = constant(text, "VB");
-    k.CHUNK = constant(text, "CHUNK"), k.LANES = constant(text, "LANES"),
-    k.NP = constant(text, "NP");
-    k.NS = constant(text, "NS"), k.PRODUCTS = constant(text, "PRODUCTS");
-    k.LEARN = constant(text, "LEARN"), k.SECOND_OWN = constant(text, "SECOND_OWN");
-    k.group = constant(text, "NG") + constant(text, "QN");
+    cuda_plan k = {.threads = ptx_constant(text, "BLOCK_THREADS"),
+                   .shared = ptx_constant(text, "SHARED_BYTES")};
+    k.KW = ptx_constant(text, "KW"), k.TB = ptx_constant(text, "TB"),
+    k.VB = ptx_constant(text, "VB");
+    k.CHUNK = ptx_constant(text, "CHUNK"), k.LANES = ptx_constant(text, "LANES"),
+    k.NP = ptx_constant(text, "NP");
+    k.NS = ptx_constant(text, "NS"), k.PRODUCTS = ptx_constant(text, "PRODUCTS");
+    k.LEARN = ptx_constant(text, "LEARN"), k.SECOND_OWN = ptx_constant(text, "SECOND_OWN");
+    k.group = ptx_constant(text, "NG") + ptx_constant(text, "QN");
     k.row_blocks = (c->M + rows - 1) / rows;
     k.value_blocks = k.VB > 0 ? (DV8 + k.VB - 1) / k.VB : 1;
     k.chunks = k.CHUNK > 0 ? (M + k.CHUNK - 1) / k.CHUNK : 0;
@@ -209,7 +209,7 @@ static char *flat_text(const char *text, const char *kernel)
     return out;
 }
 
-static void write_bytes(const char *path, const void *data, size_t bytes)
+void ptx_write(const char *path, const void *data, size_t bytes)
 {
     FILE *f = fopen(path, "wb");
     if (!f || fwrite(data, 1, bytes, f) != bytes || fclose(f) != 0) {
@@ -245,12 +245,34 @@ static int divisions_allowed(const char *text)
     return n;
 }
 
+char *ptx_compile(const ptx_tools *tools, const char *name, const char *text)
+{
+    nvrtc_program *program = NULL;
+    size_t size = 0;
+    char *ptx = NULL;
+    int code = nvrtc_build(&tools->nvrtc, name, text, "compute_80", 0, NULL, &program);
+    if (code == 0)
+        code = tools->nvrtc.ptx_size(program, &size);
+    if (code == 0) {
+        ptx = malloc(size);
+        code = ptx ? tools->nvrtc.ptx(program, ptx) : 1;
+    }
+    if (code != 0) {
+        char *log = program ? nvrtc_log(&tools->nvrtc, program) : NULL;
+        printf("%s: %s\n%s\n", name, tools->nvrtc.error_text(code), log ? log : "");
+        free(log);
+        free(ptx);
+        ptx = NULL;
+    }
+    if (program)
+        tools->nvrtc.destroy(&program);
+    return ptx;
+}
+
 /* Compiles a case's kernel to PTX beside its text. */
 static bool make_ptx(const ptx_tools *tools, const cuda_case *c, int kernel, cuda_plan *plan)
 {
     char path[256];
-    nvrtc_program *program = NULL;
-    size_t size = 0;
     ptx_path(tools, c, kernel, ".cu", path);
     char *text = nvrtc_read(path);
     if (!text) {
@@ -258,26 +280,13 @@ static bool make_ptx(const ptx_tools *tools, const cuda_case *c, int kernel, cud
         return false;
     }
     *plan = plan_of(text, c);
-    char *flat = flat_text(text, cuda_kernels[kernel]), *ptx = NULL;
-    int code = nvrtc_build(&tools->nvrtc, path, flat, "compute_80", 0, NULL, &program);
-    if (code == 0)
-        code = tools->nvrtc.ptx_size(program, &size);
-    if (code == 0) {
-        ptx = malloc(size);
-        code = ptx ? tools->nvrtc.ptx(program, ptx) : 1;
-    }
-    bool passed = code == 0;
-    if (code != 0) {
-        char *log = program ? nvrtc_log(&tools->nvrtc, program) : NULL;
-        printf("%s: %s\n%s\n", path, tools->nvrtc.error_text(code), log ? log : "");
-        free(log);
-    } else {
+    char *flat = flat_text(text, cuda_kernels[kernel]), *ptx = ptx_compile(tools, path, flat);
+    bool passed = ptx != NULL;
+    if (ptx) {
         ptx_path(tools, c, kernel, ".ptx", path);
-        write_bytes(path, ptx, strlen(ptx));
+        ptx_write(path, ptx, strlen(ptx));
         passed = ptx_check_text(&(ptx_case){c, plan, kernel, divisions_allowed(text)}, ptx);
     }
-    if (program)
-        tools->nvrtc.destroy(&program);
     free(text), free(flat), free(ptx);
     return passed;
 }
@@ -309,7 +318,7 @@ static void write_launch(const ptx_tools *tools, const cuda_problem *p, const pt
         } else {
             fprintf(f, "arg in %s.%s\n", p->c.name, pointers[i].name);
             snprintf(path, sizeof path, "%s/%s.%s", tools->folder, p->c.name, pointers[i].name);
-            write_bytes(path, a->data[i], (size_t)a->bytes[i]);
+            ptx_write(path, a->data[i], (size_t)a->bytes[i]);
         }
     }
     for (int i = 0; i < NUMBERS; i++)

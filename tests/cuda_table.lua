@@ -41,6 +41,8 @@ local function class_of(arch) return plan_cuda.class(math.tointeger(arch:match("
 
 -- Those whose registers the planner counts; the others' are its guess, and of clusters the most of two.
 local KERNELS = { "attn_keys", "attn_queries", "attn_queries_bwd", "attn_keys_bwd" }
+-- Those of linear maps, whose blocks nobody counts on.
+local MAPS = { "attn_products", "attn_maps" }
 
 local function archs_of(spec, kind)
   if not CLASSES[spec.name] then return kind.name == "f32" and { "sm_90a" } or {} end
@@ -50,23 +52,27 @@ end
 -- Rows with everything but what the compiler says; texts are written to the folder as <hash>.cu.
 local function rows_wanted()
   local rows = {}
-  for _, spec in ipairs(emit.load_all("feature")) do
-    for _, kernel in ipairs(KERNELS) do
-      for _, kind in ipairs(TYPES) do
-        for _, arch in ipairs(archs_of(spec, kind)) do
-          local options = { dtype = kind.dtype, precision = kind.precision,
-            arch = math.tointeger(arch:match("%d+")) }
-          local text, launch = target_cuda.attention("", spec, kernel, SIZES, options, emit.read)
-          local row = { feature = spec.name, kernel = kernel, type = kind.name, arch = arch,
-            hash = emit.hash(text), shared = launch.shared, blocks = launch.blocks,
-            warps = launch.threads // 32 }
-          row.file = ("%s/%s.cu"):format(folder, row.hash)
-          rows[#rows + 1] = row
-          local file = assert(io.open(row.file, "w"))
-          file:write(text)
-          file:close()
-        end
+  local function add(spec, kernel, maker, types)
+    for _, kind in ipairs(types) do
+      for _, arch in ipairs(archs_of(spec, kind)) do
+        local options = { dtype = kind.dtype, precision = kind.precision,
+          arch = math.tointeger(arch:match("%d+")) }
+        local text, launch = maker("", spec, kernel, SIZES, options, emit.read)
+        local row = { feature = spec.name, kernel = kernel, type = kind.name, arch = arch,
+          hash = emit.hash(text), shared = launch.shared, blocks = launch.blocks,
+          warps = launch.threads // 32 }
+        row.file = ("%s/%s.cu"):format(folder, row.hash)
+        rows[#rows + 1] = row
+        local file = assert(io.open(row.file, "w"))
+        file:write(text)
+        file:close()
       end
+    end
+  end
+  for _, spec in ipairs(emit.load_all("feature")) do
+    for _, kernel in ipairs(KERNELS) do add(spec, kernel, target_cuda.attention, TYPES) end
+    for _, kernel in ipairs(spec.linear and MAPS or {}) do
+      add(spec, kernel, target_cuda.params, { TYPES[1] })
     end
   end
   return rows
@@ -133,6 +139,7 @@ local function check_row(row)
     "%s: %d registers, stack of %d bytes, %d and %d bytes spilled", key(row), row.registers, row.stack,
     row.stores, row.loads)
   local blocks = plan_cuda.occupancy(class_of(row.arch), row.warps, row.registers, row.shared)
+  row.blocks = row.blocks or blocks
   check(blocks == row.blocks, "%s: %d blocks a multiprocessor, the planner has %d", key(row), blocks,
     row.blocks)
 end

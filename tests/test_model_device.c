@@ -350,9 +350,11 @@ static void performer_runs_are_the_hosts(void **state)
 }
 
 /* Parameters and both moments after a run; losses into `losses`. */
-static float *after_run(bool record, double *losses, int64_t *replays)
+static float *after_run(const spectra_attention_desc *attention, bool record, double *losses,
+                        int64_t *replays)
 {
     model_config c = tiny();
+    c.attention = *attention;
     model *m = make(&c);
     const int64_t n = model_param_count(m);
     float *out = calloc((size_t)n, 3 * sizeof *out);
@@ -367,16 +369,18 @@ static float *after_run(bool record, double *losses, int64_t *replays)
     return out;
 }
 
-static void replayed_steps_have_the_same_bits(void **state)
+static const spectra_attention_desc exact = {.attn = "softmax"};
+
+static void check_replays(const spectra_attention_desc *attention)
 {
-    (void)state;
     model_config c = tiny();
     model *m = make(&c);
     const size_t bytes = 3 * (size_t)model_param_count(m) * sizeof(float);
     double a[STEPS], b[STEPS], again[STEPS];
     int64_t none, some;
-    float *direct = after_run(false, a, &none), *twice = after_run(false, again, &none),
-          *replayed = after_run(true, b, &some);
+    float *direct = after_run(attention, false, a, &none),
+          *twice = after_run(attention, false, again, &none),
+          *replayed = after_run(attention, true, b, &some);
     assert_int_equal(none, 0);
     assert_true(some > STEPS / 2);
     assert_memory_equal(direct, twice, bytes);
@@ -389,6 +393,20 @@ static void replayed_steps_have_the_same_bits(void **state)
     model_free(m);
 }
 
+static void replayed_steps_have_the_same_bits(void **state)
+{
+    (void)state;
+    check_replays(&exact);
+}
+
+/* Nor do steps whose parameters come from a decomposition go back to the host. */
+static void replayed_steps_with_maps_have_the_same_bits(void **state)
+{
+    (void)state;
+    check_replays(
+        &(spectra_attention_desc){.attn = "performer", .feat = "sderf", .kernel = "orf", .M = 16});
+}
+
 static void a_run_goes_on_from_copies(void **state)
 {
     (void)state;
@@ -399,7 +417,7 @@ static void a_run_goes_on_from_copies(void **state)
     float *const moments[2] = {moment, moment + n};
     double whole[STEPS], parts[STEPS];
     int64_t replays;
-    float *want = after_run(false, whole, &replays);
+    float *want = after_run(&exact, false, whole, &replays);
     model_device *md = make_device(m, false);
     run_device(md, m, 0, 8, parts);
     ok(model_device_pull(md, moments));
@@ -504,6 +522,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_run_is_the_hosts),
         cmocka_unit_test(performer_runs_are_the_hosts),
         cmocka_unit_test(replayed_steps_have_the_same_bits),
+        cmocka_unit_test(replayed_steps_with_maps_have_the_same_bits),
         cmocka_unit_test(a_run_goes_on_from_copies),
         cmocka_unit_test(divergence_is_named),
         cmocka_unit_test(bad_gradients_are_named),

@@ -14,6 +14,7 @@ TEST_WITH_test_emulator_text := emulated attend oracle
 TEST_WITH_test_causal := oracle attend
 TEST_WITH_test_decode := oracle attend
 TEST_WITH_test_learned := oracle attend
+TEST_WITH_test_maps_device := device_case oracle attend
 TEST_WITH_test_model := model_oracle
 TEST_WITH_test_model_kernels := checked emulated
 TEST_WITH_test_model_journal := checked emulated
@@ -84,7 +85,7 @@ $(B)/tests/cuda_resources: $(O)/tests/cuda_resources.o $(O)/tests/nvrtc_load.o
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) $^ -ldl -o $@
 
-CUDA_PTX_O := $(patsubst %,$(O)/tests/%.o,cuda_ptx cuda_ptx_run cuda_ptx_check cuda_case nvrtc_load attend oracle)
+CUDA_PTX_O := $(patsubst %,$(O)/tests/%.o,cuda_ptx cuda_ptx_run cuda_ptx_check cuda_ptx_maps cuda_case nvrtc_load attend oracle)
 $(CUDA_PTX_O): tests/cuda_case.h tests/cuda_ptx.h tests/nvrtc.h
 $(B)/tests/cuda_ptx: $(CUDA_PTX_O) $(B)/libspectraformer.a
 	@mkdir -p $(@D)
@@ -131,7 +132,7 @@ run-tests: test-programs
 	    $(foreach t,$(notdir $(ALONE_BIN)),'$(t)=$(B)/tests/$(t)') \
 	    $(foreach t,$(ASAN_NAMES) $(GRADIENT_NAMES),'asan-$(t)=build/asan/tests/$(t)') \
 	    'device=FAKE=$(FAKE) OBJECTS=$(O) LUA=$(LUA) LIBS="$(LDLIBS)" sh tests/device.sh' \
-	    $(foreach t,test_device test_device_kernels test_model_device,'fake-$(t)=LD_LIBRARY_PATH=$(FAKE) $(B)/tests/$(t) cuda') \
+	    $(foreach t,test_device test_device_kernels test_maps_device test_model_device,'fake-$(t)=LD_LIBRARY_PATH=$(FAKE) $(B)/tests/$(t) cuda') \
 	    'golden=sh tests/golden.sh $(B)/tests/golden' \
 	    'golden-emu=sh tests/golden.sh $(B)/tests/golden --device emu' \
 	    'asan-golden=sh tests/golden.sh build/asan/tests/golden' \

@@ -51,17 +51,19 @@ typedef struct attn_cuda_args {
     float scale; /* every element of q and k is multiplied by it on loading */
 } attn_cuda_args;
 
-/* Moments of every head, and the parameters made of them (attn_moments, attn_params, attn_counts). */
+/* Moments of every head, and the parameters made of them (attn_moments, attn_params, attn_counts; of
+ * linear maps attn_moments, attn_products, attn_maps). */
 typedef struct params_cuda_args {
     cuda_rows q, k;
     const int64_t *q_begin, *q_len, *k_begin, *k_len;
     const unsigned char *q_mask, *k_mask;
     float *part;         /* (splits, 2 sides, heads, 5 D + 1) */
-    const float *base;   /* (heads, params_stride) defaults and what was given */
-    float *params;       /* likewise, the result, as attn_cuda_args.params */
+    float *products;     /* (product_splits, 2 sides, heads, D, D), of which attn_maps overwrites the first */
+    const float *base;   /* (heads, base_stride) scalars | vectors: defaults and what was given */
+    float *params;       /* (heads, params_stride) the result, as attn_cuda_args.params */
     const double *uniform; /* (M, D) */
     float *w, *w2, *counts; /* a head: (M, D) w_stride apart, (M), (2, M) */
-    int64_t B, H, T, S, splits, params_stride, w_stride;
+    int64_t B, H, T, S, splits, product_splits, base_stride, params_stride, w_stride;
     float scale;
     unsigned given;      /* bits of scalars and, behind them, of vectors that were given */
     int counts_law, counts_slot; /* count_law of kernel.h, and which scalar is its parameter */

@@ -1,64 +1,17 @@
-/* Parameters of a head from its moments, a warp a head: blocks (heads). What was given from outside,
- * bits of `given`, stays as it is. Of features on counts it also makes the head's matrix, from uniform
- * numbers that are the same for all heads. */
+/* Parameters of a head from its moments, a warp a head: blocks (heads). */
 #include "stub.cuh"
 
 #include "params.cuh"
 
-static_assert(4 * (8 + NV) * CD == SHARED_BYTES, "shared memory of attn_params");
+#include "adapt.cuh"
 
-/* Moments of the head, (MOMENTS, D) as in kernel.h, from the splits' sums in their order. */
-DEVICE void merge_moments(const params_cuda_args *a, int64_t head, float *m)
-{
-    const int64_t heads = a->B * a->H;
-    for (int j = THREAD; j < CD; j += 32) {
-        float low = INFINITY, high = -INFINITY;
-        for (int side = 0; side < 2; side++) {
-            float sums[SUMS] = {0, 0, 0, INFINITY, -INFINITY}, count = 0;
-            for (int64_t i = 0; i < a->splits; i++) {
-                const float *part = a->part + ((i * 2 + side) * heads + head) * SIDE_FLOATS;
-                UNROLL
-                for (int k = 0; k < SUMS; k++)
-                    sums[k] = add_sum(k, sums[k], global_load(part + k * CD + j));
-                count += global_load(part + SUMS * CD);
-            }
-            const float inverse = count > 0 ? 1 / count : 0;
-            shared_store(m + (0 + side) * CD + j, sums[SUM_1] * inverse);
-            shared_store(m + (2 + side) * CD + j, sums[SUM_2] * inverse);
-            shared_store(m + (4 + side) * CD + j, sums[SUM_ABS] * inverse);
-            low = add_sum(SUM_LOW, low, sums[SUM_LOW]);
-            high = real_max(high, sums[SUM_HIGH]);
-        }
-        const int any = low <= high;
-        shared_store(m + 6 * CD + j, any ? low : 0);
-        shared_store(m + 7 * CD + j, any ? high : 0);
-    }
-    warp_sync();
-}
+static_assert(4 * (8 + NV) * CD == SHARED_BYTES, "shared memory of attn_params");
 
 /* Shared memory: 8 D floats of moments and NV D of vectors. */
 KERNEL(attn_params, params_cuda_args, 32, 1)
 {
     SHARED_MEMORY(bytes);
-    float *m = (float *)bytes, *v = m + 8 * CD;
-    const int64_t head = BLOCK;
-    const float *base = args.base + head * args.params_stride;
-    float *to = args.params + head * args.params_stride;
-    float s[NS];
-    merge_moments(&args, head, m);
-    UNROLL
-    for (int i = 0; i < NS; i++)
-        s[i] = global_load(base + i);
-    for (int i = THREAD; i < NV * CD; i += 32)
-        shared_store(v + i, global_load(base + NS + i));
-    warp_sync();
-    adapt(CD, CD, m, s, v);
-    warp_sync();
-    UNROLL
-    for (int i = 0; i < NS; i++)
-        if (THREAD == 0)
-            global_store(to + i, args.given >> i & 1 ? global_load(base + i) : s[i]);
-    for (int i = THREAD; i < NV * CD; i += 32)
-        global_store(to + NS + i, args.given >> (NS + i / CD) & 1 ? global_load(base + NS + i)
-                                                                  : shared_load(v + i));
+    float *m = (float *)bytes;
+    merge_moments(&args, BLOCK, m);
+    adapt_head(&args, BLOCK, m, m + 8 * CD);
 }
