@@ -2,6 +2,7 @@
 -- table of candidates, the first that fits; no search at run time, and nothing that depends on the
 -- length of a sequence or the batch.
 local feature = require "gen.feature"
+local plan = require "gen.plan"
 
 local M = {}
 
@@ -400,6 +401,17 @@ local function check_clusters(name, spec, c, arch, k)
   end
 end
 
+-- Head sizes have a limit; W may have any number of rows.
+local function check_sizes(name, sizes)
+  for _, size in ipairs(plan.sizes) do
+    local value, most = sizes[size.name], size.name ~= "M" and size.max or math.maxinteger
+    if value < 1 or value > most then
+      error(("%s: the %s %s is %d: it must be %s"):format(name, size.what, size.name, value,
+        size.name == "M" and "at least 1" or "from 1 to " .. most), 0)
+    end
+  end
+end
+
 -- Blocks a cluster of a launch over `heads` heads of `tokens` tokens: of 1, 2, 4, 8 the number that leaves the
 -- fewest places of the GPU without a block, and the smaller of two that are as good; a block has two tiles at
 -- least. 0 where heads are so few that two launches of `blocks` blocks or more keep twice as much of it busy.
@@ -417,6 +429,7 @@ end
 -- The constants of one kernel: { name, value } in order, as the skeleton's enum; and how it is launched.
 -- options: dtype "f32" or "bf16", precision "float32" or "fast", learn, arch.
 function M.kernel(name, spec, sizes, options)
+  check_sizes(name, sizes)
   local c, arch = constants(spec, sizes, options), options.arch or 80
   local k = choose(name, c, M.class(arch))
   check_clusters(name, spec, c, arch, k)
@@ -462,7 +475,10 @@ function M.token_kernel(name, spec, sizes)
     while TB > 1 and 4 * TB * token > smallest do TB = TB // 2 end
     bytes = 4 * TB * token
   end
-  assert(bytes <= smallest, "no kernel of any size fits")
+  if bytes > smallest then
+    error(("%s: a token of %s with D %d, DV %d, M %d needs %d bytes of shared memory, a block has %d"):format(name,
+      spec.name, c.D, c.DV, c.M, bytes, smallest), 0)
+  end
   return { { "TB", TB }, { "BLOCK_THREADS", threads }, { "SHARED_BYTES", bytes } },
     { threads = threads, shared = bytes, blocks = math.max(1, M.classes[2].all // (bytes + KIB)), tile = TB }
 end

@@ -4,6 +4,7 @@
 
 #include "attend.h"
 #include "attention.h"
+#include "device_internal.h"
 #include "performer_device.h"
 
 #include <math.h>
@@ -152,6 +153,8 @@ static void test_against_double(void **state)
     float *in[4];
     spectra_rows rows[8]; /* q k v go, gq gk gv o */
     uint8_t *mask = malloc((size_t)T);
+    const int multiprocessors = dev->multiprocessors;
+    dev->multiprocessors = 2; /* a block has several turns */
     ok(spectra_attention_new(&d, &att));
     ok(attention_device_new(att, dev, false, &ad));
     ok(attention_device_changed(ad));
@@ -159,7 +162,8 @@ static void test_against_double(void **state)
     for (int64_t i = 0; i < T; i++)
         mask[i] = i == 0 || i % 5 != 3;
     for (int i = 0; i < 4; i++) {
-        in[i] = normal_floats(T * width[i], (uint64_t)i + 1, 0.5);
+        /* of trigonometric ones the normaliser is near 0 where vectors are long */
+        in[i] = normal_floats(T * width[i], (uint64_t)i + 1, att->feature->is_signed ? 0.25 : 0.5);
         rows[i] = spectra_rows_dense(put(in[i], T * width[i] * 4), 1, T, width[i]);
         rows[4 + i] = spectra_rows_dense(room(T * width[i]), 1, T, width[i]);
     }
@@ -171,6 +175,7 @@ static void test_against_double(void **state)
     void *work = room(attention_device_work_bytes(ad, &p) / 4);
     ok(attention_device_forward(ad, &p, &x, saved, work));
     ok(attention_device_backward(ad, &p, &x, saved, work));
+    dev->multiprocessors = multiprocessors;
     const results want = expected(att, T, in, mask);
     const double eo = error_of(x.o.data, T * c->DV, want.o),
                  eq = error_of(x.gq.data, T * c->D, want.gq),
@@ -193,9 +198,9 @@ static void test_against_double(void **state)
 /* A token at a time, where a head's features are more than a block has room for. */
 static void test_decoding(void **state)
 {
-    enum { T = 3, SIZE = 16, ROWS = 1024 };
+    enum { T = 3, SIZE = 8, ROWS = 1024, SMALL = 86 };
     const spectra_attention_desc d = {.attn = "performer",
-                                      .feat = "hrf_gaussian",
+                                      .feat = "hrf",
                                       .kernel = "orf",
                                       .H = 2,
                                       .D = SIZE,
@@ -210,7 +215,9 @@ static void test_decoding(void **state)
     attend_run run;
     float *in[3];
     spectra_rows rows[4];
+    const int arch = dev->arch;
     (void)state;
+    dev->arch = SMALL;
     ok(spectra_attention_new(&d, &att));
     ok(attention_device_new(att, dev, false, &ad));
     ok(attention_device_changed(ad));
@@ -232,8 +239,9 @@ static void test_decoding(void **state)
         ok(attention_device_step(ad, 1, NULL, &x, decoded));
     }
     assert_true(((const performer_device *)ad->own)->plan[STEP].memory > 0);
+    dev->arch = arch;
     const double error = error_of(rows[3].data, n, run.o);
-    printf("hrf_gaussian decoding: %.1e\n", error);
+    printf("hrf decoding: %.1e\n", error);
     assert_true(error <= 2e-5);
     for (int i = 0; i < 4; i++)
         device_free(dev, rows[i].data);
@@ -249,7 +257,7 @@ static const big_case cases[] = {
     {"posrf", 65, 256, 256, 1024, false, KEYS_BWD},
     {"posrf", 65, 256, 256, 1024, true, CAUSAL},
     {"trigrf", 65, 256, 256, 160, false, QUERIES_BWD},
-    {"trigrf", 33, 160, 256, 96, true, CAUSAL_KEYS_BWD},
+    {"trigrf", 33, 256, 64, 160, true, CAUSAL_KEYS_BWD},
 };
 
 int main(int argc, char **argv)
