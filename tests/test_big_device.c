@@ -257,7 +257,6 @@ static const big_case cases[] = {
     {"posrf", 65, 256, 256, 1024, false, KEYS_BWD},
     {"posrf", 65, 256, 256, 1024, true, CAUSAL},
     {"trigrf", 65, 256, 256, 160, false, QUERIES_BWD},
-    {"trigrf", 33, 256, 64, 160, true, CAUSAL_KEYS_BWD},
 };
 
 int main(int argc, char **argv)
