@@ -323,15 +323,16 @@ local function power_of_two(n)
   return p
 end
 
--- What blocks of kernels with device memory in place of shared memory have of the latter (spilled.cuh), and
--- how much of the former a multiprocessor's take, unless one takes more.
+-- What blocks of kernels with device memory in place of shared memory have of the latter
+-- (spilled.cuh), and how much of the former a multiprocessor's take, unless one takes more.
 local TURN, SPILLED = 32, 2048 * KIB
 
 -- How a kernel is launched: jit_cuda_plan.
 local function launch_of(c, k)
   local rows = k.CHUNK and 1 or (c.M + 16 * k.KW - 1) // (16 * k.KW)
-  return { shared = k.spilled and TURN or k.SHARED_BYTES, memory = k.spilled and up(k.SHARED_BYTES, 256) or 0,
-    threads = k.BLOCK_THREADS, blocks = k.MIN_BLOCKS, tile = k.TB, row_blocks = rows,
+  return { shared = k.spilled and TURN or k.SHARED_BYTES,
+    memory = k.spilled and up(k.SHARED_BYTES, 256) or 0, threads = k.BLOCK_THREADS,
+    blocks = k.MIN_BLOCKS, tile = k.TB, row_blocks = rows,
     value_blocks = k.VB and (c.DV8 + k.VB - 1) // k.VB or 1 }
 end
 
@@ -343,11 +344,12 @@ local twins = {
 
 local function is_cluster(name) return name == M.clusters[1] or name == M.clusters[2] end
 
--- Is one with device memory better than another: it takes half of SPILLED at most, and has small groups, since
--- addresses there take twice the registers.
+-- Is one with device memory better than another: it takes half of SPILLED at most, and has small
+-- groups, since addresses there take twice the registers.
 local function better(k, other)
   local half = SPILLED // 2
-  if not other or k.most > half or other.most > half then return not other or k.most < other.most end
+  if not other then return true end
+  if k.most > half or other.most > half then return k.most < other.most end
   return (k.NG or k.QN or 1) < (other.NG or other.QN or 1)
 end
 
@@ -406,7 +408,7 @@ local function check_sizes(name, sizes)
   for _, size in ipairs(plan.sizes) do
     local value, most = sizes[size.name], size.name ~= "M" and size.max or math.maxinteger
     if value < 1 or value > most then
-      error(("%s: the %s %s is %d: it must be %s"):format(name, size.what, size.name, value,
+      error(("%s: %s %s=%d: it must be %s"):format(name, size.what, size.name, value,
         size.name == "M" and "at least 1" or "from 1 to " .. most), 0)
     end
   end
@@ -476,8 +478,8 @@ function M.token_kernel(name, spec, sizes)
     bytes = 4 * TB * token
   end
   if bytes > smallest then
-    error(("%s: a token of %s with D %d, DV %d, M %d needs %d bytes of shared memory, a block has %d"):format(name,
-      spec.name, c.D, c.DV, c.M, bytes, smallest), 0)
+    error(("%s: a token of %s with D %d, DV %d, M %d takes %d bytes of shared memory, not up to %d")
+      :format(name, spec.name, c.D, c.DV, c.M, bytes, smallest), 0)
   end
   return { { "TB", TB }, { "BLOCK_THREADS", threads }, { "SHARED_BYTES", bytes } },
     { threads = threads, shared = bytes, blocks = math.max(1, M.classes[2].all // (bytes + KIB)), tile = TB }

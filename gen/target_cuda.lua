@@ -295,8 +295,8 @@ local function runtime(read, more)
   return table.concat(out)
 end
 
--- phi.cu: the functions of the feature and the kernel of templates/cuda/phi.cu. more: a header behind those
--- of every text.
+-- phi.cu: the functions of the feature and the kernel of templates/cuda/phi.cu. more: a header behind
+-- those of every text.
 function M.prologue(spec, sizes, dtype, read, more)
   local out = { (dtype == "f64" and "#define REAL double\n" or "") .. runtime(read, more), "enum {" }
   for _, constant in ipairs(feature.constants(spec, sizes)) do

@@ -42,13 +42,14 @@ local function class_of(arch) return plan_cuda.class(math.tointeger(arch:match("
 -- Those whose registers the planner counts; the others' are its guess, and of clusters the most of two.
 local KERNELS = { "attn_keys", "attn_queries", "attn_queries_bwd", "attn_keys_bwd" }
 
--- Rows of sizes at which blocks have device memory in place of shared memory; D and DV are the same. The row's
--- type has the sizes.
+-- Rows of sizes at which blocks have device memory in place of shared memory: D, the same as DV, and M,
+-- which are in the row's type.
 local BIG = {
   { "posrf", "attn_queries_bwd", 256, 1024, "sm_86" }, { "posrf", "attn_keys_bwd", 256, 1024, "sm_86" },
   { "trigrf", "attn_queries_bwd", 256, 1024, "sm_86" }, { "trigrf", "attn_keys_bwd", 256, 1024, "sm_86" },
   { "cderf", "attn_keys", 256, 1024, "sm_80" }, { "cderf", "attn_queries", 256, 1024, "sm_80" },
-  { "posrf", "attn_causal", 128, 256, "sm_86" }, { "posrf", "attn_causal_queries_bwd", 128, 256, "sm_86" },
+  { "posrf", "attn_causal", 128, 256, "sm_86" },
+  { "posrf", "attn_causal_queries_bwd", 128, 256, "sm_86" },
   { "hrf", "attn_step", 64, 1024, "sm_86" },
 }
 
@@ -59,10 +60,12 @@ end
 
 -- A row with everything but what the compiler says; its text is written to the folder as <hash>.cu.
 local function row_of(spec, kernel, kind, sizes, arch, type)
-  local options = { dtype = kind.dtype, precision = kind.precision, arch = math.tointeger(arch:match("%d+")) }
+  local options = { dtype = kind.dtype, precision = kind.precision,
+    arch = math.tointeger(arch:match("%d+")) }
   local text, launch = target_cuda.attention("", spec, kernel, sizes, options, emit.read)
   local row = { feature = spec.name, kernel = kernel, type = type, arch = arch, hash = emit.hash(text),
-    shared = launch.shared, blocks = launch.blocks, warps = launch.threads // 32, spilled = launch.memory > 0 }
+    shared = launch.shared, blocks = launch.blocks, warps = launch.threads // 32,
+    spilled = launch.memory > 0 }
   row.file = ("%s/%s.cu"):format(folder, row.hash)
   local file = assert(io.open(row.file, "w"))
   file:write(text)
@@ -83,7 +86,8 @@ local function rows_wanted()
   end
   for _, big in ipairs(BIG) do
     local feat, kernel, D, rows_of_w, arch = table.unpack(big)
-    rows[#rows + 1] = row_of(emit.load("feature", feat), kernel, TYPES[1], { D = D, DV = D, M = rows_of_w }, arch,
+    local sizes = { D = D, DV = D, M = rows_of_w }
+    rows[#rows + 1] = row_of(emit.load("feature", feat), kernel, TYPES[1], sizes, arch,
       ("f32-%dx%d"):format(D, rows_of_w))
   end
   return rows

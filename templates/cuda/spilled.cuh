@@ -1,8 +1,8 @@
-/* For kernels of which a block needs more memory than there is of shared memory: the names of rt.cuh that
- * mean shared memory mean device memory here, as much for each block of the launch. So that this does
- * not grow with the work, a launch has the blocks that run side by side, and each does the work of several
- * blocks of the grid, one after the other. The skeleton behind this file sees none of it; the generator
- * writes SPILLED_KERNEL where it has KERNEL.
+/* For kernels of which a block needs more memory than there is of shared memory: the names of
+ * rt.cuh for shared memory mean device memory here, as much for each block of the launch. So that
+ * this does not grow with the work, a launch has the blocks that run side by side, and each does the
+ * work of several blocks of the grid, one after the other. The skeleton behind this file sees none of
+ * it; the generator writes SPILLED_KERNEL where it has KERNEL. Slow, but right for any size.
  */
 #ifndef SPILLED_CUH
 #define SPILLED_CUH
@@ -18,7 +18,7 @@ DEVICE int64_t launched_blocks(void)
     return BLOCKS;
 }
 
-/* The only shared memory: place x, y, z of the block of the grid whose turn it is, and the grid's width. */
+/* All there is of shared memory: x, y, z of the block whose turn it is, and the grid's width. */
 DEVICE int64_t *block_turn(void)
 {
     SHARED_MEMORY(turn);
@@ -63,14 +63,15 @@ DEVICE int take_turn(const spilled_cuda_args *a, int64_t i)
 #define ATTN_ARGS(name) const attn_cuda_args &name
 #endif
 
-#define SPILLED_KERNEL(name, type, N, K)                                                       \
-    DEVICE void name##_turn(ATTN_ARGS(args), byte *block_memory);                              \
-    KERNEL(name, spilled_cuda_args, N, K)                                                      \
-    {                                                                                          \
-        byte *const memory = args.memory + launched_block() * ((SHARED_BYTES + 255) / 256 * 256); \
-        NO_UNROLL                                                                              \
-        for (int64_t i = launched_block(); take_turn(&args, i); i += launched_blocks())        \
-            name##_turn(args.args, memory);                                                    \
-    }                                                                                          \
+#define SPILLED_BYTES ((SHARED_BYTES + 255) / 256 * 256) /* jit_cuda_plan.memory */
+#define SPILLED_KERNEL(name, type, N, K)                                                \
+    DEVICE void name##_turn(ATTN_ARGS(args), byte *block_memory);                       \
+    KERNEL(name, spilled_cuda_args, N, K)                                               \
+    {                                                                                   \
+        byte *const memory = args.memory + launched_block() * SPILLED_BYTES;            \
+        NO_UNROLL                                                                       \
+        for (int64_t i = launched_block(); take_turn(&args, i); i += launched_blocks()) \
+            name##_turn(args.args, memory);                                             \
+    }                                                                                   \
     DEVICE void name##_turn(ATTN_ARGS(args), byte *block_memory)
 #endif

@@ -1,4 +1,5 @@
-/* Arguments of an attention kernel whose blocks have device memory in place of shared memory (spilled.cuh). */
+/* Arguments of an attention kernel whose blocks have device memory in place of shared memory
+ * (spilled.cuh). */
 #ifndef SPECTRA_SPILLED_ARGS_H
 #define SPECTRA_SPILLED_ARGS_H
 
