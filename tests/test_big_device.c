@@ -195,25 +195,27 @@ static void test_against_double(void **state)
     spectra_attention_free(att);
 }
 
-/* A token at a time, where a head's features are more than a block has room for. */
+/* A prompt, then a token at a time, where neither kernel has shared memory. */
 static void test_decoding(void **state)
 {
-    enum { T = 3, SIZE = 8, ROWS = 1024, SMALL = 86 };
+    enum { T = 4, PROMPT = 2, SIZE = 256, VALUES = 8, ROWS = 1024, SMALL = 86 };
+    static const int64_t width[4] = {SIZE, SIZE, VALUES, VALUES}; /* of q k v o */
     const spectra_attention_desc d = {.attn = "performer",
                                       .feat = "hrf",
                                       .kernel = "orf",
                                       .H = 2,
                                       .D = SIZE,
-                                      .DV = SIZE,
+                                      .DV = VALUES,
                                       .M = ROWS,
                                       .seed = 7,
                                       .causal = true};
-    const attend_shape shape = {1, 2, T, T, SIZE, SIZE};
-    const int64_t n = 2 * T * SIZE;
+    const attend_shape shape = {1, 2, T, T, SIZE, VALUES};
+    const attention_device_problem prompt = {
+        .p = {.B = 1, .T = PROMPT, .S = PROMPT}, .q_rows = PROMPT, .k_rows = PROMPT};
     spectra_attention *att;
     attention_device *ad;
     attend_run run;
-    float *in[3];
+    float *in[4];
     spectra_rows rows[4];
     const int arch = dev->arch;
     (void)state;
@@ -222,32 +224,34 @@ static void test_decoding(void **state)
     ok(attention_device_new(att, dev, false, &ad));
     ok(attention_device_changed(ad));
     for (int i = 0; i < 4; i++) {
-        if (i < 3)
-            in[i] = normal_floats(n, (uint64_t)i + 1, 0.5);
-        rows[i] = spectra_rows_dense(i < 3 ? put(in[i], n * 4) : room(n), 2, T, SIZE);
+        in[i] = normal_floats(2 * T * width[i], (uint64_t)i + 1, 0.25);
+        rows[i] = spectra_rows_dense(put(in[i], 2 * T * width[i] * 4), 2, T, width[i]);
     }
     ok(attend(att, &shape, &(attend_inputs){in[0], in[1], in[2], NULL, NULL, NULL}, &run));
     void *decoded = room(attention_device_state_bytes(ad, 1) / 4);
+    void *work = room(attention_device_prefill_bytes(ad, &prompt) / 4);
+    attention_device_views x = {.q = rows[0], .k = rows[1], .v = rows[2], .o = rows[3]};
     ok(attention_device_state_clear(ad, 1, decoded));
-    for (int t = 0; t < T; t++) {
-        spectra_rows at[4];
-        for (int i = 0; i < 4; i++) {
-            at[i] = rows[i];
-            at[i].data = (float *)rows[i].data + (int64_t)t * SIZE;
-        }
-        const attention_device_views x = {.q = at[0], .k = at[1], .v = at[2], .o = at[3]};
+    ok(attention_device_prefill(ad, &prompt, &x, decoded, work));
+    for (int t = PROMPT; t < T; t++) {
+        spectra_rows *const at[4] = {&x.q, &x.k, &x.v, &x.o};
+        for (int i = 0; i < 4; i++)
+            at[i]->data = (float *)rows[i].data + t * width[i];
         ok(attention_device_step(ad, 1, NULL, &x, decoded));
     }
-    assert_true(((const performer_device *)ad->own)->plan[STEP].memory > 0);
+    const performer_device *pd = ad->own;
+    assert_true(pd->plan[KEYS].memory > 0 && pd->plan[STEP].memory > 0);
     dev->arch = arch;
-    const double error = error_of(rows[3].data, n, run.o);
+    for (int i = 0; i < 2 * T * VALUES; i++) /* the prompt's are not computed */
+        run.o[i] = i / VALUES % T < PROMPT ? in[3][i] : run.o[i];
+    const double error = error_of(rows[3].data, 2 * T * VALUES, run.o);
     printf("hrf decoding: %.1e\n", error);
     assert_true(error <= 2e-5);
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 4; i++) {
         device_free(dev, rows[i].data);
-    for (int i = 0; i < 3; i++)
         free(in[i]);
-    device_free(dev, decoded);
+    }
+    device_free(dev, decoded), device_free(dev, work);
     attention_device_free(ad);
     attend_free(&run);
     spectra_attention_free(att);
