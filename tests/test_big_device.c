@@ -135,6 +135,13 @@ static results expected(const spectra_attention *att, int64_t T, float *const *i
 /* ---- on the device ----------------------------------------------------------------------------
  */
 
+/* On a GPU it depends on which one it is. */
+static void has_no_shared_memory(const attention_device *ad, cuda_kernel kernel)
+{
+    const performer_device *pd = ad->own;
+    assert_true(strcmp(kind, "emu") != 0 || pd->plan[kernel].memory > 0);
+}
+
 static void test_against_double(void **state)
 {
     const big_case *c = *state;
@@ -158,7 +165,7 @@ static void test_against_double(void **state)
     ok(spectra_attention_new(&d, &att));
     ok(attention_device_new(att, dev, false, &ad));
     ok(attention_device_changed(ad));
-    assert_true(((const performer_device *)ad->own)->plan[c->kernel].memory > 0);
+    has_no_shared_memory(ad, c->kernel);
     for (int64_t i = 0; i < T; i++)
         mask[i] = i == 0 || i % 5 != 3;
     for (int i = 0; i < 4; i++) {
@@ -219,7 +226,8 @@ static void test_decoding(void **state)
     spectra_rows rows[4];
     const int arch = dev->arch;
     (void)state;
-    dev->arch = SMALL;
+    if (strcmp(kind, "emu") == 0)
+        dev->arch = SMALL;
     ok(spectra_attention_new(&d, &att));
     ok(attention_device_new(att, dev, false, &ad));
     ok(attention_device_changed(ad));
@@ -239,8 +247,8 @@ static void test_decoding(void **state)
             at[i]->data = (float *)rows[i].data + t * width[i];
         ok(attention_device_step(ad, 1, NULL, &x, decoded));
     }
-    const performer_device *pd = ad->own;
-    assert_true(pd->plan[KEYS].memory > 0 && pd->plan[STEP].memory > 0);
+    has_no_shared_memory(ad, KEYS);
+    has_no_shared_memory(ad, STEP);
     dev->arch = arch;
     for (int i = 0; i < 2 * T * VALUES; i++) /* the prompt's are not computed */
         run.o[i] = i / VALUES % T < PROMPT ? in[3][i] : run.o[i];
