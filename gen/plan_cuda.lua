@@ -2,6 +2,7 @@
 -- table of candidates, the first that fits; no search at run time, and nothing that depends on the
 -- length of a sequence or the batch.
 local feature = require "gen.feature"
+local plan = require "gen.plan"
 
 local M = {}
 
@@ -322,11 +323,17 @@ local function power_of_two(n)
   return p
 end
 
+-- What blocks of kernels with device memory in place of shared memory have of the latter
+-- (spilled.cuh), and how much of the former a multiprocessor's take, unless one takes more.
+local TURN, SPILLED = 32, 2048 * KIB
+
 -- How a kernel is launched: jit_cuda_plan.
 local function launch_of(c, k)
   local rows = k.CHUNK and 1 or (c.M + 16 * k.KW - 1) // (16 * k.KW)
-  return { shared = k.SHARED_BYTES, threads = k.BLOCK_THREADS, blocks = k.MIN_BLOCKS, tile = k.TB,
-    row_blocks = rows, value_blocks = k.VB and (c.DV8 + k.VB - 1) // k.VB or 1 }
+  return { shared = k.spilled and TURN or k.SHARED_BYTES,
+    memory = k.spilled and up(k.SHARED_BYTES, 256) or 0, threads = k.BLOCK_THREADS,
+    blocks = k.MIN_BLOCKS, tile = k.TB, row_blocks = rows,
+    value_blocks = k.VB and (c.DV8 + k.VB - 1) // k.VB or 1 }
 end
 
 -- One leaves the other what it needs of every tile: their tiles and row blocks are the same.
@@ -335,21 +342,47 @@ local twins = {
   attn_causal_keys_bwd = "attn_causal_queries_bwd",
 }
 
+local function is_cluster(name) return name == M.clusters[1] or name == M.clusters[2] end
+
+-- Is one with device memory better than another: it takes half of SPILLED at most, and has small
+-- groups, since addresses there take twice the registers.
+local function better(k, other)
+  local half = SPILLED // 2
+  if not other then return true end
+  if k.most > half or other.most > half then return k.most < other.most end
+  return (k.NG or k.QN or 1) < (other.NG or other.QN or 1)
+end
+
+-- For sizes of which no candidate fits shared memory.
+local function spilled(list, class)
+  local best
+  for _, k in ipairs(list) do
+    if k.needed <= 255 and k.TB <= 32 * k.KW and better(k, best) then best = k end
+  end
+  if best then
+    best.spilled = true
+    best.MIN_BLOCKS = math.max(1, math.min(SPILLED // best.most,
+      M.occupancy(class, best.KW, math.min(255, 2 * best.needed), TURN)))
+  end
+  return best
+end
+
 -- The first candidate that keeps as many warps of a multiprocessor busy as any should: 16, or 8 ...
 local function choose(name, c, class)
   local list = candidates[name](c)
   for _, k in ipairs(list) do
     k.SHARED_BYTES = 4 * shared[name](c, k)
-    local needed = registers[name](c, k)
-    local most = math.max(k.SHARED_BYTES, twins[name] and 4 * shared[twins[name]](c, k) or 0)
-    k.MIN_BLOCKS = most <= class.block and needed <= 255 and k.TB <= 32 * k.KW
-      and M.occupancy(class, k.KW, needed, most) or 0
+    k.needed = registers[name](c, k)
+    k.most = math.max(k.SHARED_BYTES, twins[name] and 4 * shared[twins[name]](c, k) or 0)
+    k.MIN_BLOCKS = k.most <= class.block and k.needed <= 255 and k.TB <= 32 * k.KW
+      and M.occupancy(class, k.KW, k.needed, k.most) or 0
   end
   for _, busy in ipairs(name == "attn_queries" and { 8, 4, 2, 1 } or { 16, 8, 4, 2, 1 }) do
     for _, k in ipairs(list) do
       if k.MIN_BLOCKS * k.KW >= busy then return k end
     end
   end
+  return not is_cluster(name) and spilled(list, class) or nil
 end
 
 -- Blocks a cluster where a kernel of two launches has a twin that needs one, else 0. A block of it holds all
@@ -361,13 +394,23 @@ end
 
 -- A kernel that needs clusters was asked for where there is none.
 local function check_clusters(name, spec, c, arch, k)
-  local needed = false
-  for _, kernel in ipairs(M.clusters) do needed = needed or kernel == name end
+  local needed = is_cluster(name)
   if needed and arch < FIRST_CLUSTERS then
     error(("%s: clusters of blocks are there from ARCH %d on, not for %d"):format(name, FIRST_CLUSTERS, arch), 0)
   elseif needed and not k then
     error(("%s: the state of %s with D %d, DV %d, M %d is too big for a block"):format(name, spec.name, c.D, c.DV,
       c.M), 0)
+  end
+end
+
+-- Head sizes have a limit; W may have any number of rows.
+local function check_sizes(name, sizes)
+  for _, size in ipairs(plan.sizes) do
+    local value, most = sizes[size.name], size.name ~= "M" and size.max or math.maxinteger
+    if value < 1 or value > most then
+      error(("%s: %s %s=%d: it must be %s"):format(name, size.what, size.name, value,
+        size.name == "M" and "at least 1" or "from 1 to " .. most), 0)
+    end
   end
 end
 
@@ -388,6 +431,7 @@ end
 -- The constants of one kernel: { name, value } in order, as the skeleton's enum; and how it is launched.
 -- options: dtype "f32" or "bf16", precision "float32" or "fast", learn, arch.
 function M.kernel(name, spec, sizes, options)
+  check_sizes(name, sizes)
   local c, arch = constants(spec, sizes, options), options.arch or 80
   local k = choose(name, c, M.class(arch))
   check_clusters(name, spec, c, arch, k)
@@ -459,7 +503,10 @@ function M.token_kernel(name, spec, sizes)
     while TB > 1 and 4 * TB * token > smallest do TB = TB // 2 end
     bytes = 4 * TB * token
   end
-  assert(bytes <= smallest, "no kernel of any size fits")
+  if bytes > smallest then
+    error(("%s: a token of %s with D %d, DV %d, M %d takes %d bytes of shared memory, not up to %d")
+      :format(name, spec.name, c.D, c.DV, c.M, bytes, smallest), 0)
+  end
   return { { "TB", TB }, { "BLOCK_THREADS", threads }, { "SHARED_BYTES", bytes } },
     { threads = threads, shared = bytes, blocks = math.max(1, M.classes[2].all // (bytes + KIB)), tile = TB }
 end

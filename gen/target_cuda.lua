@@ -295,9 +295,10 @@ local function runtime(read, more)
   return table.concat(out)
 end
 
--- phi.cu: the functions of the feature and the kernel of templates/cuda/phi.cu.
-function M.prologue(spec, sizes, dtype, read)
-  local out = { (dtype == "f64" and "#define REAL double\n" or "") .. runtime(read), "enum {" }
+-- phi.cu: the functions of the feature and the kernel of templates/cuda/phi.cu. more: a header behind
+-- those of every text.
+function M.prologue(spec, sizes, dtype, read, more)
+  local out = { (dtype == "f64" and "#define REAL double\n" or "") .. runtime(read, more), "enum {" }
   for _, constant in ipairs(feature.constants(spec, sizes)) do
     out[#out + 1] = ("    %s = %d,"):format(constant[1], constant[2])
   end
@@ -325,7 +326,13 @@ function M.attention(header, spec, kernel, sizes, options, read)
   for _, name in ipairs(plan_cuda.clusters) do
     if name == kernel then header = header .. "#define CLUSTERS\n" end
   end
-  return kernel_text(header, kernel, M.prologue(spec, sizes, "f32", read), constants, read), launch
+  local more, skeleton = nil, read
+  if launch.memory > 0 then
+    more = FOLDER .. "spilled.cuh"
+    function skeleton(path) return (read(path):gsub("\nKERNEL%(", "\nSPILLED_KERNEL(")) end
+  end
+  local prologue = M.prologue(spec, sizes, "f32", read, more)
+  return kernel_text(header, kernel, prologue, constants, skeleton), launch
 end
 
 -- adapt of a feature, or its gradient, run by one warp: every lane has the scalars, coordinates are shared

@@ -7,5 +7,6 @@
 #include "../templates/cuda/args.h"
 #include "../templates/cuda/model_args.h"
 #include "../templates/cuda/softmax_args.h"
+#include "../templates/cuda/spilled_args.h"
 
 #endif

@@ -92,6 +92,7 @@ typedef struct jit_cuda_options {
 /* How such a kernel is launched; zeros where it has no choice of sizes. */
 typedef struct jit_cuda_plan {
     int64_t shared; /* bytes */
+    int64_t memory; /* bytes of the device's, a block, in place of shared memory; 0: none */
     int threads;
     int blocks;                   /* of it a multiprocessor holds at a time */
     int tile;                     /* tokens */

@@ -260,10 +260,10 @@ static jit_cuda_plan plan_of(lua_State *L)
 {
     if (!lua_istable(L, -1))
         return (jit_cuda_plan){0};
-    return (jit_cuda_plan){plan_field(L, "shared"),     plan_field(L, "threads"),
-                           plan_field(L, "blocks"),     plan_field(L, "tile"),
-                           plan_field(L, "row_blocks"), plan_field(L, "value_blocks"),
-                           plan_field(L, "cluster")};
+    return (jit_cuda_plan){plan_field(L, "shared"),       plan_field(L, "memory"),
+                           plan_field(L, "threads"),      plan_field(L, "blocks"),
+                           plan_field(L, "tile"),         plan_field(L, "row_blocks"),
+                           plan_field(L, "value_blocks"), plan_field(L, "cluster")};
 }
 
 /* require("gen.jit").cuda(.feature(name, spec), sizes, options), or .cuda_row(name) */

@@ -6,6 +6,7 @@
 
 #include "status.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -54,6 +55,23 @@ int64_t cuda_splits(const performer_device *pd, const jit_cuda_plan *plan, int64
     const int64_t wanted = slots / blocks, possible = cuda_blocks(tokens, 2 * unit);
     const int64_t n = wanted < possible ? wanted : possible;
     return n > 1 ? n : 1;
+}
+
+int64_t cuda_spilled_bytes(const performer_device *pd, cuda_kernel kernel)
+{
+    const jit_cuda_plan *plan = &pd->plan[kernel];
+    return plan->memory * plan->blocks * device_multiprocessors(pd->dev);
+}
+
+int64_t cuda_place_spilled(const performer_device *pd, int64_t *at)
+{
+    const int64_t place = *at;
+    int64_t most = 0;
+    for (int i = 0; i < CUDA_KERNELS; i++)
+        if (i != STEP && cuda_spilled_bytes(pd, i) > most)
+            most = cuda_spilled_bytes(pd, i);
+    *at += most / (int64_t)sizeof(float);
+    return place;
 }
 
 static int64_t splits(const performer_device *pd, const jit_cuda_plan *plan, int64_t blocks,
@@ -113,6 +131,7 @@ cuda_layout cuda_layout_of(const performer_device *pd, const attention_device_pr
         l.at_dw = at, at += cuda_whole(qs * matrix);
         l.at_dw_k = at, at += cuda_whole(ks * matrix);
     }
+    l.at_spilled = cuda_place_spilled(pd, &at);
     l.work = at;
     return l;
 }
@@ -158,6 +177,8 @@ spectra_status cuda_open_kernel(performer_device *pd, cuda_kernel kernel)
     TRY(jit_cuda_text(d->feat, d->D, d->DV, d->M, &options, &pd->plan[kernel], &text));
     spectra_status status = device_program_get(pd->dev, kernel_names[kernel], text, &program);
     free(text);
+    if (status == SPECTRA_OK && kernel == STEP && pd->plan[kernel].memory > 0 && !pd->step_spilled)
+        status = device_alloc(pd->dev, cuda_spilled_bytes(pd, kernel), &pd->step_spilled);
     return status == SPECTRA_OK ? device_function_get(program, kernel_names[kernel],
                                                       pd->plan[kernel].shared, &pd->kernel[kernel])
                                 : status;
@@ -200,6 +221,7 @@ static void performer_device_release(attention_device *ad)
     performer_device *pd = ad->own;
     if (!pd)
         return;
+    device_free(pd->dev, pd->step_spilled);
     device_free(pd->dev, pd->w);
     device_free(pd->dev, pd->base);
     device_free(pd->dev, pd->uniform);
@@ -236,7 +258,7 @@ cuda_rows cuda_rows_of(spectra_rows x)
     return (cuda_rows){x.data, x.stride_b, x.stride_h, x.stride_t};
 }
 
-attn_cuda_args cuda_args_of(const performer_device *pd, const attention_device_problem *x,
+attn_cuda_args cuda_args_of(performer_device *pd, const attention_device_problem *x,
                             const cuda_layout *l, const attention_device_views *v, float *saved,
                             float *work)
 {
@@ -244,6 +266,7 @@ attn_cuda_args cuda_args_of(const performer_device *pd, const attention_device_p
     const spectra_attention *att = pd->att;
     const int64_t matrix = cuda_whole(att->plan.M * att->plan.D), M = att->plan.M;
     const float *second = att->second ? pd->w + matrix : pd->w, *w2 = second + matrix;
+    pd->spilled = work + l->at_spilled;
     return (attn_cuda_args){
         .q = cuda_rows_of(v->q),
         .k = cuda_rows_of(v->k),
@@ -296,11 +319,18 @@ attn_cuda_args cuda_args_of(const performer_device *pd, const attention_device_p
 spectra_status cuda_launch(const performer_device *pd, cuda_kernel kernel, int64_t x, int64_t y,
                            int64_t z, const void *args, int64_t size)
 {
-    const device_grid grid = {.blocks = {x, y, z},
-                              .threads = pd->plan[kernel].threads,
-                              .cluster = 1,
-                              .shared_bytes = pd->plan[kernel].shared};
-    return device_launch(pd->kernel[kernel], &grid, args, size);
+    const jit_cuda_plan *plan = &pd->plan[kernel];
+    device_grid grid = {
+        .blocks = {x, y, z}, .threads = plan->threads, .cluster = 1, .shared_bytes = plan->shared};
+    if (plan->memory == 0)
+        return device_launch(pd->kernel[kernel], &grid, args, size);
+    const int64_t blocks = x * y * z, most = cuda_spilled_bytes(pd, kernel) / plan->memory;
+    const spilled_cuda_args spilled = {.args = *(const attn_cuda_args *)args,
+                                       .blocks = {x, y, z},
+                                       .memory = kernel == STEP ? pd->step_spilled : pd->spilled};
+    assert(size == sizeof spilled.args);
+    grid = (device_grid){{blocks < most ? blocks : most, 1, 1}, plan->threads, 1, plan->shared};
+    return device_launch(pd->kernel[kernel], &grid, &spilled, sizeof spilled);
 }
 
 static spectra_status launch(const performer_device *pd, cuda_kernel kernel, int64_t splits_,

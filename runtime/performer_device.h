@@ -40,9 +40,11 @@ typedef struct performer_device {
     float *staged; /* the same, the host's */
     float *base;   /* (heads, parameters) for base_batch sequences: defaults and what was given */
     int64_t base_batch, base_room;
-    double *uniform; /* (M, D) of count matrices */
-    float *learned;  /* (H, scalars) | (M, D) | (M): gradients since they were last asked for */
-    float *host;     /* room for what goes between host and device */
+    double *uniform;    /* (M, D) of count matrices */
+    float *learned;     /* (H, scalars) | (M, D) | (M): gradients since they were last asked for */
+    void *spilled;      /* where blocks of kernels whose plan has `memory` find it: in `work` */
+    void *step_spilled; /* and those of STEP */
+    float *host;        /* room for what goes between host and device */
     int64_t host_floats;
 } performer_device;
 
@@ -54,7 +56,7 @@ typedef struct cuda_layout {
     int64_t splits, product_splits; /* of the moments' tokens, of their products' */
     int forward, backward;          /* blocks a cluster of one launch; 0: two launches */
     int64_t at_state, at_den, at_top, at_params, at_w, at_counts, saved;
-    int64_t at_part, at_dpart, at_gq, at_gk, at_gv, at_moments, at_products, at_scalars,
+    int64_t at_spilled, at_part, at_dpart, at_gq, at_gk, at_gv, at_moments, at_products, at_scalars,
         at_scalars_k, at_dw, at_dw_k, work;
     /* of causal passes; at_part is in `saved` there */
     int64_t tiles, at_o, at_den_part, at_top_part, at_gden, at_refs, at_starts, at_dweights;
@@ -84,9 +86,14 @@ static inline int64_t cuda_blocks(int64_t n, int64_t each)
 void cuda_place_params(const performer_device *pd, cuda_layout *l, int64_t *at);
 cuda_layout cuda_layout_of(const performer_device *pd, const attention_device_problem *x);
 cuda_rows cuda_rows_of(spectra_rows x);
-attn_cuda_args cuda_args_of(const performer_device *pd, const attention_device_problem *x,
+attn_cuda_args cuda_args_of(performer_device *pd, const attention_device_problem *x,
                             const cuda_layout *l, const attention_device_views *v, float *saved,
                             float *work);
+/* Bytes that the blocks of a kernel that run at a time have in place of shared memory. */
+int64_t cuda_spilled_bytes(const performer_device *pd, cuda_kernel kernel);
+/* Room at *at, in floats, for the most of any kernel that has its part of `work`; where it begins.
+ */
+int64_t cuda_place_spilled(const performer_device *pd, int64_t *at);
 /* Splits of a sequence so that the blocks of one launch about fill the device once; from the shape
  * and the device alone. A split is worth at least two times `unit` tokens. */
 int64_t cuda_splits(const performer_device *pd, const jit_cuda_plan *plan, int64_t blocks,

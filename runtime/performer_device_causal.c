@@ -50,10 +50,11 @@ cuda_layout cuda_causal_layout(const performer_device *pd, const attention_devic
         l.at_dweights = at, at += cuda_whole(each * plan->M);
     }
     l.work = at > l.work ? at : l.work;
+    l.at_spilled = cuda_place_spilled(pd, &l.work);
     return l;
 }
 
-static attn_cuda_args causal_args(const performer_device *pd, const attention_device_problem *x,
+static attn_cuda_args causal_args(performer_device *pd, const attention_device_problem *x,
                                   const cuda_layout *l, const attention_device_views *v,
                                   float *saved, float *work)
 {
@@ -158,12 +159,16 @@ spectra_status attention_device_state_clear(const attention_device *ad, int64_t 
     return device_write(pd->dev, state + l.at_state, pd->host, all * (int64_t)sizeof(float));
 }
 
-/* Splits of a prompt, and the arguments to read it. */
-static int64_t prompt_splits(const performer_device *pd, const attention_device_problem *x)
+/* Of what reads a prompt into such a state. */
+static cuda_layout prompt_layout(const performer_device *pd, const attention_device_problem *x)
 {
     const jit_cuda_plan *keys = &pd->plan[KEYS];
-    const int64_t heads = x->p.B * pd->att->desc.H;
-    return cuda_splits(pd, keys, heads * keys->row_blocks * keys->value_blocks, x->p.S, SPLIT);
+    cuda_layout l = state_layout(pd, x->p.B);
+    l.k_splits =
+        cuda_splits(pd, keys, l.heads * keys->row_blocks * keys->value_blocks, x->p.S, SPLIT);
+    l.work = cuda_whole(l.k_splits * l.heads * l.state);
+    l.at_spilled = cuda_place_spilled(pd, &l.work);
+    return l;
 }
 
 int64_t attention_device_prefill_bytes(const attention_device *ad,
@@ -172,8 +177,7 @@ int64_t attention_device_prefill_bytes(const attention_device *ad,
     if (can_decode(ad) != SPECTRA_OK)
         return 0;
     const performer_device *pd = ad->own;
-    const cuda_layout l = state_layout(pd, x->p.B);
-    return cuda_whole(prompt_splits(pd, x) * l.heads * l.state) * (int64_t)sizeof(float);
+    return prompt_layout(pd, x).work * (int64_t)sizeof(float);
 }
 
 spectra_status attention_device_prefill(const attention_device *ad,
@@ -183,8 +187,7 @@ spectra_status attention_device_prefill(const attention_device *ad,
     TRY(can_decode(ad));
     performer_device *pd = ad->own;
     float *state = state_;
-    cuda_layout l = state_layout(pd, x->p.B);
-    l.k_splits = prompt_splits(pd, x);
+    const cuda_layout l = prompt_layout(pd, x);
     attn_cuda_args args = cuda_args_of(pd, x, &l, v, state, work);
     TRY(cuda_open_kernel(pd, MERGE));
     const int64_t F = ad->att->feature->lanes * ad->att->plan.MP;

@@ -9,14 +9,18 @@ if [ ! -x "$nvcc" ]; then
     exit 0
 fi
 mkdir -p "$folder"
-list="posrf attn_queries f32 fixed
-hrf attn_keys f32 fixed
-sderf attn_queries_bwd bf16 fixed
-gerf attn_keys_bwd f32 learn
-aderf attn_maps f32 fixed
-sderf attn_products bf16 fixed"
-echo "$list" | while read -r feature kernel type learn; do
-    echo "$folder/$feature.$kernel.cu $feature $kernel 20 24 100 $type float32 $learn"
+list="posrf attn_queries 20 24 100 f32 fixed
+hrf attn_keys 20 24 100 f32 fixed
+sderf attn_queries_bwd 20 24 100 bf16 fixed
+gerf attn_keys_bwd 20 24 100 f32 learn
+posrf attn_keys_bwd 256 256 100 f32 fixed
+trigrf attn_causal 20 24 100 bf16 fixed
+hrf attn_causal_queries_bwd 20 24 100 f32 fixed
+gerf attn_causal_keys_bwd 20 24 100 f32 learn
+aderf attn_maps 20 24 100 f32 fixed
+sderf attn_products 20 24 100 bf16 fixed"
+echo "$list" | while read -r feature kernel D DV M type learn; do
+    echo "$folder/$feature.$kernel.cu $feature $kernel $D $DV $M $type float32 $learn"
 done | "$lua" tests/cuda_text.lua || exit 1
 passed=0 failed=0
 for file in "$folder"/*.cu; do

@@ -199,6 +199,8 @@ static void test_orders(void **state)
         {"saderf", "orf", 1, 1, 33, 40, 16, 16, 32, true, false, false, false},
         {"hrf", "orf", 1, 1, 40, 40, 16, 16, 32, true, false, false, false},
         {"gerf", "fastfood_learnable", 1, 2, 40, 40, 16, 16, 32, true, false, false, true},
+        {"posrf", "orf", 1, 2, 20, 24, 256, 256, 16, true, false, false,
+         false}, /* no shared memory */
     };
     (void)state;
     for (size_t i = 0; i < sizeof checked / sizeof checked[0]; i++)
@@ -345,6 +347,9 @@ static const attention_case cases[] = {
     {"posrf", "gmm", 1, 2, 40, 40, 16, 16, 32, true, false, false, false},
     {"posrf", "ssr", 1, 1, 40, 40, 16, 16, 33, true, false, false, false},
     {"posrf", "orf", 1, 1, 70, 70, 32, 32, 128, true, false, true, false},
+    /* no kernel's memory fits shared memory, and those of backward only */
+    {"cderf", "orf", 1, 1, 20, 40, 160, 8, 32, true, false, false, false},
+    {"gerf", "fastfood_learnable", 1, 2, 20, 40, 256, 256, 32, true, false, false, true},
 };
 
 static void test_case_run(void **state)

@@ -5,6 +5,7 @@ TEST_NAMES := $(filter-out $(GRADIENT_NAMES),$(patsubst tests/%.c,%,$(wildcard t
 TEST_WITH_test_approx := oracle
 TEST_WITH_test_causal_device := attend emulated
 TEST_WITH_test_decoding_device := device_case oracle attend
+TEST_WITH_test_big_device := device_case oracle attend
 TEST_WITH_test_chain := oracle attend
 TEST_WITH_test_device := device_case oracle
 TEST_WITH_test_device_kernels := device_case oracle

@@ -1,4 +1,5 @@
 local emit = require "gen.emit"
+local feature = require "gen.feature"
 local plan_cuda = require "gen.plan_cuda"
 
 local KIB = 1024
@@ -173,5 +174,122 @@ describe("one launch a direction", function()
     assert.equal(8, plan_cuda.cluster_blocks(k, 16, 65536, 132, 256)) -- 128 blocks against 256
     assert.equal(0, plan_cuda.cluster_blocks(k, 2, 65536, 132, 264))  -- 16 against 264
     assert.equal(1, plan_cuda.cluster_blocks(k, 1, 16, 132, 1))
+  end)
+end)
+
+describe("big sizes", function()
+  local heads, rows = { 8, 20, 32, 60, 64, 96, 128, 160, 256 }, { 8, 96, 100, 128, 256, 512, 1024, 2048 }
+
+  -- Every pair of head sizes, with each of them all numbers of rows in turn.
+  local function each_size(start, check)
+    local i = start
+    for _, D in ipairs(heads) do
+      for _, DV in ipairs(heads) do
+        i = i + 1
+        check { D = D, DV = DV, M = rows[i % #rows + 1] }
+      end
+    end
+  end
+
+  -- What differs for the planner, of each once: features that are alike have the same plans.
+  local function kinds_of_feature()
+    local list, seen = {}, {}
+    for _, spec in ipairs(emit.load_all("feature")) do
+      local key = {}
+      for i, constant in ipairs(feature.constants(spec, { D = 8, DV = 8, M = 8 })) do key[i] = constant[2] end
+      key = table.concat(key, " ")
+      if not seen[key] then list[#list + 1] = spec end
+      seen[key] = true
+    end
+    return list
+  end
+
+  local function check_plan(name, spec, sizes, class, options)
+    local what = ("%s of %s, %s %s, D %d DV %d M %d"):format(name, spec.name, class.name,
+      options.dtype, sizes.D, sizes.DV, sizes.M)
+    options.arch = class.archs[1]
+    local found, list, launch = pcall(plan_cuda.kernel, name, spec, sizes, options)
+    if not found then error(what .. ": " .. list) end
+    if launch.shared > class.block or launch.blocks * (launch.shared + KIB) > class.all or launch.blocks < 1 then
+      error(("%s: %d blocks of %d bytes"):format(what, launch.blocks, launch.shared))
+    end
+    return launch
+  end
+
+  -- All sizes on the GPUs with the least shared memory, every other one on those with more.
+  it("have a plan for every kernel, feature and class, which fits", function()
+    local start, least = 0, plan_cuda.classes[#plan_cuda.classes]
+    for _, spec in ipairs(kinds_of_feature()) do
+      for _, class in ipairs(plan_cuda.classes) do
+        for _, name in ipairs(plan_cuda.kernels) do
+          start = start + 1
+          local turn = start
+          each_size(start, function(sizes)
+            turn = turn + 1
+            local options = { dtype = turn % 4 < 2 and "f32" or "bf16", learn = turn % 4 < 2 }
+            if class == least or turn % 2 == 0 then check_plan(name, spec, sizes, class, options) end
+          end)
+        end
+      end
+    end
+  end)
+
+  it("have the same tiles and blocks of rows in causal twins", function()
+    local class, options = plan_cuda.classes[#plan_cuda.classes], { dtype = "f32", learn = true }
+    for start, name in ipairs { "posrf", "trigrf", "cderf+", "hrf_gaussian" } do
+      local spec = emit.load("feature", name)
+      each_size(start, function(sizes)
+        local q = check_plan("attn_causal_queries_bwd", spec, sizes, class, options)
+        local k = check_plan("attn_causal_keys_bwd", spec, sizes, class, options)
+        assert.same({ q.tile, q.row_blocks }, { k.tile, k.row_blocks })
+      end)
+    end
+  end)
+
+  it("have parameters and the reference's behaviour on every GPU", function()
+    for _, spec in ipairs(emit.load_all("feature")) do
+      each_size(0, function(sizes)
+        for _, dtype in ipairs { "f32", "bf16" } do
+          for _, name in ipairs(plan_cuda.params) do
+            local _, launch = plan_cuda.params_kernel(name, spec, sizes, { dtype = dtype })
+            assert.is_true(launch.shared <= 48 * KIB, name)
+          end
+        end
+        for _, name in ipairs(spec.official and plan_cuda.token or {}) do
+          local _, launch = plan_cuda.token_kernel(name, spec, sizes)
+          assert.is_true(launch.shared <= 99 * KIB, name)
+        end
+      end)
+    end
+  end)
+
+  it("put a block's memory on the device, a bounded part of it", function()
+    local posrf, sizes = emit.load("feature", "posrf"), { D = 256, DV = 256, M = 1024 }
+    local k, launch = plan_cuda.kernel("attn_keys_bwd", posrf, sizes, { arch = 86 })
+    assert.equal(32, launch.shared)
+    assert.is_true(launch.memory * launch.blocks <= 2048 * KIB)
+    for _, constant in ipairs(k) do
+      if constant[1] == "SHARED_BYTES" then assert.equal(0, (launch.memory - constant[2]) // 256) end
+    end
+    local text = emit.cuda(posrf, sizes, "f32", { kind = "attn_keys_bwd", arch = 86 })
+    assert.is_truthy(text:find("\nSPILLED_KERNEL(attn_keys_bwd, attn_cuda_args,", 1, true))
+    assert.is_nil(text:find("#include", 1, true))
+    text = emit.cuda(posrf, { D = 64, DV = 64, M = 128 }, "f32", { kind = "attn_keys_bwd", arch = 86 })
+    assert.is_nil(text:find("SPILLED", 1, true))
+  end)
+
+  it("that are out of range are named", function()
+    local posrf = emit.load("feature", "posrf")
+    local function refused(plan, name, D, DV, M, sentence)
+      assert.has_error(function() plan(name, posrf, { D = D, DV = DV, M = M }, {}) end, sentence)
+    end
+    refused(plan_cuda.kernel, "attn_keys", 264, 32, 128,
+      "attn_keys: head size D=264: it must be from 1 to 256")
+    refused(plan_cuda.kernel, "attn_step", 32, 257, 128,
+      "attn_step: value size DV=257: it must be from 1 to 256")
+    refused(plan_cuda.kernel, "attn_merge", 32, 32, 0,
+      "attn_merge: rows of W M=0: it must be at least 1")
+    refused(plan_cuda.token_kernel, "attn_token", 32, 32, 8192, "attn_token: a token of posrf with "
+      .. "D 32, DV 32, M 8192 takes 131608 bytes of shared memory, not up to 101376")
   end)
 end)
