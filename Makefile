@@ -101,7 +101,9 @@ help:
 	@echo "make gen FEAT=saderf KERNEL=qmc [D=32 DV=32 M=128 DTYPE=f32]"
 	@echo "                     kernels of a pair for fixed sizes into build/saderf-qmc/; the next make links them"
 	@echo "make gen ARCH=\"sm_80 sm_90a\" FEAT=saderf KERNEL=qmc"
-	@echo "                     the same, and its CUDA text compiled for these GPUs (needs NVRTC, no GPU)"
+	@echo "                     the same, and all that these GPUs are asked for with the pair (attention in every"
+	@echo "                     precision, causal too, its backward, decoding) and by training, compiled; the next make"
+	@echo "                     links it, so that nothing is compiled where it runs (needs NVRTC, no GPU)"
 	@echo "make bench           every target of bench/README.md measured on this machine: a table, build/bench/results.jsonl"
 	@echo "make readme-bench    the README's table and picture from that run"
 	@echo "make gpu             on a machine with an NVIDIA GPU: everything about CUDA for real, and times"
@@ -136,9 +138,13 @@ build/sources.mk: build/base/registry.inc $(ALL_PAIRS:%=build/%/registry.inc)
 	$(LUA) gen/main.lua --registry OUT=build/registry.c build/base $(ALL_PAIRS:%=build/%)
 	@{ echo "KERNEL_C := $$(find build/base $(ALL_PAIRS:%=build/%) -mindepth 1 -name '*.c' \
 	    ! -name features.c ! -name matrices.c | sort | tr '\n' ' ')"; \
-	   echo "CUDA_TEXT := $$(find build/base $(ALL_PAIRS:%=build/%) -name '*.cu' | sort | tr '\n' ' ')"; } >$@
+	   echo "CUDA_TEXT := $$(find build/base $(ALL_PAIRS:%=build/%) -name '*.cu' ! -path '*/ahead/*' | sort | tr '\n' ' ')"; } >$@
 
 gen:
+ifneq ($(ARCH),)
+	@$(MAKE) --no-print-directory $(O)/cubin
+	@$(O)/cubin "$(ARCH)"
+endif
 ifneq ($(FEAT)$(KERNEL),)
 	@mkdir -p build
 	@$(LUA) gen/main.lua FEAT=$(FEAT) KERNEL=$(KERNEL) D=$(D) DV=$(DV) M=$(M) DTYPE=$(DTYPE) OUT=build/$(FEAT)-$(KERNEL)
@@ -147,24 +153,11 @@ else
 	@echo "generated: build/base $(ALL_PAIRS:%=build/%)"
 endif
 ifneq ($(ARCH),)
-	@$(MAKE) --no-print-directory build/base/model/stamp $(O)/cubin
-	@$(O)/cubin build/base/cubins.inc "$(ARCH)" $$(find build/base/row build/base/model -name '*.cu' | sort)
-	@for pair in $(if $(FEAT)$(KERNEL),$(FEAT)-$(KERNEL),$(ALL_PAIRS)); do \
-	    $(O)/cubin build/$$pair/cubins.inc "$(ARCH)" $$(find build/$$pair -name '*.cu' | sort) || exit 1; done
+	@for pair in base $(if $(FEAT)$(KERNEL),$(FEAT)-$(KERNEL),$(ALL_PAIRS)); do \
+	    rm -rf build/$$pair/ahead build/$$pair/cubins.inc; \
+	    $(LUA) gen/main.lua --ahead ARCH="$(ARCH)" $$(test $$pair = base || cat build/$$pair/args) OUT=build/$$pair/ahead && \
+	    $(O)/cubin build/$$pair/cubins.inc build/$$pair/ahead/list || exit 1; done
 endif
-
-# Texts that training with the benchmark's sizes asks a device for, as runtime/cuda_text.c puts them
-# together: to be compiled ahead, and for tests.
-build/base/model/stamp: build/base/registry.inc $(wildcard templates/cuda/*)
-	@mkdir -p $(@D)
-	@whole() { for f; do printf '#line 1 "templates/cuda/%s"\n' $$f; cat templates/cuda/$$f; done; }; \
-	row() { printf '#define ROW_N %s\n#define ROW_UNIT %s\n' $$2 $$3; cat build/base/row/$$1.cu; }; \
-	whole rt.cuh args.h dropout.cuh model_args.h model.cu >$(@D)/model.cu; \
-	{ printf '#define HEAD_D 32\n#define HEAD_DV 32\n'; \
-	    whole rt.cuh args.h dropout.cuh model_args.h softmax_args.h softmax.cu; } >$(@D)/softmax.cu; \
-	for r in 'layernorm 64 4' 'dropout_residual 64 4' 'gelu 128 4' 'relu 128 4' 'cross_entropy 10 1' \
-	    'cross_entropy 2 1' 'adamw 1024 4'; do row $$r >$(@D)/$$(echo $${r% *} | tr ' ' _).cu; done
-	@touch $@
 
 diff-gen:
 	@rm -rf build/diff-gen && mkdir -p build/diff-gen/old build/diff-gen/new
@@ -199,7 +192,7 @@ $(O)/cubin: $(O)/gen/cubin.o $(CUBIN_O)
 
 # what a kernel is generated from at run time
 JIT_SOURCES := $(sort $(filter-out gen/main.lua gen/check.lua gen/embed.lua gen/cubins.lua gen/files.lua,$(wildcard gen/*.lua)) \
-	$(wildcard specs/feature/*.lua specs/matrix/*.lua specs/row/*.lua templates/c/* templates/cuda/*) \
+	$(wildcard specs/*/*.lua templates/c/* templates/cuda/*) \
 	runtime/kernel.h runtime/sample_primitives.h runtime/emulator_abi.h runtime/emulator_rt.h)
 build/jit_sources.c: Makefile gen/embed.lua $(JIT_SOURCES)
 	@mkdir -p build

@@ -1,7 +1,7 @@
-/* cubin OUT.inc "sm_80 sm_90a" FILE.cu ... : compiles every file with NVRTC for every architecture
- * into FILE.sm_80.cubin beside it, and writes OUT.inc, a line a cubin with the key the runtime
- * finds it by, for gen/cubins.lua. Part of `make gen ARCH=...`; one sentence and code 1 where it
- * fails.
+/* cubin OUT.inc LIST : compiles every file of LIST (of `gen/main.lua --ahead`, lines "FILE.cu
+ * sm_80") with NVRTC into FILE.sm_80.cubin beside it, and writes OUT.inc, a line a cubin with the
+ * key the runtime finds it by, for gen/cubins.lua. cubin "sm_80 sm_90a" : says whether NVRTC
+ * compiles for these. Part of `make gen ARCH=...`; one sentence and code 1 where it fails.
  */
 #define _GNU_SOURCE
 #include "device_nvrtc.h"
@@ -44,45 +44,54 @@ static spectra_status compile(FILE *inc, const char *file, const char *text, con
     return status;
 }
 
-/* `targets` is taken apart. */
-static spectra_status compile_all(FILE *inc, char *targets, int files, char **file)
+static spectra_status check(char *targets)
 {
     const nvrtc_info *nvrtc;
-    char *list[NVRTC_ARCHS], *held = NULL;
-    int count = 0;
     TRY(nvrtc_open(0, &nvrtc));
-    for (char *word = strtok_r(targets, " ,", &held); word; word = strtok_r(NULL, " ,", &held)) {
-        TRY(nvrtc_check_target(nvrtc, word));
-        if (count == NVRTC_ARCHS)
-            return fail(SPECTRA_EINVAL, "more than %d architectures", NVRTC_ARCHS);
-        list[count++] = word;
-    }
-    for (int i = 0; i < files; i++) {
+    return nvrtc_check_targets(nvrtc, targets);
+}
+
+/* `list` is taken apart. */
+static spectra_status compile_all(FILE *inc, char *list)
+{
+    char *held = NULL;
+    for (char *file = strtok_r(list, " \n", &held); file; file = strtok_r(NULL, " \n", &held)) {
+        const char *target = strtok_r(NULL, " \n", &held);
         jit_bytes text = {.data = NULL};
-        spectra_status status = jit_read_file(file[i], TEXT_LIMIT, &text);
-        for (int k = 0; k < count && status == SPECTRA_OK; k++)
-            status = compile(inc, file[i], text.data, list[k]);
+        if (!target)
+            return fail(SPECTRA_EFORMAT, "%s has no architecture behind it", file);
+        TRY(jit_read_file(file, TEXT_LIMIT, &text));
+        spectra_status status = compile(inc, file, text.data, target);
         free(text.data);
         TRY(status);
     }
     return SPECTRA_OK;
 }
 
-int main(int argc, char **argv)
+static spectra_status run(const char *out, const char *list)
 {
     outfile inc;
-    if (argc < 4) {
-        fprintf(stderr, "usage: cubin OUT.inc \"sm_80 sm_90a\" FILE.cu ...\n");
-        return 2;
-    }
-    spectra_status status = outfile_open(argv[1], &inc);
+    jit_bytes lines = {.data = NULL};
+    TRY(jit_read_file(list, TEXT_LIMIT, &lines));
+    spectra_status status = outfile_open(out, &inc);
     if (status == SPECTRA_OK) {
-        status = compile_all(inc.file, argv[2], argc - 3, argv + 3);
+        status = compile_all(inc.file, lines.data);
         if (status == SPECTRA_OK)
             status = outfile_commit(&inc);
         else
             outfile_abort(&inc);
     }
+    free(lines.data);
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2 || argc > 3) {
+        fprintf(stderr, "usage: cubin OUT.inc LIST, cubin \"sm_80 sm_90a\"\n");
+        return 2;
+    }
+    spectra_status status = argc == 2 ? check(argv[1]) : run(argv[1], argv[2]);
     if (status != SPECTRA_OK)
         fprintf(stderr, "cubin: %s\n", spectra_message());
     return status != SPECTRA_OK;

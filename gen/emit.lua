@@ -119,26 +119,35 @@ local function cuda_text(command, feature, sizes, dtype)
     target_cuda.SKELETON, target_cuda.MARK)
 end
 
--- CUDA text of a feature for exact sizes, the same whether it is written ahead or made at run time:
--- what was compiled ahead is found by it; of a kernel also how it is launched. options: kind, one of
--- M.CUDA_KINDS; of kernels dtype, precision, learn, arch (plan_cuda.kernel).
+local CUDA_OPTIONS = { { "dtype", "DTYPE", "f32" }, { "precision", "PRECISION", "float32" },
+  { "learn", "LEARN", false }, { "arch", "ARCH", 80 } }
+
+-- CUDA text of a feature for exact sizes: it is found by itself where it was compiled ahead, so it is one of the
+-- class of architectures and of the options that it depends on (plan_cuda.reads). Of a kernel also how it is
+-- launched, and a name for its file. options: kind, one of M.CUDA_KINDS; of kernels dtype, precision, learn, arch.
 function M.cuda(feature, sizes, dtype, options)
-  local known = false
-  for _, kind in ipairs(M.CUDA_KINDS) do known = known or kind == options.kind end
+  local kind, known = options.kind, false
+  for _, name in ipairs(M.CUDA_KINDS) do known = known or name == kind end
   if not known then
-    error(("unknown kind of CUDA text '%s'%s"):format(options.kind,
-      spec.suggestion(options.kind, M.CUDA_KINDS)), 0)
+    error(("unknown kind of CUDA text '%s'%s"):format(kind, spec.suggestion(kind, M.CUDA_KINDS)), 0)
   end
   local command = ("lua5.4 gen/main.lua --cuda FEAT=%s KIND=%s D=%d DV=%d M=%d%s"):format(
-    feature.own and feature.path or feature.name, options.kind, sizes.D, sizes.DV, sizes.M,
+    feature.own and feature.path or feature.name, kind, sizes.D, sizes.DV, sizes.M,
     dtype == "f32" and "" or " DTYPE=" .. dtype)
-  if options.kind == "phi" then return cuda_text(command, feature, sizes, dtype) end
-  for _, setting in ipairs { { "dtype", "DTYPE", "f32" }, { "precision", "PRECISION", "float32" },
-    { "learn", "LEARN", false }, { "arch", "ARCH", 80 } } do
-    local value = options[setting[1]] or setting[3]
-    if value ~= setting[3] then command = ("%s %s=%s"):format(command, setting[2], value) end
+  if kind == "phi" then return cuda_text(command, feature, sizes, dtype), {}, kind end
+  local reads, chosen, file = plan_cuda.reads[kind] or {}, {}, kind
+  for _, setting in ipairs(CUDA_OPTIONS) do
+    local key, name, default = table.unpack(setting)
+    local value = reads[key] and options[key] or default
+    chosen[key] = value
+    if key == "arch" and reads.arch then value = plan_cuda.first_of_class(kind, value) end
+    if value ~= default then
+      command = ("%s %s=%s"):format(command, name, value)
+      file = ("%s-%s"):format(file, value == true and key or value)
+    end
   end
-  return MAKERS[options.kind](header(command, feature), feature, options.kind, sizes, options, M.read)
+  local text, launch = MAKERS[kind](header(command, feature), feature, kind, sizes, chosen, M.read)
+  return text, launch, file
 end
 
 local BASE = "lua5.4 gen/main.lua --base"

@@ -34,7 +34,7 @@ function M.names(kind)
   local list = {}
   local pipe = assert(io.popen("LC_ALL=C ls " .. shell_quoted(M.path("specs/" .. kind))))
   for file in pipe:lines() do
-    list[#list + 1] = file:match("^([%w_]+)%.lua$")
+    list[#list + 1] = file:match("^([%w_-]+)%.lua$")
   end
   pipe:close()
   return list

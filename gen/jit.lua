@@ -1,7 +1,7 @@
 -- The text that is compiled at run time: every kind for one feature and exact sizes, and the table
 -- that names them, in one file that needs nothing but a C compiler. Its parts are compiled apart,
 -- -DPART=0, 1, ..., each as the file `make gen` writes would be; only the last, the table, is for no
--- instruction set. The matrix has no part in it. CUDA text is made here as well, for a device's compiler.
+-- instruction set. The matrix has no part in it.
 local emit = require "gen.emit"
 local plan = require "gen.plan"
 local spec = require "gen.spec"
@@ -80,16 +80,6 @@ function M.text(feature, sizes)
   end
   out[#out + 1] = "#endif\n"
   return table.concat(out), #parts
-end
-
--- CUDA text of a feature for exact sizes; options as emit.cuda has them.
-function M.cuda(feature, sizes, options)
-  return emit.cuda(feature, sizes, "f32", options)
-end
-
--- CUDA text of a row operator, by name.
-function M.cuda_row(name)
-  return emit.cuda_row(emit.load("row", name))
 end
 
 return M

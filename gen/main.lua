@@ -7,6 +7,7 @@ local emit = require "gen.emit"
 local disk = require "gen.files"
 local jit = require "gen.jit"
 local plan = require "gen.plan"
+local programs = require "gen.programs"
 local spec = require "gen.spec"
 
 disk.root = root
@@ -17,6 +18,8 @@ lua5.4 gen/main.lua --base OUT=build/base
 lua5.4 gen/main.lua --jit FEAT=saderf|./mine.lua [D=32 DV=32 M=128] OUT=file.c   what is compiled at run time
 lua5.4 gen/main.lua --cuda FEAT=saderf|./mine.lua KIND=phi [D=32 DV=32 M=128] OUT=file.cu   the same, for a GPU;
     KIND=attn_keys ... [DTYPE=bf16 PRECISION=fast LEARN=true ARCH=90]   kernels of attention
+lua5.4 gen/main.lua --ahead ARCH="sm_80 sm_90a" [FEAT=saderf KERNEL=qmc D=32 DV=32 M=128] OUT=folder
+    all texts that GPUs are asked for with a pair, or by the benchmark's models; OUT/list: lines `file architecture`
 lua5.4 gen/main.lua --registry OUT=build/registry.c build/base build/saderf-qmc ...
 lua5.4 gen/main.lua --list                 features, matrices, row operators
 lua5.4 gen/main.lua --catalogue            the README's tables of both, as Markdown
@@ -25,7 +28,8 @@ lua5.4 gen/main.lua --deps (as the first two)   make rules of what would be writ
 ]]
 
 local COMMANDS = { ["--base"] = true, ["--registry"] = true, ["--list"] = true, ["--check"] = true,
-  ["--deps"] = true, ["--jit"] = true, ["--cuda"] = true, ["--catalogue"] = true, ["--help"] = true }
+  ["--deps"] = true, ["--jit"] = true, ["--cuda"] = true, ["--ahead"] = true, ["--catalogue"] = true,
+  ["--help"] = true }
 local SETTINGS = { "FEAT", "KERNEL", "D", "DV", "M", "DTYPE", "OUT", "KIND", "PRECISION",
   "LEARN", "ARCH" }
 
@@ -108,6 +112,28 @@ local function cuda_files(settings)
   return { { settings.OUT, (emit.cuda(feature, sizes_of(settings), "f32", options)) } }
 end
 
+local function ahead_files(settings)
+  if not settings.ARCH or not settings.OUT then usage("--ahead needs ARCH= and OUT=") end
+  local request, files, lines, seen = { kind = "tasks" }, {}, {}, {}
+  if settings.FEAT or settings.KERNEL then
+    request = sizes_of(settings)
+    request.kind, request.feat, request.matrix = "pair", settings.FEAT, settings.KERNEL
+    if not request.feat or not request.matrix then usage("FEAT= and KERNEL= go together") end
+  end
+  for word in settings.ARCH:gmatch("[^%s,]+") do
+    request.arch = math.tointeger(word:match("^sm_(%d+)a?$")) or usage("ARCH=%s: must be sm_80, sm_90a ...", word)
+    local list = programs.list(request)
+    for _, program in ipairs(list) do
+      local path = ("%s/%s.cu"):format(settings.OUT, program.file)
+      if not seen[path] then files[#files + 1] = { path, program.text } end
+      if not seen[path .. word] then lines[#lines + 1] = ("%s %s\n"):format(path, word) end
+      seen[path], seen[path .. word] = true, true
+    end
+  end
+  files[#files + 1] = { settings.OUT .. "/list", table.concat(lines) }
+  return files
+end
+
 local function files_of(commands, settings)
   if not settings.OUT then usage("OUT= is missing") end
   if commands["--base"] then return emit.base(settings.OUT) end
@@ -144,6 +170,8 @@ local function main()
     emit.write(jit_files(settings))
   elseif commands["--cuda"] then
     emit.write(cuda_files(settings))
+  elseif commands["--ahead"] then
+    emit.write(ahead_files(settings))
   else
     if rest[1] then usage("unexpected argument '%s'", rest[1]) end
     local files = files_of(commands, settings)

@@ -58,6 +58,29 @@ M.plain = { "attn_learned" }
 -- Those of the reference's behaviour, each a text with several kernels.
 M.token = { "attn_token", "attn_token_adapt" }
 
+-- What the text of a kernel depends on beside the feature and its sizes; other options are at their defaults
+-- there, so that equal kernels are one text.
+M.reads = { attn_moments = { dtype = true }, attn_products = { dtype = true }, attn_maps = { arch = true } }
+for _, list in ipairs { M.kernels, M.clusters } do
+  for _, kernel in ipairs(list) do
+    M.reads[kernel] = { arch = true, dtype = true, precision = true, learn = kernel:find("_bwd$") ~= nil }
+  end
+end
+for _, kernel in ipairs { "attn_combine", "attn_sum", "attn_step", "attn_merge" } do -- no products of tiles
+  M.reads[kernel].precision = false
+end
+M.reads.attn_merge.dtype = false -- states are float
+
+-- The first architecture of the class of another, with clusters where the kernel needs them: the one that texts
+-- name, as they are those of all the class.
+function M.first_of_class(kernel, arch)
+  local least = (kernel == "attn_cluster" or kernel == "attn_cluster_bwd") and FIRST_CLUSTERS or 0
+  for _, known in ipairs(M.class(arch).archs) do
+    if known >= least then return known end
+  end
+  return arch
+end
+
 function M.template(kernel) return "templates/cuda/" .. kernel .. ".cu" end
 
 -- What the formulas of shared memory read: the same names as in the skeletons.

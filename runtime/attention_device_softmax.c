@@ -1,7 +1,7 @@
 /* Softmax attention on a device: launches of templates/cuda/softmax.cu. */
 #include "attention_device.h"
 
-#include "cuda_text.h"
+#include "jit.h"
 #include "rng.h"
 #include "status.h"
 
@@ -38,20 +38,18 @@ static void shared_memory(softmax_device *s, int64_t D, int64_t DV)
 
 static spectra_status softmax_init(attention_device *ad)
 {
-    static const char *const names[] = {
-        "rt.cuh", "args.h", "dropout.cuh", "model_args.h", "softmax_args.h", "softmax.cu", NULL};
-    const int64_t D = ad->att->desc.D, DV = ad->att->desc.DV;
+    const jit_cuda_request request = {
+        .kind = "softmax", .D = ad->att->desc.D, .DV = ad->att->desc.DV};
     softmax_device *s = calloc(1, sizeof *s);
     if (!s)
         return fail(SPECTRA_ENOMEM, "softmax: out of memory");
     ad->own = s;
-    shared_memory(s, D, DV);
-    char defines[80], *text = NULL;
-    snprintf(defines, sizeof defines, "#define HEAD_D %d\n#define HEAD_DV %d\n", (int)D, (int)DV);
+    shared_memory(s, request.D, request.DV);
+    jit_programs list;
     device_program *program = NULL;
-    TRY(cuda_text(defines, names, &text));
-    spectra_status status = device_program_get(ad->dev, "softmax", text, &program);
-    free(text);
+    TRY(jit_programs_make(&request, &list));
+    spectra_status status = device_program_get(ad->dev, "softmax", list.program->text, &program);
+    jit_programs_free(&list);
     for (int i = 0; i < KERNELS && status == SPECTRA_OK; i++)
         status = device_function_get(program, kernel_names[i], s->shared[i], &s->kernel[i]);
     return status;

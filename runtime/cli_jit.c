@@ -146,40 +146,66 @@ static spectra_status use_nothing(void *context, const jit_bytes *image)
     return SPECTRA_OK;
 }
 
-/* The CUDA text of a feature for the GPUs of --arch. */
-static spectra_status warm_cuda(const cli_args *a, const char *feat, int64_t D, int64_t DV,
-                                int64_t M)
+/* What a GPU is asked for into the cache; `what` is for the line. */
+static spectra_status warm_programs(const nvrtc_info *nvrtc, const jit_cuda_request *request,
+                                    const char *what, const char *target)
 {
-    static const jit_cuda_options options = {.kind = "phi"};
-    const nvrtc_info *nvrtc;
-    char list[SETTING_TEXT], name[128], *held = NULL, *text = NULL;
-    TRY(nvrtc_open(0, &nvrtc));
-    TRY(jit_cuda_text(feat, D, DV, M, &options, NULL, &text));
-    snprintf(list, sizeof list, "%s", a->value[OPT_ARCH].text);
-    snprintf(name, sizeof name, "phi of %s", feat);
+    jit_programs list;
+    int compiled = 0;
+    TRY(jit_programs_make(request, &list));
     spectra_status status = SPECTRA_OK;
-    for (char *arch = strtok_r(list, ",", &held); arch && status == SPECTRA_OK;
-         arch = strtok_r(NULL, ",", &held)) {
-        bool compiled = false;
-        status = nvrtc_check_target(nvrtc, arch);
-        if (status == SPECTRA_OK)
-            status = nvrtc_make(nvrtc, NULL, name, text, arch, use_nothing, NULL, &compiled);
-        if (status == SPECTRA_OK)
-            printf("%-16s D %lld DV %lld M %lld  %s  %s\n", feat, (long long)D, (long long)DV,
-                   (long long)M, arch, compiled ? "compiled" : "is there");
+    for (int i = 0; i < list.count && status == SPECTRA_OK; i++) {
+        bool fresh = false;
+        status = nvrtc_make(nvrtc, NULL, list.program[i].name, list.program[i].text, target,
+                            use_nothing, NULL, &fresh);
+        compiled += fresh;
     }
-    free(text);
+    if (status == SPECTRA_OK)
+        printf("%s  %s  %d compiled, %d are there\n", what, target, compiled,
+               list.count - compiled);
+    jit_programs_free(&list);
     return status;
 }
 
-static spectra_status warm_one(const cli_args *a, const char *feat)
+/* A pair (feat NULL: the benchmark's models) for the GPUs of --arch. */
+static spectra_status warm_cuda(const cli_args *a, const char *feat, const char *matrix, int64_t D,
+                                int64_t DV, int64_t M)
+{
+    const nvrtc_info *nvrtc;
+    char list[SETTING_TEXT], what[128], *held = NULL;
+    jit_cuda_request request = {
+        .kind = feat ? "pair" : "tasks", .feat = feat, .matrix = matrix, .D = D, .DV = DV, .M = M};
+    TRY(nvrtc_open(0, &nvrtc));
+    snprintf(list, sizeof list, "%s", a->value[OPT_ARCH].text);
+    if (feat)
+        snprintf(what, sizeof what, "%-16s D %lld DV %lld M %lld", feat, (long long)D,
+                 (long long)DV, (long long)M);
+    else
+        snprintf(what, sizeof what, "%-32s", "models of the benchmark");
+    for (char *arch = strtok_r(list, " ,", &held); arch; arch = strtok_r(NULL, " ,", &held)) {
+        request.arch = atoi(arch + strlen("sm_"));
+        TRY(warm_programs(nvrtc, &request, what, arch));
+    }
+    return SPECTRA_OK;
+}
+
+static spectra_status check_archs(const cli_args *a)
+{
+    const nvrtc_info *nvrtc;
+    char list[SETTING_TEXT];
+    TRY(nvrtc_open(0, &nvrtc));
+    snprintf(list, sizeof list, "%s", a->value[OPT_ARCH].text);
+    return nvrtc_check_targets(nvrtc, list);
+}
+
+static spectra_status warm_one(const cli_args *a, const char *feat, const char *matrix)
 {
     const int64_t D = a->value[OPT_D].integer, M = a->value[OPT_M].integer;
     const int64_t DV = a->value[OPT_VALUE_SIZE].given ? a->value[OPT_VALUE_SIZE].integer : D;
     struct timespec from, to;
     bool compiled = false;
     if (a->value[OPT_ARCH].given)
-        return warm_cuda(a, feat, D, DV, M);
+        return warm_cuda(a, feat, matrix, D, DV, M);
     clock_gettime(CLOCK_MONOTONIC, &from);
     TRY(jit_warm(feat, D, DV, M, &compiled));
     clock_gettime(CLOCK_MONOTONIC, &to);
@@ -196,12 +222,17 @@ static spectra_status warm_one(const cli_args *a, const char *feat)
 static spectra_status warm(const cli_args *a)
 {
     const char *feat, *kernel;
-    if (a->value[OPT_FEAT].given || a->value[OPT_KERNEL].given) {
+    const bool pair = a->value[OPT_FEAT].given || a->value[OPT_KERNEL].given;
+    if (pair)
         TRY(cli_pair(a, &feat, &kernel));
-        return warm_one(a, feat);
+    if (a->value[OPT_ARCH].given) {
+        TRY(check_archs(a));
+        TRY(warm_cuda(a, NULL, NULL, 0, 0, 0));
     }
+    if (pair)
+        return warm_one(a, feat, kernel);
     for (const feature_info *f = generated_features; f->name; f++)
-        TRY(warm_one(a, f->name));
+        TRY(warm_one(a, f->name, NULL));
     return SPECTRA_OK;
 }
 

@@ -166,7 +166,7 @@ static const option options[OPT_COUNT] = {
                     "kernels on this CPU"},
     [OPT_ARCH] =
         {"arch", NULL, "NAME,...", SETTING_STRING, CLI_JIT, NULL, 0, 0, NULL, NULL,
-         "with --warm: CUDA text instead, for these GPUs (sm_80,sm_90a), which need not be "
+         "with --warm: all CUDA text instead, for these GPUs (sm_80,sm_90a), which need not be "
          "here"},
     [OPT_PRECISION] =
         {"precision", NULL, "NAME", SETTING_STRING, CLI_ATTEND | NETS, NULL, 0, 0, "float32",

@@ -20,10 +20,16 @@ bool device_built(const char *text, int arch, jit_bytes *image)
 {
     jit_hash key;
     const built_cubin *best = NULL;
-    for (const built_cubin *c = built_cubins; c->name; c++)
-        if (suits(c->arch, arch) > (best ? suits(best->arch, arch) : 0) &&
-            nvrtc_key(text, c->arch, key) == SPECTRA_OK && strcmp(key, c->key) == 0)
+    const char *key_of = ""; /* the architecture of `key`; many in a row are of one */
+    for (const built_cubin *c = built_cubins; c->name; c++) {
+        if (suits(c->arch, arch) <= (best ? suits(best->arch, arch) : 0))
+            continue;
+        if (strcmp(c->arch, key_of) != 0 && nvrtc_key(text, c->arch, key) != SPECTRA_OK)
+            continue;
+        key_of = c->arch;
+        if (strcmp(key, c->key) == 0)
             best = c;
+    }
     if (!best)
         return false;
     /* only read */

@@ -6,7 +6,7 @@
 #include "jit_internal.h"
 
 typedef struct built_cubin {
-    const char *name, *arch, *key; /* "saderf-qmc/phi", "sm_80", nvrtc_key of text and arch */
+    const char *name, *arch, *key; /* its file, "sm_80", nvrtc_key of text and arch */
     const char *data;
     size_t size;
 } built_cubin;

@@ -73,14 +73,14 @@ typedef struct work {
 static spectra_status get_kernel(work *w)
 {
     const spectra_attention_desc *d = &w->att->desc;
-    const feature_info *f = w->att->feature;
-    const jit_cuda_options options = {.kind = "phi"};
-    char name[128], *text = NULL;
+    const jit_cuda_request request = {
+        .kind = "features", .feat = w->att->feature->name, .D = d->D, .DV = d->DV, .M = d->M};
+    jit_programs list;
     device_program *program = NULL;
-    snprintf(name, sizeof name, "phi of %s", f->name);
-    TRY(jit_cuda_text(f->name, d->D, d->DV, d->M, &options, NULL, &text));
-    spectra_status status = device_program_get(w->dev, name, text, &program);
-    free(text);
+    TRY(jit_programs_make(&request, &list));
+    spectra_status status =
+        device_program_get(w->dev, list.program->name, list.program->text, &program);
+    jit_programs_free(&list);
     TRY(status);
     return device_function_get(program, "features", SHARED * (int64_t)sizeof(float), &w->kernel);
 }

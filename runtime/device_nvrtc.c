@@ -134,7 +134,7 @@ spectra_status nvrtc_target(const nvrtc_info *info, int arch, char out[NVRTC_TAR
     return SPECTRA_OK;
 }
 
-spectra_status nvrtc_check_target(const nvrtc_info *info, const char *target)
+static spectra_status check_target(const nvrtc_info *info, const char *target)
 {
     char allowed[512] = "";
     size_t used = 0;
@@ -154,6 +154,16 @@ spectra_status nvrtc_check_target(const nvrtc_info *info, const char *target)
     }
     return fail(SPECTRA_EINVAL, "unknown architecture '%s'; %s compiles for%s", target, info->text,
                 allowed);
+}
+
+spectra_status nvrtc_check_targets(const nvrtc_info *info, char *targets)
+{
+    char *held = NULL, *word = strtok_r(targets, " ,", &held);
+    if (!word)
+        return check_target(info, "");
+    for (; word; word = strtok_r(NULL, " ,", &held))
+        TRY(check_target(info, word));
+    return SPECTRA_OK;
 }
 
 spectra_status nvrtc_key(const char *text, const char *target, jit_hash out)

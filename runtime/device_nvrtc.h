@@ -25,8 +25,9 @@ spectra_status nvrtc_open(int driver, const nvrtc_info **out);
  * ("compute_90"). info NULL: what an NVRTC that knows it would be asked for. SPECTRA_EUNSUPPORTED
  * where the GPU is too old. */
 spectra_status nvrtc_target(const nvrtc_info *info, int arch, char out[NVRTC_TARGET]);
-/* Is this a target NVRTC can be asked for? SPECTRA_EINVAL names those that are. */
-spectra_status nvrtc_check_target(const nvrtc_info *info, const char *target);
+/* Can NVRTC be asked for all of these, with spaces or commas between them? `targets` is taken
+ * apart. SPECTRA_EINVAL names those that it can. */
+spectra_status nvrtc_check_targets(const nvrtc_info *info, char *targets);
 
 /* Key of a text compiled for a target: options and text go into it. SPECTRA_ENOMEM. */
 spectra_status nvrtc_key(const char *text, const char *target, jit_hash out);

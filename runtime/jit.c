@@ -470,15 +470,15 @@ spectra_status jit_warm(const char *feat, int64_t D, int64_t DV, int64_t M, bool
     return status;
 }
 
-spectra_status jit_cuda_text(const char *feat, int64_t D, int64_t DV, int64_t M,
-                             const jit_cuda_options *options, jit_cuda_plan *plan, char **text)
+spectra_status jit_programs_make(const jit_cuda_request *request, jit_programs *out)
 {
-    const int64_t sizes[] = {D, DV, M};
+    jit_cuda_request r = *request;
     pthread_mutex_lock(&lock);
-    const own_spec *own = spec_find(feat);
+    const own_spec *own = r.feat ? spec_find(r.feat) : NULL;
     pthread_mutex_unlock(&lock);
-    return jit_generate_cuda(own ? own->path : feat, own ? own->text : NULL, sizes, options, plan,
-                             text);
+    if (own)
+        r.feat = own->path;
+    return jit_generate_cuda(&r, own ? own->text : NULL, out);
 }
 
 /* ---- other texts ------------------------------------------------------------------------------

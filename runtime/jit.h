@@ -78,16 +78,23 @@ spectra_status jit_list(jit_entry **out, int *count);
 /* Removes them, and nothing else that may lie there. */
 spectra_status jit_clear(int *removed);
 
-/* Which CUDA text of a feature: what gen/emit.lua's cuda() is given, beside the sizes. */
-typedef struct jit_cuda_options {
-    /* "phi": the kernel `features` of templates/cuda/phi.cu; or a kernel of attention or of its
-     * parameters by its own name, "attn_keys" ... */
+/* What a device is asked to compile; gen/programs.lua says which texts that are. */
+typedef struct jit_cuda_request {
+    /* Of a feature: "features", "attention", "decoding", "official"; "model", "softmax". All that
+     * those ask for with a pair or the benchmark's models: "pair", "tasks". One text: a kernel of a
+     * feature by its name, "attn_keys" ..., or "row", an operator for any size. */
     const char *kind;
-    bool bf16;  /* type of q, k, v, o and their gradients; else float */
-    bool fast;  /* products of TF32; else three of them */
-    bool learn; /* backward: with the gradients of W and of scalars */
-    int arch;   /* compute capability times 10 that sizes are chosen for, 0: 80 */
-} jit_cuda_options;
+    const char *feat;   /* built-in, or of a spec that was opened; of "row" the operator */
+    const char *matrix; /* of "pair" */
+    int64_t D, DV, M;
+    bool bf16;   /* type of q, k, v, o and their gradients; else float */
+    bool fast;   /* products of TF32; else three of them */
+    bool learn;  /* backward: with the gradients of W and of scalars */
+    bool causal; /* of "attention" */
+    int arch;    /* compute capability times 10 that sizes are chosen for, 0: 80 */
+    int64_t embed, hidden, inner, classes; /* of "model"; inner: heads times head size */
+    bool aligned;                          /* its layers' parameters begin on 16 bytes */
+} jit_cuda_request;
 
 /* How such a kernel is launched; zeros where it has no choice of sizes. */
 typedef struct jit_cuda_plan {
@@ -99,14 +106,25 @@ typedef struct jit_cuda_plan {
     int row_blocks, value_blocks; /* blocks along z: of rows of W, of columns of v */
     int cluster; /* blocks a cluster, at most, of the kernel that does this one's work and the next
                     one's in one launch; 0: there is none */
+    int row, unit; /* of a row operator: length of rows, and 4 where they are 16-byte aligned */
 } jit_cuda_plan;
 
-/* The text for a feature, built-in or of a spec that was opened, and exact sizes; to be freed. What
- * device_program_get compiles. SPECTRA_EFORMAT, SPECTRA_ENOMEM. */
-spectra_status jit_cuda_text(const char *feat, int64_t D, int64_t DV, int64_t M,
-                             const jit_cuda_options *options, jit_cuda_plan *plan, char **text);
-/* The same of a row operator, for any size: kernels row_fwd, row_bwd, row_bwd_shared. */
-spectra_status jit_cuda_row_text(const char *name, char **text);
+typedef struct jit_program {
+    char *name; /* of the kernel; "phi of posrf", "row operator gelu", "model", "softmax" */
+    char *text; /* what device_program_get compiles */
+    jit_cuda_plan plan;
+} jit_program;
+
+typedef struct jit_programs {
+    int count;
+    jit_program *program;
+} jit_programs;
+
+/* SPECTRA_EFORMAT, SPECTRA_ENOMEM. */
+spectra_status jit_programs_make(const jit_cuda_request *request, jit_programs *out);
+/* By name; NULL. */
+const jit_program *jit_programs_find(const jit_programs *list, const char *name);
+void jit_programs_free(jit_programs *list);
 
 /* Text that the generator makes. */
 enum { GENERATED_FILES = 16 };

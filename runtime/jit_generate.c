@@ -222,28 +222,56 @@ spectra_status jit_check_spec(const char *path, const char *spec, char **name)
  */
 
 typedef struct cuda_request {
-    const char *name, *spec;         /* of a feature; spec NULL: built-in */
-    const int64_t *sizes;            /* D, DV, M */
-    const jit_cuda_options *options; /* NULL: name is a row operator's */
-    jit_cuda_plan plan;
-    char *text;
+    const jit_cuda_request *wanted;
+    const char *spec;
+    jit_programs list;
     bool no_memory;
 } cuda_request;
 
-/* The options as a table on the stack: what gen/emit.lua's cuda() is given. */
-static void push_options(lua_State *L, const jit_cuda_options *o)
+/* Into the table on top of the stack; NULL and 0 are left out. */
+static void set_text(lua_State *L, const char *name, const char *value)
+{
+    if (value) {
+        lua_pushstring(L, value);
+        lua_setfield(L, -2, name);
+    }
+}
+
+static void set_number(lua_State *L, const char *name, int64_t value)
+{
+    if (value) {
+        lua_pushinteger(L, value);
+        lua_setfield(L, -2, name);
+    }
+}
+
+static void set_flag(lua_State *L, const char *name, bool value)
+{
+    lua_pushboolean(L, value);
+    lua_setfield(L, -2, name);
+}
+
+/* The request as gen/programs.lua's list() is given it. */
+static void push_request(lua_State *L, const jit_cuda_request *r, const char *spec)
 {
     lua_newtable(L);
-    lua_pushstring(L, o->kind);
-    lua_setfield(L, -2, "kind");
-    lua_pushstring(L, o->bf16 ? "bf16" : "f32");
-    lua_setfield(L, -2, "dtype");
-    lua_pushstring(L, o->fast ? "fast" : "float32");
-    lua_setfield(L, -2, "precision");
-    lua_pushboolean(L, o->learn);
-    lua_setfield(L, -2, "learn");
-    lua_pushinteger(L, o->arch ? o->arch : 80);
-    lua_setfield(L, -2, "arch");
+    set_text(L, "kind", r->kind);
+    set_text(L, "feat", r->feat);
+    set_text(L, "spec", spec);
+    set_text(L, "matrix", r->matrix);
+    set_text(L, "dtype", r->bf16 ? "bf16" : "f32");
+    set_text(L, "precision", r->fast ? "fast" : "float32");
+    set_flag(L, "learn", r->learn);
+    set_flag(L, "causal", r->causal);
+    set_flag(L, "aligned", r->aligned);
+    set_number(L, "D", r->D);
+    set_number(L, "DV", r->DV);
+    set_number(L, "M", r->M);
+    set_number(L, "arch", r->arch);
+    set_number(L, "embed", r->embed);
+    set_number(L, "hidden", r->hidden);
+    set_number(L, "inner", r->inner);
+    set_number(L, "classes", r->classes);
 }
 
 /* Field `name` of the table on top, 0 where there is none. */
@@ -255,67 +283,79 @@ static int plan_field(lua_State *L, const char *name)
     return value;
 }
 
-/* What emit.cuda gives beside the text, on top of the stack: a table or nil. */
+/* Of the table on top of the stack. */
 static jit_cuda_plan plan_of(lua_State *L)
 {
-    if (!lua_istable(L, -1))
-        return (jit_cuda_plan){0};
     return (jit_cuda_plan){plan_field(L, "shared"),       plan_field(L, "memory"),
                            plan_field(L, "threads"),      plan_field(L, "blocks"),
                            plan_field(L, "tile"),         plan_field(L, "row_blocks"),
-                           plan_field(L, "value_blocks"), plan_field(L, "cluster")};
+                           plan_field(L, "value_blocks"), plan_field(L, "cluster"),
+                           plan_field(L, "row"),          plan_field(L, "unit")};
 }
 
-/* require("gen.jit").cuda(.feature(name, spec), sizes, options), or .cuda_row(name) */
+/* The text `field` of the table on top, to be freed. */
+static char *text_field(lua_State *L, const char *field)
+{
+    size_t size = 0;
+    lua_getfield(L, -1, field);
+    const char *text = luaL_checklstring(L, -1, &size);
+    char *out = copy(text, size);
+    lua_pop(L, 1);
+    return out;
+}
+
+/* require("gen.programs").list(request): a list of { name, text, launch }. */
 static int run_cuda(lua_State *L)
 {
     cuda_request *r = lua_touserdata(L, 1);
-    const jit_cuda_options *o = r->options;
     open_libraries(L);
-    push_function(L, "gen.jit", o ? "cuda" : "cuda_row");
-    if (o) {
-        push_function(L, "gen.jit", "feature");
-        lua_remove(L, -2);
-        lua_pushstring(L, r->name);
-        lua_pushstring(L, r->spec);
-        lua_call(L, 2, 1);
-        push_sizes(L, r->sizes);
-        push_options(L, o);
-        lua_call(L, 3, 2);
-        r->plan = plan_of(L);
-        lua_pop(L, 1);
-    } else {
-        lua_pushstring(L, r->name);
-        lua_call(L, 1, 1);
+    push_function(L, "gen.programs", "list");
+    push_request(L, r->wanted, r->spec);
+    lua_call(L, 1, 1);
+    const lua_Integer count = luaL_len(L, -1);
+    r->list.program = calloc((size_t)count, sizeof *r->list.program);
+    r->no_memory = !r->list.program;
+    for (lua_Integer i = 1; i <= count && !r->no_memory; i++) {
+        jit_program *p = &r->list.program[r->list.count++];
+        lua_rawgeti(L, -1, i);
+        p->name = text_field(L, "name");
+        p->text = text_field(L, "text");
+        r->no_memory = !p->name || !p->text;
+        lua_getfield(L, -1, "launch");
+        p->plan = plan_of(L);
+        lua_pop(L, 2);
     }
-    size_t size;
-    const char *text = luaL_checklstring(L, -1, &size);
-    r->text = copy(text, size);
-    r->no_memory = !r->text;
     return 0;
 }
 
-static spectra_status generate_text(cuda_request *r, char **text)
+spectra_status jit_generate_cuda(const jit_cuda_request *wanted, const char *spec,
+                                 jit_programs *out)
 {
-    spectra_status status = in_new_state(run_cuda, r, &r->no_memory, r->name);
+    cuda_request r = {.wanted = wanted, .spec = spec};
+    spectra_status status = in_new_state(run_cuda, &r, &r.no_memory, wanted->kind);
     if (status == SPECTRA_OK)
-        *text = r->text;
+        *out = r.list;
+    else
+        jit_programs_free(&r.list);
     return status;
 }
 
-spectra_status jit_generate_cuda(const char *feat, const char *spec, const int64_t sizes[3],
-                                 const jit_cuda_options *options, jit_cuda_plan *plan, char **text)
+const jit_program *jit_programs_find(const jit_programs *list, const char *name)
 {
-    cuda_request r = {.name = feat, .spec = spec, .sizes = sizes, .options = options};
-    TRY(generate_text(&r, text));
-    if (plan)
-        *plan = r.plan;
-    return SPECTRA_OK;
+    for (int i = 0; i < list->count; i++)
+        if (strcmp(list->program[i].name, name) == 0)
+            return &list->program[i];
+    return NULL;
 }
 
-spectra_status jit_cuda_row_text(const char *name, char **text)
+void jit_programs_free(jit_programs *list)
 {
-    return generate_text(&(cuda_request){.name = name}, text);
+    for (int i = 0; i < list->count; i++) {
+        free(list->program[i].name);
+        free(list->program[i].text);
+    }
+    free(list->program);
+    *list = (jit_programs){0};
 }
 
 /* ---- the files of a pair ----------------------------------------------------------------------

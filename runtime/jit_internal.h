@@ -68,9 +68,10 @@ spectra_status jit_generate(const char *feat, const char *spec, int64_t D, int64
 /* Checks a user's own spec only; its name, to be freed. */
 spectra_status jit_check_spec(const char *path, const char *spec, char **name);
 
-/* jit_cuda_text with the text of a user's own spec, feat is then its path. */
-spectra_status jit_generate_cuda(const char *feat, const char *spec, const int64_t sizes[3],
-                                 const jit_cuda_options *options, jit_cuda_plan *plan, char **text);
+/* jit_programs_make with the text of a user's own spec, feat is then its path; spec NULL:
+ * built-in. */
+spectra_status jit_generate_cuda(const jit_cuda_request *request, const char *spec,
+                                 jit_programs *out);
 
 /* ---- jit_compile.c -------------------------------------------------------------------------- */
 

@@ -1,9 +1,10 @@
 #include "model_device_internal.h"
 
-#include "cuda_text.h"
+#include "jit.h"
 #include "rng.h"
 #include "status.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,15 +46,6 @@ static const struct {
     [ROW_ADAMW] = {"adamw", false, false},
 };
 
-/* Whether rows of every operator but the scores' are 16-byte aligned, in buffers and in parameters:
- * those begin at `dense` and have E, F, 3 H D or as many times E or F numbers. */
-static bool aligned_rows(const model *m)
-{
-    const model_config *c = &m->config;
-    return c->embed % 4 == 0 && c->hidden % 4 == 0 && model_inner(c) % 4 == 0 &&
-           m->at.dense % 4 == 0;
-}
-
 /* Shares as in gen/target_cuda.lua. */
 static void share_rows(row_kernels *r, int64_t n, int unit, bool shared_inputs)
 {
@@ -66,24 +58,16 @@ static void share_rows(row_kernels *r, int64_t n, int unit, bool shared_inputs)
     r->shared_bytes = known_short && shared_inputs ? r->shares * n * (int64_t)sizeof(float) : 0;
 }
 
-static spectra_status load_row(model_device *md, int op)
+static spectra_status load_row(model_device *md, int op, const jit_programs *list)
 {
-    const model_config *c = &md->m->config;
-    const int64_t n = op == ROW_CROSS_ENTROPY            ? c->classes
-                      : op == ROW_ADAMW                  ? ADAMW_ROW
-                      : op == ROW_GELU || op == ROW_RELU ? c->hidden
-                                                         : c->embed;
-    const int unit = op == ROW_ADAMW || (op != ROW_CROSS_ENTROPY && aligned_rows(md->m)) ? 4 : 1;
     row_kernels *r = &md->row[op];
-    char name[48], defines[64], *text = NULL;
-    device_program *program = NULL;
-    share_rows(r, n, unit, row_ops_here[op].shared);
+    char name[48];
     snprintf(name, sizeof name, "row operator %s", row_ops_here[op].name);
-    snprintf(defines, sizeof defines, "#define ROW_N %d\n#define ROW_UNIT %d\n", (int)n, unit);
-    TRY(cuda_row_text(defines, row_ops_here[op].name, &text));
-    spectra_status status = device_program_get(md->dev, name, text, &program);
-    free(text);
-    TRY(status);
+    const jit_program *p = jit_programs_find(list, name);
+    device_program *program = NULL;
+    assert(op != ROW_ADAMW || p->plan.row == ADAMW_ROW);
+    share_rows(r, p->plan.row, p->plan.unit, row_ops_here[op].shared);
+    TRY(device_program_get(md->dev, name, p->text, &program));
     TRY(device_function_get(program, "row_fwd", 0, &r->fwd));
     if (row_ops_here[op].backward)
         TRY(device_function_get(program, "row_bwd", r->shared_bytes, &r->bwd));
@@ -92,21 +76,31 @@ static spectra_status load_row(model_device *md, int op)
     return SPECTRA_OK;
 }
 
-spectra_status device_load_kernels(model_device *md)
+static spectra_status load_all(model_device *md, const jit_programs *list)
 {
-    static const char *const names[] = {"rt.cuh",       "args.h",   "dropout.cuh",
-                                        "model_args.h", "model.cu", NULL};
-    char *text = NULL;
     device_program *program = NULL;
-    TRY(cuda_text(NULL, names, &text));
-    spectra_status status = device_program_get(md->dev, "model", text, &program);
-    free(text);
-    TRY(status);
+    TRY(device_program_get(md->dev, "model", jit_programs_find(list, "model")->text, &program));
     for (int i = 0; i < KERNELS; i++)
         TRY(device_function_get(program, kernels[i].name, kernels[i].shared, &md->kernel[i]));
     for (int op = 0; op < ROWS; op++)
-        TRY(load_row(md, op));
+        TRY(load_row(md, op, list));
     return SPECTRA_OK;
+}
+
+spectra_status device_load_kernels(model_device *md)
+{
+    const model_config *c = &md->m->config;
+    const jit_cuda_request request = {.kind = "model",
+                                      .embed = c->embed,
+                                      .hidden = c->hidden,
+                                      .inner = model_inner(c),
+                                      .classes = c->classes,
+                                      .aligned = md->m->at.dense % 4 == 0};
+    jit_programs list;
+    TRY(jit_programs_make(&request, &list));
+    spectra_status status = load_all(md, &list);
+    jit_programs_free(&list);
+    return status;
 }
 
 /* ---- launching ----------------------------------------------------------------------------------

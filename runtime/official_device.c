@@ -90,19 +90,35 @@ static int64_t work_bytes(const attention_device *ad, const attention_device_pro
 
 /* ---- construction ---------------------------------------------------------------------------- */
 
-/* The kernels `from` .. `to` - 1 of the text `kind`. */
-static spectra_status open_text(official_device *od, const char *kind, token_kernel from,
-                                token_kernel to, jit_cuda_plan *plan)
+/* The kernels `from` .. `to` - 1 of a text. */
+static spectra_status open_text(official_device *od, const jit_program *p, token_kernel from,
+                                token_kernel to)
+{
+    device_program *program = NULL;
+    TRY(device_program_get(od->dev, p->name, p->text, &program));
+    for (int i = from; i < (int)to; i++)
+        TRY(device_function_get(program, kernel_names[i], p->plan.shared, &od->kernel[i]));
+    return SPECTRA_OK;
+}
+
+static spectra_status open_texts(official_device *od)
 {
     const spectra_attention_desc *d = &od->att->desc;
-    const jit_cuda_options options = {.kind = kind, .arch = device_arch(od->dev)};
-    char *text = NULL;
-    device_program *program = NULL;
-    TRY(jit_cuda_text(d->feat, d->D, d->DV, d->M, &options, plan, &text));
-    spectra_status status = device_program_get(od->dev, kind, text, &program);
-    free(text);
-    for (int i = from; i < (int)to && status == SPECTRA_OK; i++)
-        status = device_function_get(program, kernel_names[i], plan->shared, &od->kernel[i]);
+    const jit_cuda_request request = {.kind = "official",
+                                      .feat = d->feat,
+                                      .D = d->D,
+                                      .DV = d->DV,
+                                      .M = d->M,
+                                      .arch = device_arch(od->dev)};
+    jit_programs list;
+    TRY(jit_programs_make(&request, &list));
+    od->tokens = list.program[0].plan;
+    spectra_status status = open_text(od, &list.program[0], KEYS, ADAPT);
+    if (list.count > 1 && status == SPECTRA_OK) {
+        od->adapts = list.program[1].plan;
+        status = open_text(od, &list.program[1], ADAPT, TOKEN_KERNELS);
+    }
+    jit_programs_free(&list);
     return status;
 }
 
@@ -119,9 +135,7 @@ static spectra_status official_device_init(attention_device *ad)
     ad->own = od;
     od->att = ad->att;
     od->dev = ad->dev;
-    TRY(open_text(od, "attn_token", KEYS, ADAPT, &od->tokens));
-    if (od->att->feature->adapt)
-        TRY(open_text(od, "attn_token_adapt", ADAPT, TOKEN_KERNELS, &od->adapts));
+    TRY(open_texts(od));
     return device_alloc(od->dev, matrix_floats(od->att) * (int64_t)sizeof(float),
                         (void **)&od->matrix);
 }

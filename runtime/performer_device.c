@@ -159,29 +159,39 @@ static int64_t learned_floats(const spectra_attention *att)
     return att->desc.H * att->feature->scalars + att->plan.M * (att->plan.D + 1);
 }
 
-spectra_status cuda_open_kernel(performer_device *pd, cuda_kernel kernel)
+static spectra_status open_kernel(performer_device *pd, cuda_kernel kernel, const jit_program *p)
+{
+    device_program *program = NULL;
+    pd->plan[kernel] = p->plan;
+    TRY(device_program_get(pd->dev, p->name, p->text, &program));
+    if (kernel == STEP && p->plan.memory > 0 && !pd->step_spilled)
+        TRY(device_alloc(pd->dev, cuda_spilled_bytes(pd, kernel), &pd->step_spilled));
+    return device_function_get(program, p->name, p->plan.shared, &pd->kernel[kernel]);
+}
+
+spectra_status cuda_open_kernels(performer_device *pd, const char *kind)
 {
     const spectra_attention_desc *d = &pd->att->desc;
-    if (pd->kernel[kernel])
-        return SPECTRA_OK;
-    const jit_cuda_options options = {
-        .kind = kernel_names[kernel],
-        .bf16 = pd->bf16,
-        .fast = pd->fast,
-        .learn =
-            pd->learn && (kernel == QUERIES_BWD || kernel == KEYS_BWD || kernel == CLUSTER_BWD ||
-                          kernel == CAUSAL_QUERIES_BWD || kernel == CAUSAL_KEYS_BWD),
-        .arch = device_arch(pd->dev)};
-    char *text = NULL;
-    device_program *program = NULL;
-    TRY(jit_cuda_text(d->feat, d->D, d->DV, d->M, &options, &pd->plan[kernel], &text));
-    spectra_status status = device_program_get(pd->dev, kernel_names[kernel], text, &program);
-    free(text);
-    if (status == SPECTRA_OK && kernel == STEP && pd->plan[kernel].memory > 0 && !pd->step_spilled)
-        status = device_alloc(pd->dev, cuda_spilled_bytes(pd, kernel), &pd->step_spilled);
-    return status == SPECTRA_OK ? device_function_get(program, kernel_names[kernel],
-                                                      pd->plan[kernel].shared, &pd->kernel[kernel])
-                                : status;
+    const jit_cuda_request request = {.kind = kind,
+                                      .feat = d->feat,
+                                      .D = d->D,
+                                      .DV = d->DV,
+                                      .M = d->M,
+                                      .bf16 = pd->bf16,
+                                      .fast = pd->fast,
+                                      .learn = pd->learn,
+                                      .causal = d->causal,
+                                      .arch = device_arch(pd->dev)};
+    jit_programs list;
+    TRY(jit_programs_make(&request, &list));
+    spectra_status status = SPECTRA_OK;
+    for (int k = 0; k < CUDA_KERNELS && status == SPECTRA_OK; k++) {
+        const jit_program *p = jit_programs_find(&list, kernel_names[k]);
+        if (p)
+            status = open_kernel(pd, k, p);
+    }
+    jit_programs_free(&list);
+    return status;
 }
 
 static spectra_status performer_device_init(attention_device *ad)
@@ -201,9 +211,7 @@ static spectra_status performer_device_init(attention_device *ad)
     pd->bf16 = ad->bf16;
     pd->fast = ad->fast;
     pd->learn = att->training != NULL;
-    for (int i = 0; i < CUDA_KERNELS; i++)
-        if (cuda_kernel_wanted(pd, i))
-            TRY(cuda_open_kernel(pd, i));
+    TRY(cuda_open_kernels(pd, "attention"));
     const int64_t bytes = matrix_floats(att) * (int64_t)sizeof(float);
     pd->staged = malloc((size_t)bytes);
     if (!pd->staged)

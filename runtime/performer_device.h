@@ -22,10 +22,10 @@ typedef enum cuda_kernel {
     CAUSAL,
     CAUSAL_QUERIES_BWD,
     CAUSAL_KEYS_BWD,
-    COMBINE, /* these are for several row blocks: after those they depend on */
+    COMBINE, /* these two are for several row blocks */
     SUM,
     LEARNED,
-    STEP, /* from here on opened when they are first needed */
+    STEP, /* of decoding */
     MERGE,
     CUDA_KERNELS
 } cuda_kernel;
@@ -98,8 +98,9 @@ int64_t cuda_place_spilled(const performer_device *pd, int64_t *at);
  * and the device alone. A split is worth at least two times `unit` tokens. */
 int64_t cuda_splits(const performer_device *pd, const jit_cuda_plan *plan, int64_t blocks,
                     int64_t tokens, int64_t unit);
-/* Compiles a kernel, unless that was done. */
-spectra_status cuda_open_kernel(performer_device *pd, cuda_kernel kernel);
+/* The kernels of "attention" or "decoding" (jit_cuda_request): what is not among them stays NULL.
+ */
+spectra_status cuda_open_kernels(performer_device *pd, const char *kind);
 /* After backward's passes: sums over row blocks, and of what is trained. */
 spectra_status cuda_sums(const performer_device *pd, const cuda_layout *l,
                          const attention_device_problem *x, const attn_cuda_args *args);
@@ -123,7 +124,6 @@ spectra_status cuda_causal_backward(performer_device *pd, const attention_device
 int64_t cuda_parameters(const spectra_attention *att);
 /* Is W made for every head, from counts? */
 bool cuda_counts(const spectra_attention *att);
-bool cuda_kernel_wanted(const performer_device *pd, cuda_kernel kernel);
 /* At least so much room in pd->host. SPECTRA_ENOMEM. */
 spectra_status cuda_host_room(performer_device *pd, int64_t floats);
 /* After given parameters or the draw changed. */

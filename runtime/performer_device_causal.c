@@ -133,6 +133,12 @@ static spectra_status can_decode(const attention_device *ad)
     return SPECTRA_OK;
 }
 
+/* When it is first needed. */
+static spectra_status open_decoding(performer_device *pd)
+{
+    return pd->kernel[STEP] ? SPECTRA_OK : cuda_open_kernels(pd, "decoding");
+}
+
 int64_t attention_device_state_bytes(const attention_device *ad, int64_t B)
 {
     if (can_decode(ad) != SPECTRA_OK)
@@ -189,7 +195,7 @@ spectra_status attention_device_prefill(const attention_device *ad,
     float *state = state_;
     const cuda_layout l = prompt_layout(pd, x);
     attn_cuda_args args = cuda_args_of(pd, x, &l, v, state, work);
-    TRY(cuda_open_kernel(pd, MERGE));
+    TRY(open_decoding(pd));
     const int64_t F = ad->att->feature->lanes * ad->att->plan.MP;
     TRY(read_keys(pd, l.k_splits, l.heads, &args));
     return launch(pd, MERGE, F / pd->plan[MERGE].tile, l.heads, 1, &args);
@@ -205,6 +211,6 @@ spectra_status attention_device_step(const attention_device *ad, int64_t B, cons
     const attention_device_problem x = {.p = {.B = B, .T = 1, .S = 1}, .q_rows = B, .k_rows = B};
     attn_cuda_args args = cuda_args_of(pd, &x, &l, v, state, state);
     args.active = active;
-    TRY(cuda_open_kernel(pd, STEP));
+    TRY(open_decoding(pd));
     return launch(pd, STEP, 1, l.heads, 1, &args);
 }

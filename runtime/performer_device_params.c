@@ -28,48 +28,6 @@ bool cuda_counts(const spectra_attention *att)
     return att->feature->counts != COUNTS_NONE && !att->counts_given;
 }
 
-bool cuda_kernel_wanted(const performer_device *pd, cuda_kernel kernel)
-{
-    const spectra_attention *att = pd->att;
-    const bool causal = att->desc.causal;
-    const jit_cuda_plan *plan = pd->plan;
-    switch (kernel) {
-    case QUERIES:
-    case QUERIES_BWD:
-    case KEYS_BWD:
-        return !causal;
-    case CAUSAL:
-    case CAUSAL_QUERIES_BWD:
-    case CAUSAL_KEYS_BWD:
-        return causal;
-    case COMBINE:
-        return causal && plan[CAUSAL].row_blocks > 1;
-    case SUM:
-        return plan[QUERIES_BWD].row_blocks > 1 || plan[KEYS_BWD].row_blocks > 1 ||
-               plan[CAUSAL_QUERIES_BWD].row_blocks > 1;
-    case STEP:
-    case MERGE:
-        return false;
-    case MOMENTS_OF:
-        return (att->feature->adapt || has_maps(att)) && !causal;
-    case PRODUCTS_OF:
-    case MAPS_OF:
-        return has_maps(att);
-    case PARAMS_OF:
-        return att->feature->adapt && !has_maps(att);
-    case COUNTS_OF:
-        return cuda_counts(att);
-    case LEARNED:
-        return pd->learn;
-    case CLUSTER: /* what the planner said of the kernels whose place it takes */
-        return pd->plan[KEYS].cluster > 0;
-    case CLUSTER_BWD:
-        return pd->plan[QUERIES_BWD].cluster > 0;
-    default:
-        return true;
-    }
-}
-
 /* What was given of one head as kernels read it, from padded vectors. */
 static void pack(const spectra_attention *att, const float *s, const float *v, float *to)
 {
@@ -165,7 +123,7 @@ static spectra_status device_prepare(performer_device *pd, const cuda_layout *l,
         TRY(device_copy(pd->dev, args->params, pd->base,
                         l->heads * l->params * (int64_t)sizeof(float)));
     }
-    if (!pd->kernel[COUNTS_OF])
+    if (!cuda_counts(pd->att))
         return SPECTRA_OK;
     return cuda_launch(pd, COUNTS_OF, (M + rows - 1) / rows, l->heads, 1, args, sizeof *args);
 }

@@ -1,6 +1,5 @@
 #include "checked.h"
 
-#include "cuda_text.h"
 #include "rng.h"
 
 #include <math.h>
@@ -35,12 +34,13 @@ void checked_release(memory *m)
     *m = (memory){.count = 0};
 }
 
+const jit_cuda_request checked_model = {
+    .kind = "model", .embed = 64, .hidden = 128, .inner = 64, .classes = 10, .aligned = true};
+
 static const emulator_kernel *kernel_of(const char *name)
 {
-    static const char *const names[] = {"rt.cuh",       "args.h",   "dropout.cuh",
-                                        "model_args.h", "model.cu", NULL};
     char *text = NULL;
-    emulated_ok(cuda_text(NULL, names, &text));
+    emulated_ok(program_text(&checked_model, "model", NULL, &text));
     const emulator_kernel *k = emulated_kernel("model", text, name);
     free(text);
     return k;

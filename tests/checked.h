@@ -7,6 +7,7 @@
 #include "emulated.h"
 
 #include "cuda_args.h"
+#include "program.h"
 
 enum { CHECKED_THREADS = 256, CHECKED_MOST = 8 };
 
@@ -17,6 +18,9 @@ typedef struct memory {
     void *first[CHECKED_MOST], *result[CHECKED_MOST]; /* before the launch, after the first order */
     int count;
 } memory;
+
+/* What model.cu is asked for with. */
+extern const jit_cuda_request checked_model;
 
 /* A piece of its own; contents NULL: NaN. */
 void *checked_place(memory *m, int64_t bytes, const void *contents);

@@ -92,8 +92,9 @@ FAKE_ARCHS="75" with_gpu refused 1 "NVRTC 13.99 compiles for no GPU of compute c
 
 # ---- ahead ---------------------------------------------------------------------------------------
 
-
-"${LUA:-lua5.4}" "$top/gen/main.lua" --cuda FEAT=saderf D=16 DV=16 M=48 OUT="$work/phi.cu"
+lua=${LUA:-lua5.4}
+"$lua" "$top/gen/main.lua" --cuda FEAT=saderf D=32 DV=32 M=32 OUT="$work/phi.cu"
+printf 'phi.cu sm_80\nphi.cu sm_90a\n' >list
 cubin() { "$objects/cubin" "$@" >cubin.out 2>cubin.err; }
 cubin_fails() { # cubin_fails PATTERN ARGUMENTS ...
     pattern=$1
@@ -101,43 +102,102 @@ cubin_fails() { # cubin_fails PATTERN ARGUMENTS ...
     ! cubin "$@" && [ "$(wc -l <cubin.err)" -eq 1 ] && grep -q -e "$pattern" cubin.err
 }
 mkdir tree && (cd "$top" && cp -r Makefile gen specs templates runtime tests bench "$work/tree")
-make_gen() { make -C tree gen ARCH="$1" FEAT=saderf KERNEL=qmc D=16 DV=16 M=48 >make.out 2>make.err; }
-make_gen_fails() { ! make_gen sm_80 && grep -q '^cubin: NVRTC.* was not found' make.err; }
-hidden libnvrtc is "make gen ARCH without NVRTC fails with that sentence" make_gen_fails
-hidden libnvrtc is "without NVRTC one sentence" cubin_fails "NVRTC.* was not found" none.inc sm_80 phi.cu
+make_gen() { # make_gen ARCH FEAT KERNEL
+    make -C tree gen ARCH="$1" FEAT="$2" KERNEL="$3" D=32 DV=32 M=32 >make.out 2>make.err
+}
+make_gen_fails() { # make_gen_fails PATTERN ARCH : one sentence, and nothing of the pair
+    ! make_gen "$2" posrf orf && [ "$(grep -c -v '^make' make.err)" -eq 1 ] && grep -q "^cubin: $1" make.err &&
+        [ ! -e tree/build/posrf-orf ] && [ ! -e tree/build/base/ahead ]
+}
+hidden libnvrtc is "make gen ARCH without NVRTC fails with that sentence" make_gen_fails 'NVRTC.* was not found' sm_80
+hidden libnvrtc is "without NVRTC one sentence" cubin_fails "NVRTC.* was not found" none.inc list
 is "and no file" test ! -e none.inc
 if "$bin" info | grep -q '^NVRTC  *none'; then
     skipped "no NVRTC on this machine: no machine code made ahead"
 else
-    is "machine code of two kinds of GPU" cubin real.inc "sm_80 sm_90a" phi.cu
+    is "machine code of two kinds of GPU" cubin real.inc list
     is "as files beside the text" sh -c 'for a in sm_80 sm_90a; do head -c 4 phi.$a.cubin | grep -q ELF || exit 1; done'
-    is "an architecture it does not know" cubin_fails "unknown architecture 'sm_12'.*sm_80" none.inc sm_12 phi.cu
-    is "make gen ARCH" make_gen "sm_80 sm_90a"
-    is "writes machine code beside the text" test -s tree/build/saderf-qmc/phi.sm_80.cubin -a \
-        -s tree/build/saderf-qmc/phi.sm_90a.cubin -a -s tree/build/base/row/layernorm.sm_80.cubin
-    is "the same as cubin" cmp phi.sm_80.cubin tree/build/saderf-qmc/phi.sm_80.cubin
-    is "for the library" make -C tree build/cubins.c
-    is "with the text's key" grep -q "$(sed 's/.*, \(.*\))/\1/;q' real.inc)" tree/build/cubins.c
-    SPECTRA_CACHE_DIR="$work/ahead" is "into the cache" "$bin" jit --warm --feat saderf --kernel gaus --arch sm_80,sm_90a
-    SPECTRA_CACHE_DIR="$work/ahead" is "twice" lists "^2 kernels"
-    says 2 "unknown architecture 'sm_81'" jit --warm --feat saderf --kernel gaus --arch sm_81
 fi
 says 2 "arch goes with --warm" jit --list --arch sm_80
 
+# All of a pair, by the fake NVRTC, which takes any text: the fake GPU compiles what it is given.
+export FAKE_TRUST=1
+unknown() { with_gpu make_gen_fails "unknown architecture '$1'; NVRTC 13.99 compiles for sm_80 .*sm_90a" "$2"; }
+is "an architecture that there is none of" unknown sm_12 "sm_80 sm_12"
+is "and no architecture at all" unknown foo foo
+with_gpu says 2 "unknown architecture 'sm_81'" jit --warm --feat saderf --kernel gaus --arch sm_80,sm_81
+with_gpu is "make gen ARCH" make_gen "sm_80 sm_90a sm_100a" saderf qmc
+ahead=tree/build/saderf-qmc/ahead
+is "writes machine code beside the text" test -s $ahead/attn_keys.sm_80.cubin -a -s $ahead/attn_cluster-90.sm_90a.cubin \
+    -a -s tree/build/base/ahead/model.sm_80.cubin -a -s tree/build/base/ahead/layernorm-64-4.sm_90a.cubin
+is "of the runtime's text" cmp phi.cu $ahead/phi.cu
+is "a class of GPUs has one text" test -s $ahead/attn_keys-90.sm_100a.cubin -a ! -e $ahead/attn_keys-100.cu
+is "no clusters where there are none" test ! -e $ahead/attn_cluster.cu
+is "for the library" make -C tree build/cubins.c
+warm() {
+    SPECTRA_CACHE_DIR="$work/ahead" with_gpu "$bin" jit --warm --feat saderf --kernel qmc --d 32 --m 32 --arch sm_90a >warm.out
+}
+warmed() { # warmed N : of all texts N were compiled
+    warm && [ "$(sed 's/^.*  \([0-9]*\) compiled, .*/\1/' warm.out | paste -sd+)" = "$1" ]
+}
+count() { grep -c 'sm_90a$' "$1/list"; }
+is "into the cache" warmed "$(count tree/build/base/ahead)+$(count $ahead)"
+is "once" warmed 0+0
+
 # A command with machine code of the fake GPU in it needs neither compiler nor cache.
-with_gpu is "machine code of the fake GPU" cubin fake.inc sm_90a "$work/phi.cu"
-(cd "$top" && "${LUA:-lua5.4}" gen/cubins.lua "$work/cubins.c" "$work/fake.inc") 2>lua.err
-verdict $? "goes into the library" "$(head -c 200 lua.err)"
 # shellcheck disable=SC2086
-is "which is linked" cc -I"$top/runtime" -I"$top/templates/c" -fopenmp cubins.c "$objects"/runtime/cli*.o \
-    "$objects/runtime/main.o" "${objects%/obj}/libspectraformer.a" ${LIBS:--llua5.4 -ljansson -lmd -ldl -lm} -o built
+link() { # link OUT CUBINS.c OBJECTS ...
+    out=$1
+    shift
+    cc -I"$top/runtime" -I"$top/templates/c" -fopenmp "$@" "${objects%/obj}/libspectraformer.a" \
+        -lcmocka ${LIBS:--llua5.4 -ljansson -lmd -ldl -lm} -o "$out"
+}
+is "which is linked" link built tree/build/cubins.c "$objects"/runtime/cli*.o "$objects/runtime/main.o"
 ordinary=$bin
 bin=$work/built
-SPECTRA_JIT=never SPECTRA_CACHE_DIR="$work/none" with_gpu hidden libnvrtc is "it runs with nothing else" \
-    features aot --device cuda
-is "and gives the same bits" same cuda aot
-FAKE_ARCH=100 SPECTRA_JIT=never with_gpu refused 1 "for sm_100a was built" --device cuda
+alone() { SPECTRA_JIT=never SPECTRA_CACHE_DIR="$work/none" with_gpu hidden libnvrtc "$@"; }
+npy "1, 2, 9, 32" 576 q.npy 0
+npy "1, 2, 9, 32" 576 g.npy 576
+mv floats normal
+for _ in $(seq 64); do printf '\000\000\200\077'; done >floats # ones
+npy "2, 32" 64 psi.npy && head -c 8 /dev/zero >floats && npy "2" 2 A.npy && mv normal floats
+given="--causal --input A=A.npy --input psi=psi.npy"
+attend() { # attend OPTIONS ... : with gradients
+    "$bin" attend --attn performer --feat saderf --kernel qmc --m 32 --device cuda --q q.npy --k q.npy --v q.npy \
+        --out o.npy --dout g.npy --dq dq.npy --dk dk.npy --dv dv.npy "$@" 2>attend.err
+}
+trained="--device cuda --task lra-listops --data data --layers 1 --batch 2 --warmup 1 --eval-every 1 --eval-batches 1"
+is "data" quiet data generate lra-listops --rows 4,2,2 --out data
+# shellcheck disable=SC2086
+{
+    alone is "features with nothing else" "$bin" features --feat saderf --kernel qmc --m 32 --x q.npy --y q.npy \
+        --out aot --device cuda
+    alone is "attention" attend
+    alone is "its products of one part" attend --precision fast
+    alone is "in bf16, causal" attend --precision bf16 $given
+    alone is "causal" attend $given
+    alone is "of the reference's behaviour" attend --official
+    alone is "training" quiet train $trained --attn performer --feat saderf --kernel qmc --m 32 --steps 1 --run p
+    alone is "exact attention" quiet train $trained --attn softmax --steps 1 --run s
+    alone says 1 "no kernel of attn_keys for sm_90a was built" attend --attn performer --feat saderf \
+        --kernel qmc --m 48 --device cuda --q q.npy --k q.npy --v q.npy --out none.npy
+    FAKE_ARCH=120 alone says 1 "for sm_120a was built" train $trained --attn softmax --steps 1 --run none
+}
 bin=$ordinary
+
+# Decoding has no command: its test, with machine code for the sizes it has.
+decoding="posrf-orf:48 posrf-orf:272 geomrf_plus-orf:32"
+for case in $decoding; do
+    pair=${case%:*}
+    "$lua" "$top/gen/main.lua" --ahead FEAT="${pair%-*}" KERNEL=orf D=16 DV=16 M="${case#*:}" ARCH=sm_90a \
+        OUT="$work/$case" && with_gpu cubin "$case.inc" "$case/list"
+    verdict $? "ahead for $case" "$(head -c 300 cubin.err)"
+done
+# shellcheck disable=SC2046
+"$lua" "$top/gen/cubins.lua" decoding.c $(for case in $decoding; do echo "$case.inc"; done)
+is "a test of decoding is linked" link decoding decoding.c $(for o in test_decoding_device device_case oracle attend; do
+    echo "$objects/tests/$o.o"; done)
+alone is "it runs with nothing else" ./decoding cuda
 
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

@@ -7,6 +7,7 @@
  * The environment says what machine it is: FAKE_ARCH (90), FAKE_DEVICES (1), FAKE_DRIVER (13990),
  * FAKE_MEMORY (bytes of the GPU), FAKE_NVRTC (13990, a version
  * that no cache has entries of), FAKE_ARCHS (what NVRTC compiles for),
+ * FAKE_TRUST (1: NVRTC takes every text, which the driver compiles when it is loaded),
  * FAKE_CACHE (folder of compiled texts; none otherwise).
  */
 #ifndef FAKE_H

@@ -7,7 +7,7 @@
 #include "bf16.h"
 #include "cuda_args.h"
 #include "emulated.h"
-#include "jit.h"
+#include "program.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -217,10 +217,16 @@ typedef struct kernels {
 static void kernel_get(const causal_case *c, int i, kernels *out)
 {
     const bool learn = c->learn && i >= QUERIES_BWD && i <= SUM;
-    const jit_cuda_options o = {
-        .kind = kernel_names[i], .bf16 = c->bf16, .fast = c->fast, .learn = learn};
-    char *text;
-    emulated_ok(jit_cuda_text(c->feat, c->D, c->DV, c->M, &o, &out->plan[i], &text));
+    const jit_cuda_request r = {.kind = kernel_names[i],
+                                .feat = c->feat,
+                                .D = c->D,
+                                .DV = c->DV,
+                                .M = c->M,
+                                .bf16 = c->bf16,
+                                .fast = c->fast,
+                                .learn = learn};
+    char *text = NULL;
+    emulated_ok(program_text(&r, NULL, &out->plan[i], &text));
     out->kernel[i] = emulated_kernel(kernel_names[i], text, kernel_names[i]);
     free(text);
 }

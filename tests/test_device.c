@@ -1,5 +1,6 @@
 /* Devices: memory, recordings, wrong use, the cache. */
 #include "device_case.h"
+#include "program.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -83,7 +84,7 @@ typedef struct counter_args {
 static char *with_runtime(const char *extra)
 {
     char *rows = NULL, *text = NULL;
-    ok(jit_cuda_row_text("relu", &rows));
+    ok(program_row_text("relu", &rows));
     *strstr(rows, "KERNEL(row_fwd") = 0;
     size_t size = strlen(rows) + sizeof counter_text + strlen(extra);
     text = malloc(size);

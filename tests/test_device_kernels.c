@@ -1,5 +1,6 @@
 /* Devices: generated kernels against the CPU's, products against double. */
 #include "device_case.h"
+#include "program.h"
 
 #include "device_features.h"
 #include "registry.h"
@@ -19,7 +20,7 @@ static device_program *row_program(const char *name)
 {
     char *text = NULL;
     device_program *p = NULL;
-    ok(jit_cuda_row_text(name, &text));
+    ok(program_row_text(name, &text));
     ok(device_program_get(dev, name, text, &p));
     free(text);
     return p;
@@ -168,7 +169,6 @@ static void features_are_the_cpus(void **state)
 static void texts_are_the_generators(void **state)
 {
     (void)state;
-    static const jit_cuda_options options = {.kind = "phi"};
     static const char *const features[] = {"saderf", "posrf+", "poisrf"};
     for (int i = 0; i < 4; i++) {
         char path[128], command[320], *text = NULL;
@@ -179,8 +179,10 @@ static void texts_are_the_generators(void **state)
                  path);
         if (i < 3)
             assert_int_equal(system(command), 0);
-        ok(i < 3 ? jit_cuda_text(features[i], 20, 8, 100, &options, NULL, &text)
-                 : jit_cuda_row_text("layernorm", &text));
+        const jit_cuda_request request = {
+            .kind = "phi", .feat = features[i % 3], .D = 20, .DV = 8, .M = 100};
+        ok(i < 3 ? program_text(&request, NULL, NULL, &text)
+                 : program_row_text("layernorm", &text));
         ok(jit_read_file(i < 3 ? path : "build/base/row/layernorm.cu", 1 << 24, &expected));
         assert_string_equal(text, expected.data);
         free(expected.data);

@@ -3,7 +3,6 @@
  */
 #include "checked.h"
 
-#include "cuda_text.h"
 #include "jit_internal.h"
 #include "optim.h"
 #include "rng.h"
@@ -178,7 +177,7 @@ static void updates_are_the_hosts(void **state)
                              .c = {3e-3f, b1, b2, 1e-6f, 0.02f, (float)(1 - pow((double)b1, 5)),
                                    (float)sqrt(1 - pow((double)b2, 5)), 1}};
     const device_grid grid = {{2, 1, 1}, CHECKED_THREADS, 1, 0};
-    emulated_ok(cuda_row_text("#define ROW_N 1024\n#define ROW_UNIT 4\n", "adamw", &text));
+    emulated_ok(program_text(&checked_model, "row operator adamw", NULL, &text));
     emulator_counters counters = {0};
     const emulator_options options = {.order = EMULATOR_RANDOM, .counters = &counters};
     emulated_ok(
@@ -206,39 +205,6 @@ static void updates_are_the_hosts(void **state)
     checked_release(&m);
 }
 
-/* ---- texts made ahead ---------------------------------------------------------------------------
- */
-
-static void same_text(const char *file, char *text)
-{
-    char path[64];
-    jit_bytes made = {.data = NULL};
-    snprintf(path, sizeof path, "build/base/model/%s.cu", file);
-    emulated_ok(jit_read_file(path, 1 << 20, &made));
-    assert_string_equal(text, made.data);
-    free(made.data);
-    free(text);
-}
-
-/* What the Makefile compiles ahead is found by its text. */
-static void texts_are_the_runtimes(void **state)
-{
-    (void)state;
-    static const char *const model[] = {"rt.cuh",       "args.h",   "dropout.cuh",
-                                        "model_args.h", "model.cu", NULL};
-    static const char *const softmax[] = {
-        "rt.cuh", "args.h", "dropout.cuh", "model_args.h", "softmax_args.h", "softmax.cu", NULL};
-    char *text = NULL;
-    emulated_ok(cuda_text(NULL, model, &text));
-    same_text("model", text);
-    emulated_ok(cuda_text("#define HEAD_D 32\n#define HEAD_DV 32\n", softmax, &text));
-    same_text("softmax", text);
-    emulated_ok(cuda_row_text("#define ROW_N 10\n#define ROW_UNIT 1\n", "cross_entropy", &text));
-    same_text("cross_entropy_10", text);
-    emulated_ok(cuda_row_text("#define ROW_N 1024\n#define ROW_UNIT 4\n", "adamw", &text));
-    same_text("adamw_1024", text);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -246,7 +212,6 @@ int main(void)
         cmocka_unit_test(records),
         cmocka_unit_test(norms),
         cmocka_unit_test(updates_are_the_hosts),
-        cmocka_unit_test(texts_are_the_runtimes),
     };
     return cmocka_run_group_tests(tests, checked_open, checked_close);
 }

@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "device_nvrtc.h"
+#include "program.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,7 +34,8 @@ static void nvrtc_makes_machine_code(void **state)
 {
     (void)state;
     static const char *const targets[] = {"sm_80", "sm_90a", "sm_100a"};
-    static const jit_cuda_options options = {.kind = "phi"};
+    static const jit_cuda_request request = {
+        .kind = "phi", .feat = "saderf", .D = 32, .DV = 32, .M = 128};
     const nvrtc_info *info = NULL;
     jit_bytes image = {.data = NULL};
     char *text = NULL, *rows = NULL, target[NVRTC_TARGET];
@@ -42,9 +44,10 @@ static void nvrtc_makes_machine_code(void **state)
         skip();
     }
     print_message("%s\n", info->text);
-    ok(jit_cuda_text("saderf", 32, 32, 128, &options, NULL, &text));
+    ok(program_text(&request, NULL, NULL, &text));
     for (size_t i = 0; i < sizeof targets / sizeof targets[0]; i++) {
-        if (nvrtc_check_target(info, targets[i]) != SPECTRA_OK)
+        snprintf(target, sizeof target, "%s", targets[i]);
+        if (nvrtc_check_targets(info, target) != SPECTRA_OK)
             continue;
         ok(nvrtc_compile("phi", text, targets[i], &image));
         assert_true(image.size > 1000);
@@ -55,7 +58,7 @@ static void nvrtc_makes_machine_code(void **state)
     assert_non_null(strstr(image.data, ".target sm_80"));
     free(image.data);
     free(text);
-    ok(jit_cuda_row_text("relu", &rows));
+    ok(program_row_text("relu", &rows));
     assert_true(asprintf(&text,
                          "%s#line 7 \"specs/feature/mine.lua\"\nDEVICE real f() { return x; }\n",
                          rows) > 0);
@@ -66,7 +69,12 @@ static void nvrtc_makes_machine_code(void **state)
     ok(nvrtc_target(info, 80, target));
     assert_string_equal(target, "sm_80");
     fails(nvrtc_target(info, 75, target), SPECTRA_EUNSUPPORTED, "needed is 8.0 or newer");
-    fails(nvrtc_check_target(info, "sm_81"), SPECTRA_EINVAL, "unknown architecture 'sm_81'");
+    static const char *const unknown[] = {"sm_81", "sm_80 foo", "sm_12,sm_80", "compute_80", ""};
+    for (size_t i = 0; i < sizeof unknown / sizeof unknown[0]; i++) {
+        snprintf(target, sizeof target, "%s", unknown[i]);
+        fails(nvrtc_check_targets(info, target), SPECTRA_EINVAL, "unknown architecture '");
+        assert_non_null(strstr(spectra_message(), " compiles for sm_80"));
+    }
     /* a GPU of a time to come gets text its driver can compile */
     ok(nvrtc_target(info, 999, target));
     assert_int_equal(strncmp(target, "compute_", 8), 0);

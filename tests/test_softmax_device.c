@@ -5,7 +5,7 @@
 #include "emulated.h"
 
 #include "attention_device.h"
-#include "cuda_text.h"
+#include "program.h"
 #include "rng.h"
 
 #include <math.h>
@@ -269,8 +269,7 @@ enum { T = 70, S = 40, H = 2, D = 20 };
 static void launch(const char *kernel, const int64_t blocks[3], int64_t shared,
                    const softmax_cuda_args *a, int order, const emulator_range *ranges, int count)
 {
-    static const char *const names[] = {
-        "rt.cuh", "args.h", "dropout.cuh", "model_args.h", "softmax_args.h", "softmax.cu", NULL};
+    static const jit_cuda_request request = {.kind = "softmax", .D = D, .DV = D};
     static const emulator_order orders[] = {EMULATOR_ASCENDING, EMULATOR_DESCENDING,
                                             EMULATOR_RANDOM};
     const device_grid grid = {{blocks[0], blocks[1], blocks[2]}, 256, 1, shared};
@@ -280,7 +279,7 @@ static void launch(const char *kernel, const int64_t blocks[3], int64_t shared,
                                       .allocations = ranges,
                                       .allocation_count = count};
     char *text = NULL;
-    emulated_ok(cuda_text("#define HEAD_D 20\n#define HEAD_DV 20\n", names, &text));
+    emulated_ok(program_text(&request, NULL, NULL, &text));
     emulated_ok(
         emulator_launch(emulated_kernel("softmax", text, kernel), &grid, a, sizeof *a, &options));
     free(text);

@@ -104,7 +104,12 @@ $(FAKE)/hide.so: tests/hide.c
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) -shared $< -ldl -o $@
 
-test-programs: build/base/model/stamp $(B)/spectraformer $(B)/libspectraformer.so $(TEST_BIN) $(B)/tests/golden $(ALONE_BIN) \
+# texts of the benchmark's models
+build/cuda-texts/list: $(GEN_SRC)
+	@$(LUA) gen/main.lua --ahead ARCH=sm_80 OUT=$(@D)
+	@touch $@
+
+test-programs: build/cuda-texts/list $(B)/spectraformer $(B)/libspectraformer.so $(TEST_BIN) $(B)/tests/golden $(ALONE_BIN) \
 	$(GRADIENT_NAMES:%=$(B)/tests/%) $(B)/tests/nvrtc $(B)/tests/cuda_ptx $(B)/tests/cuda_resources $(FAKE)/libfake.so \
 	$(FAKE)/hide.so $(O)/cubin
 
@@ -137,7 +142,7 @@ run-tests: test-programs
 	    'golden=sh tests/golden.sh $(B)/tests/golden' \
 	    'golden-emu=sh tests/golden.sh $(B)/tests/golden --device emu' \
 	    'asan-golden=sh tests/golden.sh build/asan/tests/golden' \
-	    'nvrtc=$(B)/tests/nvrtc $(CUDA_TEXT) build/base/model/*.cu' \
+	    'nvrtc=$(B)/tests/nvrtc $(CUDA_TEXT) build/cuda-texts/*.cu' \
 	    'cuda-nvcc=sh tests/cuda_nvcc.sh $(LUA) build/cuda-nvcc' \
 	    'cuda-table=$(LUA) tests/cuda_table.lua $(B)/tests/cuda_resources build/cuda-table tests/cuda_table.txt' \
 	    'cuda-ptx=sh tests/cuda_ptx.sh $(B)/tests/cuda_ptx $(LUA) build/cuda-ptx' \
