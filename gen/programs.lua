@@ -111,13 +111,13 @@ function kinds.pair(list, r)
   if r.feature.official then kinds.official(list, r) end
   for _, precision in ipairs(PRECISIONS) do
     r.dtype, r.precision = precision[1], precision[2]
-    for _, causal in ipairs { false, true } do
+    for _, causal in ipairs(r.feature.linear and { false } or { false, true }) do -- linear maps see all tokens
       for _, learn in ipairs(learns) do
         r.causal, r.learn = causal, learn
         kinds.attention(list, r)
       end
     end
-    kinds.decoding(list, r)
+    if not r.feature.linear then kinds.decoding(list, r) end
   end
 end
 
