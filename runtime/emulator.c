@@ -32,13 +32,14 @@ static const char *header(const char *path)
     return jit_source_text[i];
 }
 
-/* Contraction would depend on the machine. A device does not mind how memory is looked at. */
+/* Contraction would depend on the machine. A device does not mind how memory is looked at. A text
+ * is compiled for few launches: -O2 takes four times as long and saves a third of theirs. */
 spectra_status emulator_compile(const char *name, const char *text, void **object)
 {
     static const char abi[] = "runtime/emulator_abi.h", rt[] = "runtime/emulator_rt.h";
     char flags[1024], *all = NULL;
     jit_compile_flags(registry_isa(), flags, sizeof flags / 2);
-    strcat(flags, " -O2 -ffp-contract=off -fno-strict-aliasing " EMULATOR_CHECKED);
+    strcat(flags, " -Og -ffp-contract=off -fno-strict-aliasing " EMULATOR_CHECKED);
     if (asprintf(&all, "#line 1 \"%s\"\n%s#line 1 \"%s\"\n%s#line 1 \"%s\"\n%s", abi, header(abi),
                  rt, header(rt), name, text) < 0)
         return fail(SPECTRA_ENOMEM, "compiling %s: out of memory", name);
