@@ -12,7 +12,10 @@ mkdir -p "$folder"
 list="posrf attn_queries f32 fixed
 hrf attn_keys f32 fixed
 sderf attn_queries_bwd bf16 fixed
-gerf attn_keys_bwd f32 learn"
+gerf attn_keys_bwd f32 learn
+trigrf attn_causal bf16 fixed
+hrf attn_causal_queries_bwd f32 fixed
+gerf attn_causal_keys_bwd f32 learn"
 echo "$list" | while read -r feature kernel type learn; do
     echo "$folder/$feature.$kernel.cu $feature $kernel 20 24 100 $type float32 $learn"
 done | "$lua" tests/cuda_text.lua || exit 1

@@ -19,6 +19,7 @@ local TYPES = {
   { name = "f32", dtype = "f32", precision = "float32" },
   { name = "fast", dtype = "f32", precision = "fast" },
   { name = "bf16", dtype = "bf16", precision = "float32" },
+  { name = "learn", dtype = "f32", precision = "float32", learn = true },
 }
 local FIELDS = { "feature", "kernel", "type", "arch", "hash", "registers", "stack", "stores", "loads",
   "shared", "blocks" }
@@ -37,34 +38,63 @@ end
 
 local function key(row) return table.concat({ row.feature, row.kernel, row.type, row.arch }, " ") end
 
-local function class_of(arch) return plan_cuda.class(math.tointeger(arch:match("%d+"))) end
+-- Kernels that are rows: `learn` those with a variant that makes gradients of parameters, `causal` those of
+-- features that can be causal, `plain` those in which all features of as many lanes are the same but for a
+-- number, so that one of each class is there.
+local KERNELS = {
+  { name = "attn_keys", every_arch = true }, { name = "attn_queries", every_arch = true },
+  { name = "attn_queries_bwd", every_arch = true, learn = true },
+  { name = "attn_keys_bwd", every_arch = true, learn = true },
+  { name = "attn_cluster", cluster = true }, { name = "attn_cluster_bwd", cluster = true, learn = true },
+  { name = "attn_causal", causal = true },
+  { name = "attn_causal_queries_bwd", causal = true, learn = true },
+  { name = "attn_causal_keys_bwd", causal = true, learn = true },
+  { name = "attn_step", causal = true },
+  { name = "attn_combine", plain = true }, { name = "attn_sum", plain = true },
+  { name = "attn_merge", plain = true },
+}
 
--- Those whose registers the planner counts; the others' are its guess, and of clusters the most of two.
-local KERNELS = { "attn_keys", "attn_queries", "attn_queries_bwd", "attn_keys_bwd" }
+local function number_of(arch) return math.tointeger(arch:match("%d+")) end
 
-local function archs_of(spec, kind)
-  if not CLASSES[spec.name] then return kind.name == "f32" and { "sm_90a" } or {} end
-  return kind.name == "f32" and ARCHS or { "sm_90a" }
+local function class_of(arch) return plan_cuda.class(number_of(arch)) end
+
+-- Those that were there before the others for every architecture, the others for the oldest and one newer.
+local function archs_of(spec, kernel, kind)
+  if kernel.causal and spec.linear or kind.learn and not kernel.learn then return {} end
+  local classes = kernel.plain and { posrf = true, hrf = true } or CLASSES
+  if not classes[spec.name] then return kind.name == "f32" and not kernel.plain and { "sm_90a" } or {} end
+  if kind.name ~= "f32" then return { "sm_90a" } end
+  return kernel.every_arch and ARCHS or { "sm_80", "sm_90a" }
 end
 
--- Rows with everything but what the compiler says; texts are written to the folder as <hash>.cu.
+-- Where a block has no room for the whole state, there is no kernel with clusters.
+local function is_there(spec, kernel, options)
+  return not kernel.cluster or plan_cuda.has_clusters(kernel.name, spec, SIZES, options)
+end
+
+-- A row with everything but what the compiler says; its text is written to the folder as <hash>.cu.
+local function row_of(spec, kernel, kind, arch, options)
+  local text, launch = target_cuda.attention("", spec, kernel.name, SIZES, options, emit.read)
+  local row = { feature = spec.name, kernel = kernel.name, type = kind.name, arch = arch,
+    hash = emit.hash(text), shared = launch.shared, blocks = launch.blocks, warps = launch.threads // 32 }
+  row.file = ("%s/%s.cu"):format(folder, row.hash)
+  local file = assert(io.open(row.file, "w"))
+  file:write(text)
+  file:close()
+  return row
+end
+
 local function rows_wanted()
   local rows = {}
   for _, spec in ipairs(emit.load_all("feature")) do
     for _, kernel in ipairs(KERNELS) do
       for _, kind in ipairs(TYPES) do
-        for _, arch in ipairs(archs_of(spec, kind)) do
-          local options = { dtype = kind.dtype, precision = kind.precision,
-            arch = math.tointeger(arch:match("%d+")) }
-          local text, launch = target_cuda.attention("", spec, kernel, SIZES, options, emit.read)
-          local row = { feature = spec.name, kernel = kernel, type = kind.name, arch = arch,
-            hash = emit.hash(text), shared = launch.shared, blocks = launch.blocks,
-            warps = launch.threads // 32 }
-          row.file = ("%s/%s.cu"):format(folder, row.hash)
-          rows[#rows + 1] = row
-          local file = assert(io.open(row.file, "w"))
-          file:write(text)
-          file:close()
+        for _, arch in ipairs(archs_of(spec, kernel, kind)) do
+          local options = { dtype = kind.dtype, precision = kind.precision, learn = kind.learn,
+            arch = number_of(arch) }
+          if is_there(spec, kernel, options) then
+            rows[#rows + 1] = row_of(spec, kernel, kind, arch, options)
+          end
         end
       end
     end
