@@ -160,28 +160,33 @@ end
 
 function shared.attn_causal(c, k)
   local FB = c.LANES * 16 * k.KW
-  return causal(c, k) + 2 * FB + FB * k.TB + k.KW * k.TB * (c.DV8 + 4) + 2 * k.KW * k.TB + up(k.KW, 4)
+  return 16 + causal(c, k) + 2 * FB + FB * k.TB + k.KW * k.TB * (c.DV8 + 4) + 2 * k.KW * k.TB + up(k.KW, 4)
+    + 16 * k.KW * (c.NROW + 1)
     + k.TB * (2 * stage_row(c, c.D) + stage_row(c, c.DV)) // 4
 end
+
+-- Not all groups of a tile's tokens at once: MANY of causal.cuh.
+local function many(k) return 8 * k.NG < k.TB end
 
 -- Backward of both: gradients of g, P, what is per token, parameters' gradients.
 local function causal_backward(c, k)
   local ROWS = 16 * k.KW
-  return causal(c, k) + c.PARTS * k.TB * (c.DV8 + 4) + k.KW * c.SUMS * k.TB + 2 * k.TB
+  return 24 + causal(c, k) + c.PARTS * k.TB * (c.DV8 + 4) + k.KW * c.SUMS * k.TB + 2 * k.TB
     + c.LEARN * (up(k.TB * 3, 4) + ROWS * c.LDX) + c.LINEAR * c.D8 * c.LDX
 end
 
 function shared.attn_causal_queries_bwd(c, k)
   local FB = c.LANES * 16 * k.KW
   local kept = c.LANES * c.DV8 // 8 <= 4 and 0 or FB * (c.DV8 + 4)
-  return causal_backward(c, k) + kept + 2 * FB + k.TB * (k.TB + 8) + c.NP * 16 * k.KW * k.TB + up(k.KW, 4)
+  return causal_backward(c, k) + kept + 4 * FB + k.TB * (k.TB + 8)
+    + (many(k) and FB + c.NP * 16 * k.KW or math.max(c.NP * 16 * k.KW, FB)) * k.TB + up(k.KW, 4)
     + k.TB * (3 * stage_row(c, c.D) + 3 * stage_row(c, c.DV)) // 4
 end
 
 function shared.attn_causal_keys_bwd(c, k)
   local FB = c.LANES * 16 * k.KW
-  return causal_backward(c, k) + k.TB * (k.TB + 4) + 2 * FB * k.TB + k.KW * k.TB * (c.DV8 + 4)
-    + k.TB * (3 * stage_row(c, c.D) + 2 * stage_row(c, c.DV)) // 4
+  return causal_backward(c, k) + 3 * FB + k.TB * (k.TB + 4) + (2 * FB + (many(k) and c.NP * 16 * k.KW or 0)) * k.TB
+    + k.KW * k.TB * (c.DV8 + 4) + k.TB * (3 * stage_row(c, c.D) + 2 * stage_row(c, c.DV)) // 4
 end
 
 -- Kernels without shared memory, a thread four numbers.
@@ -228,15 +233,17 @@ end
 
 function registers.attn_cluster_bwd(c, k)
   return math.max(registers.attn_queries_bwd(c, k), registers.attn_keys_bwd(c, k))
+    + c.LINEAR * 8 + c.COUNTS * 32
 end
 
 -- Causal kernels hold both sides; as many as there are.
 for _, kernel in ipairs { "attn_causal", "attn_causal_queries_bwd", "attn_causal_keys_bwd" } do
   registers[kernel] = function() return 200 end
 end
-for _, kernel in ipairs { "attn_combine", "attn_sum", "attn_step", "attn_merge" } do
-  registers[kernel] = function() return 64 end
-end
+function registers.attn_combine() return 48 end
+function registers.attn_sum() return 56 end
+function registers.attn_merge() return 56 end
+function registers.attn_step(c) return (c.LANES > 4 or c.COUNTS * c.SIGNED == 1) and 80 or 64 end
 
 -- Rows of W in blocks of at most `most` warps, all about equally full.
 local function row_warps(c, most)
@@ -319,26 +326,43 @@ function candidates.attn_cluster_bwd(c)
   return list
 end
 
--- A warp holds the features of all lanes of its rows for a tile, and a block about 256 rows of state.
-local function causal_candidates(c)
+-- A warp holds the features of all lanes of its rows for a tile, and a block about 256 rows of state; group: how
+-- many groups of 8 tokens of `TB` are evaluated side by side.
+local function causal_candidates(c, group)
   local list = {}
   local least = c.LANES > 2 and 16 or 32
   for _, most in ipairs { 8, 4, 2, 1 } do
     for TB = least, 16, -16 do
       local KW = row_warps(c, math.min(most, math.max(1, 16 // c.LANES)))
-      list[#list + 1] = { KW = KW, TB = TB, NG = TB // 8 }
+      list[#list + 1] = { KW = KW, TB = TB, NG = group(c, TB // 8) }
     end
   end
   return list
+end
+
+-- What a lane holds beside addresses: hoisted values, and of every group projections, features and their
+-- gradients, in a forward or a backward kernel. All groups of a tile leave less room for the rest: its code is
+-- one piece then, which compilers rearrange until registers run out.
+local function causal_group(c, all)
+  return c.LANES > 2 and 1 or all
+end
+
+local function causal_group_bwd(c, all)
+  local hoisted = 2 * c.NUNI + 4 * c.NROW + 2 * c.NW + c.LEARN * 10
+  for _, n in ipairs { all, 2, 1 } do
+    local held = hoisted + n * (4 * (2 * c.NP + c.LANES * (1 + c.SIGNED)) + 2 * c.SUMS)
+    if held <= (n == all and 76 or 130) then return n end
+  end
+  return 1
 end
 
 function candidates.attn_combine() return { { KW = 8, TB = 32 } } end
 candidates.attn_sum = candidates.attn_combine
 candidates.attn_step = candidates.attn_combine
 function candidates.attn_merge() return { { KW = 4, TB = 16 } } end -- TB: rows of state
-candidates.attn_causal = causal_candidates
-candidates.attn_causal_queries_bwd = causal_candidates
-candidates.attn_causal_keys_bwd = causal_candidates
+function candidates.attn_causal(c) return causal_candidates(c, causal_group) end
+function candidates.attn_causal_queries_bwd(c) return causal_candidates(c, causal_group_bwd) end
+candidates.attn_causal_keys_bwd = candidates.attn_causal_queries_bwd
 
 local function power_of_two(n)
   local p = 1
@@ -413,6 +437,12 @@ end
 local function cluster_of(name, c, arch)
   local twin = one_launch[name]
   return twin and arch >= FIRST_CLUSTERS and choose(twin, c, M.class(arch)) and CLUSTER or 0
+end
+
+-- Whether there is this kernel with clusters.
+function M.has_clusters(name, spec, sizes, options)
+  return options.arch >= FIRST_CLUSTERS
+    and choose(name, constants(spec, sizes, options), M.class(options.arch)) ~= nil
 end
 
 -- A kernel that needs clusters was asked for where there is none.

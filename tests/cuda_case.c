@@ -9,8 +9,27 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *const cuda_kernels[CUDA_KERNELS] = {"attn_keys", "attn_queries", "attn_queries_bwd",
-                                                "attn_keys_bwd"};
+const char *const cuda_kernels[CUDA_KERNELS] = {"attn_keys",           "attn_queries",
+                                                "attn_queries_bwd",    "attn_keys_bwd",
+                                                "attn_causal",         "attn_causal_queries_bwd",
+                                                "attn_causal_keys_bwd"};
+
+bool cuda_case_runs(const cuda_case *c, int kernel)
+{
+    if (!(c->flags & CASE_CAUSAL))
+        return kernel < CUDA_CAUSAL;
+    return kernel >= CUDA_CAUSAL || (kernel == CUDA_KEYS && c->k_splits > 1);
+}
+
+int cuda_case_queries_bwd(const cuda_case *c)
+{
+    return c->flags & CASE_CAUSAL ? CUDA_CAUSAL_QUERIES_BWD : CUDA_QUERIES_BWD;
+}
+
+int cuda_case_keys_bwd(const cuda_case *c)
+{
+    return c->flags & CASE_CAUSAL ? CUDA_CAUSAL_KEYS_BWD : CUDA_KEYS_BWD;
+}
 
 static void check(const cuda_problem *p, spectra_status status)
 {
@@ -102,6 +121,7 @@ static void open_attention(cuda_problem *p)
                                 .seed = 7};
     d.target = c->flags & CASE_GAUSSIAN ? SPECTRA_GAUSSIAN : SPECTRA_SOFTMAX;
     d.antithetic = plus != NULL;
+    d.causal = (c->flags & CASE_CAUSAL) != 0;
     d.learn = c->flags & CASE_LEARN && strncmp(feat, "gerf", 5) == 0;
     check(p, spectra_attention_new(&d, &p->att));
     if (!(c->flags & CASE_NEGATIVE))

@@ -6,8 +6,17 @@
 
 #include "attention.h"
 
-enum { CUDA_KERNELS = 4 }; /* in the order of launches */
-enum { CUDA_KEYS, CUDA_QUERIES, CUDA_QUERIES_BWD, CUDA_KEYS_BWD };
+/* In the order of launches; a causal case takes the first and the last three. */
+enum {
+    CUDA_KEYS,
+    CUDA_QUERIES,
+    CUDA_QUERIES_BWD,
+    CUDA_KEYS_BWD,
+    CUDA_CAUSAL,
+    CUDA_CAUSAL_QUERIES_BWD,
+    CUDA_CAUSAL_KEYS_BWD,
+    CUDA_KERNELS
+};
 extern const char *const cuda_kernels[CUDA_KERNELS];
 
 enum {
@@ -20,7 +29,8 @@ enum {
     CASE_FAST = 64,      /* one product of TF32 instead of three */
     CASE_NEGATIVE = 128, /* some row weights are negative */
     CASE_NAN = 256,      /* one number of q is not one */
-    CASE_LONG = 512      /* only in the longer list */
+    CASE_LONG = 512,     /* only in the longer list */
+    CASE_CAUSAL = 1024   /* splits of q and k are the same, and S is T */
 };
 
 typedef struct cuda_case {
@@ -56,6 +66,11 @@ typedef struct cuda_problem {
         float *dscalars, *dw, *dweight; /* sums over sequences stay apart: (heads, ...) */
     } cpu;
 } cuda_problem;
+
+/* Whether a case launches a kernel, and which of them are its backward. */
+bool cuda_case_runs(const cuda_case *c, int kernel);
+int cuda_case_queries_bwd(const cuda_case *c);
+int cuda_case_keys_bwd(const cuda_case *c);
 
 /* Draws the inputs and computes what the CPU makes of them; exits where that fails. */
 void cuda_problem_new(const cuda_case *c, cuda_problem *p);

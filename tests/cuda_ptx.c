@@ -78,6 +78,14 @@ static const cuda_case cases[] = {
     {"learn-sderf", "sderf", "dgm", 1, 1, 17, 20, 8, 8, 32, 1, 1, CASE_LEARN},
     {"learn-hrf", "hrf", "dgm", 1, 1, 17, 20, 16, 16, 16, 1, 1, CASE_LEARN},
     {"learn-wide", "saderf+", "dgm", 1, 1, 17, 20, 64, 64, 256, 1, 1, CASE_LEARN},
+    /* causal */
+    {"causal", "posrf", "orf", 1, 1, 70, 70, 16, 16, 32, 2, 2, CASE_CAUSAL | CASE_MASK},
+    {"causal-trigrf", "trigrf", "dgm", 1, 1, 70, 70, 8, 12, 16, 2, 2,
+     CASE_CAUSAL | CASE_MASK | CASE_LEARN},
+    {"causal-hrf", "hrf", "orf", 1, 1, 70, 70, 8, 8, 16, 2, 2, CASE_CAUSAL | CASE_MASK},
+    {"causal-bf16", "gerf", "orf", 1, 2, 20, 20, 12, 20, 32, 1, 1, CASE_CAUSAL | CASE_BF16},
+    {"causal-learn", "hrf", "dgm", 1, 1, 33, 33, 8, 8, 16, 1, 1,
+     CASE_CAUSAL | CASE_LEARN | CASE_LONG},
 };
 enum { CASES = sizeof cases / sizeof cases[0] };
 
@@ -155,8 +163,8 @@ static void compare_parameters(errors *e, const cuda_problem *p, const ptx_resul
     const cuda_case *c = &p->c;
     const int64_t scalars = p->heads * p->NS, matrix = p->heads * c->M * c->D;
     float *ds = calloc((size_t)scalars, sizeof *ds), *dw = calloc((size_t)matrix, sizeof *dw);
-    add_parts(ds, scalars, r->dscalars, c->q_splits * r->plan[CUDA_QUERIES_BWD].row_blocks);
-    add_parts(ds, scalars, r->dscalars_k, c->k_splits * r->plan[CUDA_KEYS_BWD].row_blocks);
+    add_parts(ds, scalars, r->dscalars, c->q_splits * r->plan[cuda_case_queries_bwd(c)].row_blocks);
+    add_parts(ds, scalars, r->dscalars_k, c->k_splits * r->plan[cuda_case_keys_bwd(c)].row_blocks);
     compare(e, "dscalars", scalars, p->cpu.dscalars, ds);
     add_parts(dw, matrix, r->dw, c->q_splits);
     add_parts(dw, matrix, r->dw_k, c->k_splits);
@@ -171,6 +179,12 @@ static void compare_weights(errors *e, const cuda_problem *p, const ptx_results 
 {
     const int64_t M = p->c.M, MP = p->att->plan.MP, F = p->F, N = p->heads;
     float *got = calloc((size_t)(N * M), sizeof *got);
+    if (r->dweights) { /* causal kernels add them up themselves */
+        add_parts(got, N * M, r->dweights, p->c.q_splits);
+        compare(e, "dweight", N * M, p->cpu.dweight, got);
+        free(got);
+        return;
+    }
     float *dstate = calloc((size_t)(N * p->dstate), sizeof *dstate);
     add_parts(dstate, N * p->dstate, r->dpart, p->c.q_splits);
     for (int64_t n = 0; n < N; n++)
@@ -202,8 +216,8 @@ static bool run_case(const ptx_tools *tools, const cuda_case *c)
     cuda_problem_new(c, &p);
     bool passed = ptx_run(tools, &p, &r);
     if (passed) {
-        const int64_t qb = r.plan[CUDA_QUERIES_BWD].row_blocks,
-                      kb = r.plan[CUDA_KEYS_BWD].row_blocks;
+        const int64_t qb = r.plan[cuda_case_queries_bwd(c)].row_blocks,
+                      kb = r.plan[cuda_case_keys_bwd(c)].row_blocks;
         printf("%-14s", c->name);
         compare_rows(&e, "o", &p, p.cpu.o, r.o, NULL, 1, false, c->DV);
         compare_rows(&e, "gq", &p, p.cpu.gq, r.gq, r.gq_part, qb, false, c->D);
@@ -248,11 +262,14 @@ static bool generate(const ptx_tools *tools, const char *lua, int argc, char **a
     for (int i = 0; i < CASES && list; i++)
         for (int k = 0; k < CUDA_KERNELS && case_wanted(&cases[i], argc, argv); k++) {
             const cuda_case *c = &cases[i];
+            const bool bwd = k == cuda_case_queries_bwd(c) || k == cuda_case_keys_bwd(c);
+            if (!cuda_case_runs(c, k))
+                continue;
             ptx_path(tools, c, k, ".cu", path);
             fprintf(list, "%s %s %s %d %d %d %s %s %s\n", path, c->feat, cuda_kernels[k], (int)c->D,
                     (int)c->DV, (int)c->M, c->flags & CASE_BF16 ? "bf16" : "f32",
                     c->flags & CASE_FAST ? "fast" : "float32",
-                    c->flags & CASE_LEARN && k >= CUDA_QUERIES_BWD ? "learn" : "fixed");
+                    c->flags & CASE_LEARN && bwd ? "learn" : "fixed");
         }
     return list && pclose(list) == 0;
 }

@@ -16,7 +16,7 @@ typedef struct ptx_results {
     cuda_plan plan[CUDA_KERNELS];
     void *o, *gq, *gk, *gv; /* the kernel's type */
     float *part, *state, *dpart, *den, *top, *gq_part, *gk_part, *gv_part;
-    float *dscalars, *dw, *dscalars_k, *dw_k;
+    float *dscalars, *dw, *dscalars_k, *dw_k, *gden, *refs, *starts, *dweights;
 } ptx_results;
 
 /* One kernel of a case. divisions: those its feature may do outside of features themselves. */
@@ -30,7 +30,7 @@ typedef struct ptx_case {
  * lines on stdout otherwise. */
 bool ptx_check_text(const ptx_case *x, const char *ptx);
 /* Whether a run (the interpreter's --stats) did exactly the products, and no more exponentials,
- * than sizes say. */
+ * than sizes say; true of a causal case, whose segments decide how much there is to do. */
 bool ptx_check_counts(const ptx_case *x, const cuda_problem *p, const char *report);
 
 /* Number behind `name = ` in the enums of a text; 0: there is none. */
@@ -49,7 +49,7 @@ bool ptx_maps_run(const ptx_tools *tools, const char *lua, int which);
 /* Where the text of a case's kernel is, or its PTX. */
 void ptx_path(const ptx_tools *tools, const cuda_case *c, int kernel, const char *ending,
               char path[256]);
-/* Runs the four kernels one after the other; false, and lines on stdout, where a text does not
+/* Runs a case's kernels one after the other; false, and lines on stdout, where a text does not
  * compile or the interpreter finds something, or an order of threads changes a bit. */
 bool ptx_run(const ptx_tools *tools, const cuda_problem *p, ptx_results *r);
 void ptx_results_free(ptx_results *r);

@@ -17,14 +17,18 @@ typedef struct ptx_pointer {
 } ptx_pointer;
 
 static const ptx_pointer pointers[] = {
-    {"q.data", "-ii-"},  {"k.data", "i--i"},     {"v.data", "i--i"},   {"o.data", "-oi-"},
-    {"go.data", "--i-"}, {"gq.data", "--o-"},    {"gk.data", "---o"},  {"gv.data", "---o"},
-    {"q_begin", "-ii-"}, {"q_len", "-ii-"},      {"k_begin", "i--i"},  {"k_len", "i--i"},
-    {"mask", "i--i"},    {"w", "iiii"},          {"w_second", "iiii"}, {"w2", "iiii"},
-    {"counts", "iiii"},  {"row_weight", "-i-i"}, {"params", "iiii"},   {"part", "oi--"},
-    {"state", "-oii"},   {"dpart", "--oi"},      {"den", "-oi-"},      {"top", "-oi-"},
-    {"gq_part", "--o-"}, {"gk_part", "---o"},    {"gv_part", "---o"},  {"dscalars", "--o-"},
-    {"dw", "--o-"},      {"dscalars_k", "---o"}, {"dw_k", "---o"},
+    {"q.data", "-ii-iii"},   {"k.data", "i--iiii"},   {"v.data", "i--iiii"},
+    {"o.data", "-oi-oi-"},   {"go.data", "--i--ii"},  {"gq.data", "--o--o-"},
+    {"gk.data", "---o--o"},  {"gv.data", "---o--o"},  {"q_begin", "-ii-iii"},
+    {"q_len", "-ii-ii-"},    {"k_begin", "i--iiii"},  {"k_len", "i--i--i"},
+    {"mask", "i--iiii"},     {"w", "iiiiiii"},        {"w_second", "iiiiiii"},
+    {"w2", "iiiiiii"},       {"counts", "iiiiiii"},   {"row_weight", "-i-iiii"},
+    {"params", "iiiiiii"},   {"part", "oi--iii"},     {"state", "-oii---"},
+    {"dpart", "--oi-oi"},    {"den", "-oi-oii"},      {"top", "-oi-oii"},
+    {"gq_part", "--o--o-"},  {"gk_part", "---o--o"},  {"gv_part", "---o--o"},
+    {"dscalars", "--o--o-"}, {"dw", "--o--o-"},       {"dscalars_k", "---o--o"},
+    {"dw_k", "---o--o"},     {"gden", "-----oi"},     {"refs", "-----oi"},
+    {"starts", "-----oi"},   {"dweights", "-----o-"},
 };
 enum { POINTERS = sizeof pointers / sizeof pointers[0] };
 
@@ -63,6 +67,7 @@ static const char *const numbers[] = {
     "params_stride",
     "q_splits",
     "k_splits",
+    "tiles",
 };
 enum { NUMBERS = sizeof numbers / sizeof numbers[0] };
 
@@ -113,17 +118,26 @@ static void set_inputs(const cuda_problem *p, ptx_arguments *a)
     set(a, "params", p->param, p->heads * p->params * 4);
 }
 
+/* Tiles of tokens of a causal case's backward, else 0. */
+static int64_t causal_tiles(const cuda_problem *p, const ptx_results *r)
+{
+    const int64_t TB = r->plan[CUDA_CAUSAL_QUERIES_BWD].TB;
+    return p->c.flags & CASE_CAUSAL ? (p->c.T + TB - 1) / TB : 0;
+}
+
 static void set_outputs(const cuda_problem *p, ptx_results *r, ptx_arguments *a)
 {
     const cuda_case *c = &p->c;
     const int64_t H = c->H, D = c->D, N = p->heads, q = c->q_splits, k = c->k_splits;
-    const int64_t qb = r->plan[CUDA_QUERIES_BWD].row_blocks, kb = r->plan[CUDA_KEYS_BWD].row_blocks;
+    const bool causal = (c->flags & CASE_CAUSAL) != 0;
+    const int64_t qb = r->plan[cuda_case_queries_bwd(c)].row_blocks;
+    const int64_t kb = r->plan[cuda_case_keys_bwd(c)].row_blocks, tiles = causal_tiles(p, r);
     const int64_t learn = c->flags & CASE_LEARN ? 4 : 0;
     r->o = output(a, "o.data", p->q_rows * H * c->DV * p->element);
     r->gq = output(a, "gq.data", qb == 1 ? p->q_rows * H * D * p->element : 0);
     r->gk = output(a, "gk.data", kb == 1 ? p->k_rows * H * D * p->element : 0);
     r->gv = output(a, "gv.data", kb == 1 ? p->k_rows * H * c->DV * p->element : 0);
-    r->part = output(a, "part", k * N * p->state * 4);
+    r->part = output(a, "part", (causal ? k - 1 : k) * N * p->state * 4);
     r->state = output(a, "state", N * p->state * 4);
     r->dpart = output(a, "dpart", q * N * p->dstate * 4);
     r->den = output(a, "den", p->q_rows * H * 4);
@@ -135,16 +149,28 @@ static void set_outputs(const cuda_problem *p, ptx_results *r, ptx_arguments *a)
     r->dscalars_k = output(a, "dscalars_k", k * kb * N * p->NS * learn);
     r->dw = output(a, "dw", q * N * c->M * D * learn);
     r->dw_k = output(a, "dw_k", k * N * c->M * D * learn);
+    r->gden = output(a, "gden", causal ? p->q_rows * H * 4 : 0);
+    r->refs = output(a, "refs", N * tiles * p->F * 4);
+    r->starts = output(a, "starts", qb * N * tiles * 4);
+    r->dweights = output(a, "dweights", causal ? q * N * c->M * learn : 0);
 }
 
-static void set_numbers(const cuda_problem *p, ptx_arguments *a)
+static void set_numbers(const cuda_problem *p, const ptx_results *r, ptx_arguments *a)
 {
     const cuda_case *c = &p->c;
     const int64_t rows[8] = {c->T, c->S, c->S, c->T, c->T, c->T, c->S, c->S};
     const int64_t width[8] = {c->D, c->D, c->DV, c->DV, c->DV, c->D, c->D, c->DV};
-    const int64_t rest[] = {
-        c->B,      c->H,        c->T,       c->S, p->q_rows, p->w_stride, p->counts_stride,
-        p->params, c->q_splits, c->k_splits};
+    const int64_t rest[] = {c->B,
+                            c->H,
+                            c->T,
+                            c->S,
+                            p->q_rows,
+                            p->w_stride,
+                            p->counts_stride,
+                            p->params,
+                            c->q_splits,
+                            c->k_splits,
+                            causal_tiles(p, r)};
     for (int i = 0; i < 8; i++)
         cuda_strides(p, rows[i], width[i], a->number + 3 * i);
     memcpy(a->number + 24, rest, sizeof rest);
@@ -285,7 +311,8 @@ static bool make_ptx(const ptx_tools *tools, const cuda_case *c, int kernel, cud
     if (ptx) {
         ptx_path(tools, c, kernel, ".ptx", path);
         ptx_write(path, ptx, strlen(ptx));
-        passed = ptx_check_text(&(ptx_case){c, plan, kernel, divisions_allowed(text)}, ptx);
+        const int sides = kernel >= CUDA_CAUSAL ? 2 : 1; /* both read queries and keys */
+        passed = ptx_check_text(&(ptx_case){c, plan, kernel, sides * divisions_allowed(text)}, ptx);
     }
     free(text), free(flat), free(ptx);
     return passed;
@@ -299,6 +326,7 @@ static void write_launch(const ptx_tools *tools, const cuda_problem *p, const pt
     char path[256];
     const cuda_plan *plan = &r->plan[kernel];
     const bool keys = kernel == CUDA_KEYS || kernel == CUDA_KEYS_BWD;
+    const bool last = keys && p->c.flags & CASE_CAUSAL; /* nobody needs the last one's state */
     const int64_t depth = plan->value_blocks * (kernel == CUDA_QUERIES ? 1 : plan->row_blocks);
     ptx_path(tools, &p->c, kernel, ".case", path);
     FILE *f = fopen(path, "w");
@@ -307,8 +335,10 @@ static void write_launch(const ptx_tools *tools, const cuda_problem *p, const pt
         exit(2);
     }
     fprintf(f, "kernel flat\ngrid %d %d %d\nblock %d\nshared %d\n",
-            (int)(keys ? p->c.k_splits : p->c.q_splits), (int)p->heads, (int)depth,
-            (int)plan->threads, (int)plan->shared);
+            (int)(last   ? p->c.k_splits - 1
+                  : keys ? p->c.k_splits
+                         : p->c.q_splits),
+            (int)p->heads, (int)depth, (int)plan->threads, (int)plan->shared);
     for (int i = 0; i < POINTERS; i++) {
         const char use = a->data[i] ? pointers[i].use[kernel] : '-';
         if (use == '-') {
@@ -390,22 +420,23 @@ bool ptx_run(const ptx_tools *tools, const cuda_problem *p, ptx_results *r)
     ptx_arguments a = {0};
     *r = (ptx_results){0};
     for (int i = 0; i < CUDA_KERNELS; i++)
-        if (!make_ptx(tools, &p->c, i, &r->plan[i]))
+        if (cuda_case_runs(&p->c, i) && !make_ptx(tools, &p->c, i, &r->plan[i]))
             return false;
     set_inputs(p, &a);
     set_outputs(p, r, &a);
-    set_numbers(p, &a);
+    set_numbers(p, r, &a);
     for (int i = 0; i < CUDA_KERNELS; i++)
-        if (!launch(tools, p, r, &a, i))
+        if (cuda_case_runs(&p->c, i) && !launch(tools, p, r, &a, i))
             return false;
     return true;
 }
 
 void ptx_results_free(ptx_results *r)
 {
-    void *all[] = {r->o,        r->gq,  r->gk,         r->gv,      r->part,    r->state,
-                   r->dpart,    r->den, r->top,        r->gq_part, r->gk_part, r->gv_part,
-                   r->dscalars, r->dw,  r->dscalars_k, r->dw_k};
+    void *all[] = {r->o,       r->gq,      r->gk,       r->gv,     r->part,
+                   r->state,   r->dpart,   r->den,      r->top,    r->gq_part,
+                   r->gk_part, r->gv_part, r->dscalars, r->dw,     r->dscalars_k,
+                   r->dw_k,    r->gden,    r->refs,     r->starts, r->dweights};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         free(all[i]);
 }

@@ -38,22 +38,23 @@ end
 
 local function key(row) return table.concat({ row.feature, row.kernel, row.type, row.arch }, " ") end
 
--- Kernels that are rows: `learn` those with a variant that makes gradients of parameters, `causal` those of
--- features that can be causal, `plain` those in which all features of as many lanes are the same but for a
--- number, so that one of each class is there, `maps` those of features with linear maps.
+-- Kernels that are rows: `every` those in every type for every architecture, `learn` those with a variant that
+-- makes gradients of parameters, `causal` those of features that can be causal, `plain` those in which features
+-- differ by a number only, `maps` those of features with linear maps.
 local KERNELS = {
-  { name = "attn_keys", every_arch = true }, { name = "attn_queries", every_arch = true },
-  { name = "attn_queries_bwd", every_arch = true, learn = true },
-  { name = "attn_keys_bwd", every_arch = true, learn = true },
-  { name = "attn_cluster", cluster = true }, { name = "attn_cluster_bwd", cluster = true, learn = true },
+  { name = "attn_keys", every = true }, { name = "attn_queries", every = true },
+  { name = "attn_queries_bwd", every = true, learn = true },
+  { name = "attn_keys_bwd", every = true, learn = true },
+  { name = "attn_cluster_bwd", cluster = true, learn = true },
   { name = "attn_causal", causal = true },
   { name = "attn_causal_queries_bwd", causal = true, learn = true },
   { name = "attn_causal_keys_bwd", causal = true, learn = true },
   { name = "attn_step", causal = true },
   { name = "attn_combine", plain = true }, { name = "attn_sum", plain = true },
   { name = "attn_merge", plain = true },
-  { name = "attn_products", maps = true }, { name = "attn_maps", maps = true },
+  { name = "attn_products", maps = true, every = true }, { name = "attn_maps", maps = true, every = true },
 }
+local PLAIN = { posrf = true, hrf = true }
 
 -- Rows of sizes at which blocks have device memory in place of shared memory: D, the same as DV, and M,
 -- which are in the row's type.
@@ -70,14 +71,12 @@ local function number_of(arch) return math.tointeger(arch:match("%d+")) end
 
 local function class_of(arch) return plan_cuda.class(number_of(arch)) end
 
--- Those that were there before the others for every architecture, the others for the oldest and one newer.
 local function archs_of(spec, kernel, kind)
-  if kernel.causal and spec.linear or kernel.maps and not spec.linear then return {} end
-  if kind.learn and not kernel.learn or kernel.maps and kind.name ~= "f32" then return {} end
-  local classes = kernel.plain and { posrf = true, hrf = true } or CLASSES
-  if not classes[spec.name] then return kind.name == "f32" and not kernel.plain and { "sm_90a" } or {} end
-  if kind.name ~= "f32" then return { "sm_90a" } end
-  return kernel.every_arch and ARCHS or { "sm_80", "sm_90a" }
+  if kernel.causal and spec.linear or kernel.plain and not PLAIN[spec.name] then return {} end
+  if kernel.maps and not (spec.linear and kind.name == "f32") then return {} end
+  if kind.learn then return kernel.learn and CLASSES[spec.name] and { "sm_90a" } or {} end
+  if kind.name == "f32" then return kernel.every and CLASSES[spec.name] and ARCHS or { "sm_90a" } end
+  return kernel.every and CLASSES[spec.name] and { "sm_90a" } or {}
 end
 
 -- Where a block has no room for the whole state, there is no kernel with clusters.
@@ -89,8 +88,8 @@ end
 local function row_of(spec, kernel, sizes, type, arch, options)
   local make = kernel.maps and target_cuda.params or target_cuda.attention
   local text, launch = make("", spec, kernel.name, sizes, options, emit.read)
-  local row = { feature = spec.name, kernel = kernel.name, type = type, arch = arch, hash = emit.hash(text),
-    shared = launch.shared, blocks = launch.blocks, warps = launch.threads // 32,
+  local row = { feature = spec.name, kernel = kernel.name, type = type, arch = arch, every = kernel.every,
+    hash = emit.hash(text), shared = launch.shared, blocks = launch.blocks, warps = launch.threads // 32,
     spilled = (launch.memory or 0) > 0 }
   row.file = ("%s/%s.cu"):format(folder, row.hash)
   local file = assert(io.open(row.file, "w"))
@@ -199,7 +198,7 @@ local function compare(rows, old, old_version)
   local chosen = {}
   for _, row in ipairs(rows) do
     local known = old[key(row)]
-    local always = row.type == "f32" and row.arch == "sm_90a" and CLASSES[row.feature]
+    local always = row.every and row.type == "f32" and row.arch == "sm_90a" and CLASSES[row.feature]
     if always or not known or known.hash ~= row.hash then chosen[#chosen + 1] = row end
   end
   local version = compile(chosen)

@@ -11,7 +11,9 @@ enum { KEYS_PASS = 0 };
 #include "causal.cuh"
 
 enum {
-    AT_W = 0,
+    HALVES = MANY ? 1 : 2, /* of the warp's rows, whose products with queries are there together */
+    AT_KEPT = 0,
+    AT_W = 4 * KEPT_ROWS,
     AT_W2 = AT_W + ROWS * LDX,
     AT_S = AT_W2 + (NP > 1 ? ROWS * LDX : 0),
     AT_REF = AT_S + FB * LDV,
@@ -26,7 +28,9 @@ enum {
     AT_TOP = AT_OUT + KW * TB * LDV,  /* (KW, TB) */
     AT_DEN = AT_TOP + KW * TB,
     AT_ENDS = AT_DEN + KW * TB, /* (KW) of the segment */
-    AT_TOKQ = AT_ENDS + (KW + 3) / 4 * 4,
+    AT_ROWS = AT_ENDS + (KW + 3) / 4 * 4, /* (ROWS, NROW) of queries, and their weights (ROWS) */
+    AT_WEIGHT = AT_ROWS + ROWS * NROW,
+    AT_TOKQ = AT_WEIGHT + ROWS,
     AT_TOKK = AT_TOKQ + (TB * NTOK + 3) / 4 * 4,
     AT_BIASQ = AT_TOKK + (TB * NTOK + 3) / 4 * 4,
     AT_BIASK = AT_BIASQ + 2 * TB,
@@ -39,160 +43,164 @@ enum {
 };
 static_assert(AT_END * 4 == SHARED_BYTES, "shared memory of attn_causal");
 
-/* What a lane keeps: of rows g and g + 8, and of rows 2t, 2t + 1, 2t + 8, 2t + 9. */
-typedef struct causal_rows {
-    int there[2];
-    float ref[LANES][2], z[LANES][2];
-    float query[4][NROW], weight[4];
-} causal_rows;
-
-DEVICE int query_row(int k)
+/* Row of W, of the warp's 16, of element i of accumulator n with tokens down. */
+DEVICE int query_row(int n, int i)
 {
-    return 2 * (THREAD % 4) + k % 2 + k / 2 * 8;
+    return 8 * n + 2 * (THREAD % 4) + i % 2;
 }
 
-DEVICE void start_rows(const attn_cuda_args *a, int64_t head, int first, int warp_row,
-                       const float *params, causal_side *q, causal_side *k, causal_rows *rows)
+/* there: of rows g and g + 8 of the warp's. */
+DEVICE void start_rows(const attn_cuda_args *a, int64_t head, int first, int warp_row, const float *params,
+                       float *memory, causal_side *q, causal_side *k, int *there)
 {
-    float norms[2][NW], s[S1];
+    float norms[2][NW], row[NROW], s[S1];
     UNROLL
     for (int i = 0; i < 2; i++) {
         const int r = first + warp_row + THREAD % 32 / 4 + 8 * i;
         row_norms(a, head, r, norms[i]);
-        rows->there[i] = r < M;
+        there[i] = r < M;
     }
     start_side(k, 1, params, norms, s);
     load_scalars(params, 0, s, q->uni);
-    UNROLL
-    for (int i = 0; i < 4; i++) {
-        const int r = first + warp_row + query_row(i);
-        row_norms(a, head, r, norms[0]);
-        phi_row(norms[0], q->uni, rows->query[i]);
-        rows->weight[i] = weight_of(a, r);
+    for (int i = THREAD; i < ROWS; i += THREADS) {
+        row_norms(a, head, first + i, norms[0]);
+        phi_row(norms[0], q->uni, row);
+        for (int n = 0; n < NROW; n++)
+            shared_store(memory + AT_ROWS + i * NROW + n, row[n]);
+        shared_store(memory + AT_WEIGHT + i, weight_of(a, first + i));
     }
 }
 
-/* Features of the segment's keys to shared memory, the state to the raised references. Returns the first
- * token that has to begin a segment, as far as the warp sees. */
-DEVICE int read_keys(causal_rows *rows, const causal_side *k, float *memory, int warp_row, int lo)
+/* Projections of 16 queries from `token` by HALVES times 8 rows of W from 8 `half` of the warp's on. */
+DEVICE void project_queries(const causal_side *q, const float *memory, int warp_row, int token, int half,
+                            float (*u)[HALVES][4])
 {
-    float u[NP][NG][4], log[LANES][NG][4], sign[SIGNS][NG][4];
-    int end = TB;
-    project(u, k, memory + AT_W, memory + AT_W2, warp_row);
-    key_logs(k, u, rows->there, lo, log, sign);
-    UNROLL
-    for (int l = 0; l < LANES; l++) {
-        const int f = l * ROWS + warp_row;
-        float factor[2];
-        const int own = raise_reference(log[l], lo, rows->ref[l], factor);
-        end = own < end ? own : end;
-        scale_rows(memory + AT_S + f * LDV, factor);
-        key_values(log[l], sign[l % SIGNS], rows->ref[l]);
-        UNROLL
-        for (int j = 0; j < NG; j++)
-            store_turned(memory + AT_PHI, f, 8 * j, log[l][j]);
-        UNROLL
-        for (int i = 0; i < 2; i++) {
-            const int at = f + THREAD % 32 / 4 + 8 * i;
-            rows->z[l][i] *= factor[i];
-            if (THREAD % 4 == 0) {
-                shared_store(memory + AT_REF + at, rows->ref[l][i]);
-                shared_store(memory + AT_Z + at, rows->z[l][i]);
-            }
-        }
-    }
-    return warp_min(end);
-}
-
-/* Logs of 16 queries from `token` and the warp's rows, tokens down, to features by the largest, `top`; den
- * gets their products with the state's z. */
-DEVICE void query_features(const causal_rows *rows, const causal_side *q, const float *memory,
-                           int warp_row, int token, float (*log)[2][4], float *top, float *den)
-{
-    const int g = THREAD % 32 / 4;
-    float u[NP][2][4], sign[SIGNS][2][4], tok[2][NTOK];
-    tokens_times_rows(u[0], 2, q->tile.x, memory + AT_W, token, warp_row);
+    const int row = warp_row + 8 * half;
+    tokens_times_rows(u[0], HALVES, q->tile.x, memory + AT_W, token, row);
     if (NP > 1)
-        tokens_times_rows(u[NP - 1], 2, q->tile.second, memory + AT_W2, token, warp_row);
+        tokens_times_rows(u[NP - 1], HALVES, q->tile.second, memory + AT_W2, token, row);
+}
+
+/* Logs and signs of element i of accumulator n of these, whose row of the block is `row`. */
+DEVICE void query_logs(const causal_side *q, const float *memory, int row, int token,
+                       float (*u)[HALVES][4], int n, int i, float *logs, float *signs)
+{
+    const float *from = q->tile.tok + (token + THREAD % 32 / 4 + 8 * (i / 2)) * NTOK;
+    float projections[NP], tok[NTOK], hoisted[NROW];
     UNROLL
-    for (int i = 0; i < 2; i++)
-        for (int k = 0; k < NTOK; k++)
-            tok[i][k] = shared_load(q->tile.tok + (token + g + 8 * i) * NTOK + k);
-    top[0] = top[1] = -3.4028234e38f; /* finite: with no key all logs are -inf */
+    for (int k = 0; k < NTOK; k++)
+        tok[k] = shared_load(from + k);
     UNROLL
-    for (int n = 0; n < 2; n++) {
+    for (int k = 0; k < NROW; k++)
+        hoisted[k] = shared_load(memory + AT_ROWS + row * NROW + k);
+    UNROLL
+    for (int k = 0; k < NP; k++)
+        projections[k] = u[k][n][i];
+    phi(projections, hoisted, q->uni, tok, logs, signs);
+    UNROLL
+    for (int l = 0; l < LANES; l++)
+        logs[l] += shared_load(memory + AT_REF + l * ROWS + row);
+    if (MANY)
+        warp_sync();
+}
+
+/* The largest logs of the queries g and g + 8 of the tile's 16 from `token`; finite. */
+DEVICE void largest_logs(const causal_side *q, const float *memory, int warp_row, int token,
+                         float (*u)[HALVES][4], float *top)
+{
+    float logs[LANES], signs[LANES];
+    top[0] = top[1] = -3.4028234e38f; /* with no key all logs are -inf */
+    NO_UNROLL
+    for (int half = 0; half < 2; half += HALVES) {
+        project_queries(q, memory, warp_row, token, half, u);
         UNROLL
-        for (int i = 0; i < 4; i++) {
-            const int k = 2 * n + i % 2, at = warp_row + query_row(k);
-            float projections[NP], logs[LANES], signs[LANES];
-            for (int p = 0; p < NP; p++)
-                projections[p] = u[p][n][i];
-            phi(projections, rows->query[k], q->uni, tok[i / 2], logs, signs);
-            for (int l = 0; l < LANES; l++) {
-                log[l][n][i] = logs[l] + shared_load(memory + AT_REF + l * ROWS + at);
-                top[i / 2] = real_max(top[i / 2], log[l][n][i]);
-                if (SIGNED)
-                    sign[l % SIGNS][n][i] = signs[l];
+        for (int n = 0; n < HALVES; n++) {
+            UNROLL
+            for (int i = 0; i < 4; i++) {
+                query_logs(q, memory, warp_row + query_row(half + n, i), token, u, n, i, logs, signs);
+                UNROLL
+                for (int l = 0; l < LANES; l++)
+                    top[i / 2] = real_max(top[i / 2], logs[l]);
             }
         }
     }
     top[0] = quad_max(top[0]);
     top[1] = quad_max(top[1]);
-    den[0] = den[1] = 0;
+}
+
+/* Features of 16 queries from `token` for rows of accumulator n, tokens down; den gets their products with
+ * the state's z. */
+DEVICE void query_features(const causal_side *q, const float *memory, int warp_row, int token,
+                           float (*u)[HALVES][4], int half, int n, const float *top,
+                           float (*feature)[4], float *den)
+{
     UNROLL
-    for (int l = 0; l < LANES; l++) {
+    for (int i = 0; i < 4; i++) {
+        const int row = warp_row + query_row(half + n, i);
+        const float weight = shared_load(memory + AT_WEIGHT + row);
+        float logs[LANES], signs[LANES];
+        query_logs(q, memory, row, token, u, n, i, logs, signs);
         UNROLL
-        for (int n = 0; n < 2; n++) {
+        for (int l = 0; l < LANES; l++) {
+            const float value = weight * exp_falling(logs[l] - top[i / 2]);
+            feature[l][i] = SIGNED ? value * signs[l] : value;
+            den[i / 2] += feature[l][i] * shared_load(memory + AT_Z + l * ROWS + row);
+        }
+    }
+}
+
+/* The warp's share of what 16 queries from `token` get: of the state, and features' products with the
+ * tile's keys; den: of the state's z. */
+DEVICE void ask_state(const causal_side *q, const float *memory, int warp_row, int token,
+                      float (*out)[4], float (*pairs)[4], float *top, float *den)
+{
+    float u[NP][HALVES][4], feature[LANES][4];
+    largest_logs(q, memory, warp_row, token, u, top);
+    NO_UNROLL
+    for (int half = 0; half < 2; half += HALVES) {
+        if (MANY)
+            project_queries(q, memory, warp_row, token, half, u);
+        UNROLL
+        for (int k = 0; k < HALVES; k++) {
+            query_features(q, memory, warp_row, token, u, half, k, top, feature, den);
             UNROLL
-            for (int i = 0; i < 4; i++) {
-                const int k = 2 * n + i % 2, f = l * ROWS + warp_row + query_row(k);
-                float value = rows->weight[k] * exp_falling(log[l][n][i] - top[i / 2]);
-                if (SIGNED)
-                    value *= sign[l % SIGNS][n][i];
-                log[l][n][i] = value;
-                den[i / 2] += value * shared_load(memory + AT_Z + f);
+            for (int l = 0; l < LANES; l++) {
+                const int f = l * ROWS + warp_row + 8 * (half + k);
+                left_tile a;
+                right_tile b;
+                left_accumulator(&a, feature[l]);
+                UNROLL
+                for (int n = 0; n < NV8; n++) {
+                    right_rows(&b, memory + AT_S, LDV, f, 8 * n);
+                    multiply(out[n], &a, &b);
+                }
+                UNROLL
+                for (int j = 0; j < GROUPS; j++) {
+                    if (8 * j >= token + 16)
+                        continue;
+                    right_turned(&b, features_of(memory + AT_PHI, l, warp_row), 8 * (half + k), 8 * j);
+                    multiply(pairs[j], &a, &b);
+                }
             }
         }
     }
 }
 
 /* What 16 queries from `token` get of the warp's rows. */
-DEVICE void answer(const causal_rows *rows, const causal_side *q, float *memory, int warp_row, int token)
+DEVICE void answer(const causal_side *q, float *memory, int warp_row, int token)
 {
     const int g = THREAD % 32 / 4, warp = THREAD / 32;
-    float phi_q[LANES][2][4], out[NV8][4], pairs[NG][4], top[2], den[2];
-    query_features(rows, q, memory, warp_row, token, phi_q, top, den);
+    float out[NV8][4], pairs[GROUPS][4], top[2], den[2] = {0, 0};
     UNROLL
     for (int i = 0; i < 4; i++) {
         for (int n = 0; n < NV8; n++)
             out[n][i] = 0;
-        for (int j = 0; j < NG; j++)
+        for (int j = 0; j < GROUPS; j++)
             pairs[j][i] = 0;
     }
+    ask_state(q, memory, warp_row, token, out, pairs, top, den);
     UNROLL
-    for (int l = 0; l < LANES; l++) {
-        UNROLL
-        for (int k = 0; k < 2; k++) {
-            const int f = l * ROWS + warp_row + 8 * k;
-            left_tile a;
-            right_tile b;
-            left_accumulator(&a, phi_q[l][k]);
-            UNROLL
-            for (int n = 0; n < NV8; n++) {
-                right_rows(&b, memory + AT_S, LDV, f, 8 * n);
-                multiply(out[n], &a, &b);
-            }
-            UNROLL
-            for (int j = 0; j < NG; j++) {
-                if (8 * j < token + 16) {
-                    right_turned(&b, memory + AT_PHI, f, 8 * j);
-                    multiply(pairs[j], &a, &b);
-                }
-            }
-        }
-    }
-    UNROLL
-    for (int j = 0; j < NG; j++) {
+    for (int j = 0; j < GROUPS; j++) {
         left_tile a;
         UNROLL
         for (int i = 0; i < 4; i++) {
@@ -264,29 +272,41 @@ DEVICE void store_answers(const attn_cuda_args *a, const float *memory, const he
 }
 
 /* The segment's keys, those before token hi, into the state of the warp's rows. */
-DEVICE void keep_keys(causal_rows *rows, float *memory, int warp_row, int hi)
+DEVICE void keep_keys(float *memory, int warp_row, int hi)
 {
-    const int g = THREAD % 32 / 4, t = THREAD % 4;
-    UNROLL
+    NO_UNROLL
     for (int l = 0; l < LANES; l++) {
-        const int f = l * ROWS + warp_row;
-        float feature[NG][4], sum[2] = {0, 0};
-        UNROLL
-        for (int j = 0; j < NG; j++) {
-            const int at = 8 * j + 2 * t;
-            const float2 upper = shared_load2(memory + AT_PHI + turned(f + g, at));
-            const float2 lower = shared_load2(memory + AT_PHI + turned(f + g + 8, at));
-            feature[j][0] = at < hi ? upper.x : 0;
-            feature[j][1] = at + 1 < hi ? upper.y : 0;
-            feature[j][2] = at < hi ? lower.x : 0;
-            feature[j][3] = at + 1 < hi ? lower.y : 0;
-            sum[0] += feature[j][0] + feature[j][1];
-            sum[1] += feature[j][2] + feature[j][3];
-        }
-        rows->z[l][0] += quad_sum(sum[0]);
-        rows->z[l][1] += quad_sum(sum[1]);
-        add_rows(memory + AT_S + f * LDV, feature, memory + AT_V);
+        float feature[GROUPS][4];
+        load_keys(memory + AT_PHI, l, warp_row, hi, feature);
+        add_sums(memory + AT_Z, l, warp_row, feature, GROUPS, 0);
+        add_rows(memory + AT_S + (l * ROWS + warp_row) * LDV, feature, GROUPS, memory + AT_V, 0);
     }
+}
+
+/* The head's arrays to where they are kept, while tiles go by. */
+DEVICE void keep_arrays(const attn_cuda_args *a, int64_t b, int64_t h, float *to)
+{
+    const head_rows q = rows_of(&a->q, a->q_begin, b, h), k = rows_of(&a->k, a->k_begin, b, h),
+                    v = rows_of(&a->v, a->k_begin, b, h), o = rows_of(&a->o, a->q_begin, b, h);
+    keep_rows(to, &a->q, &q);
+    keep_rows(to + KEPT_ROWS, &a->k, &k);
+    keep_rows(to + 2 * KEPT_ROWS, &a->v, &v);
+    keep_rows(to + 3 * KEPT_ROWS, &a->o, &o);
+}
+
+/* Asks for the tile that starts with `from`; odd: of the two places of marks. */
+DEVICE void stage_tile(const attn_cuda_args *a, float *memory, const byte *mask, int64_t from, int64_t to,
+                       int odd)
+{
+    const float *kept = memory + AT_KEPT;
+    byte *stage = (byte *)(memory + AT_STAGES);
+    const head_rows q = kept_rows(kept, &a->q), k = kept_rows(kept + KEPT_ROWS, &a->k),
+                    v = kept_rows(kept + 2 * KEPT_ROWS, &a->v);
+    stage_rows(&q, from, to, D, stage);
+    stage_rows(&k, from, to, D, stage + STAGE);
+    stage_rows(&v, from, to, DV, stage + 2 * STAGE);
+    mark_tokens(from, to, 0, memory + AT_BIASQ + odd * TB);
+    mark_tokens(from, to, mask, memory + AT_BIASK + odd * TB);
 }
 
 KERNEL(attn_causal, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
@@ -300,38 +320,26 @@ KERNEL(attn_causal, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
     const int64_t n = args.q_len ? args.q_len[b] : args.T;
     const int64_t den_row = h * args.den_rows + (args.q_begin ? args.q_begin[b] : b * args.T);
     const byte *mask = args.mask ? args.mask + (args.k_begin ? args.k_begin[b] : b * args.S) : 0;
-    const head_rows q = rows_of(&args.q, args.q_begin, b, h), k = rows_of(&args.k, args.k_begin, b, h),
-                    v = rows_of(&args.v, args.k_begin, b, h), o = rows_of(&args.o, args.q_begin, b, h);
     int64_t from, to;
     split_range(n, args.q_splits, BLOCK, SPLIT, &from, &to);
     if (from >= to)
         return;
+    const key_places places = {memory + AT_W, memory + AT_W2, memory + AT_REF, memory + AT_S,
+                               memory + AT_Z, 0,              memory + AT_PHI};
     causal_side side_q, side_k;
-    causal_rows rows;
+    int there[2];
+    keep_arrays(&args, b, h, memory + AT_KEPT);
+    block_sync();
+    stage_tile(&args, memory, mask, from, to, 0);
+    async_commit();
     load_vectors(params, memory + AT_VECTORS);
     load_linear(params, 1, memory + AT_LINEARQ);
     load_linear(params, 3, memory + AT_LINEARK);
     load_matrix(args.w + head * args.w_stride, first, ROWS, memory + AT_W);
     if (NP > 1)
         load_matrix(second_matrix(&args, head), first, ROWS, memory + AT_W2);
-    stage_rows(&q, from, to, D, stage_q);
-    stage_rows(&k, from, to, D, stage_k);
-    stage_rows(&v, from, to, DV, stage_v);
-    mark_tokens(from, to, 0, memory + AT_BIASQ);
-    mark_tokens(from, to, mask, memory + AT_BIASK);
-    async_commit();
     load_prefix(&args, head, BLOCK, first, memory + AT_REF, memory + AT_Z, memory + AT_S);
-    start_rows(&args, head, first, warp_row, params, &side_q, &side_k, &rows);
-    block_sync();
-    UNROLL
-    for (int l = 0; l < LANES; l++) {
-        UNROLL
-        for (int i = 0; i < 2; i++) {
-            const int f = l * ROWS + warp_row + THREAD % 32 / 4 + 8 * i;
-            rows.ref[l][i] = shared_load(memory + AT_REF + f);
-            rows.z[l][i] = shared_load(memory + AT_Z + f);
-        }
-    }
+    start_rows(&args, head, first, warp_row, params, memory, &side_q, &side_k, there);
     place_tile(&side_q.tile, memory + AT_XQ, memory + AT_XQ2, memory + AT_TOKQ, 0);
     place_tile(&side_k.tile, memory + AT_XK, memory + AT_XK2, memory + AT_TOKK, 0);
     for (int odd = 0; from < to; from += TB, odd ^= 1) {
@@ -345,31 +353,27 @@ KERNEL(attn_causal, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
                  &side_k.tile);
         plain_tile(stage_v, DV, 0, DV8, LDV, side_k.tile.bias, memory + AT_V);
         block_sync();
-        if (from + TB < to) {
-            stage_rows(&q, from + TB, to, D, stage_q);
-            stage_rows(&k, from + TB, to, D, stage_k);
-            stage_rows(&v, from + TB, to, DV, stage_v);
-            mark_tokens(from + TB, to, 0, memory + AT_BIASQ + (odd ^ 1) * TB);
-            mark_tokens(from + TB, to, mask, memory + AT_BIASK + (odd ^ 1) * TB);
-        }
+        if (from + TB < to)
+            stage_tile(&args, memory, mask, from + TB, to, odd ^ 1);
         async_commit();
         for (int lo = 0, hi; lo < TB; lo = hi) {
-            const int end = read_keys(&rows, &side_k, memory, warp_row, lo);
+            const int end = read_keys(&side_k, &places, there, warp_row, lo);
             if (lo > 0)
                 block_sync(); /* what follows is still read */
             if (THREAD % 32 == 0)
                 shared_store(memory + AT_ENDS + THREAD / 32, (float)end);
             warp_sync();
             for (int token = 0; token < TB; token += 16)
-                answer(&rows, &side_q, memory, warp_row, token);
+                answer(&side_q, memory, warp_row, token);
             block_sync();
             hi = TB;
             for (int w = 0; w < KW; w++) {
                 const int other = (int)shared_load(memory + AT_ENDS + w);
                 hi = other < hi ? other : hi;
             }
+            const head_rows o = kept_rows(memory + AT_KEPT + 3 * KEPT_ROWS, &args.o);
             store_answers(&args, memory, &o, head, den_row, from, to, lo, hi);
-            keep_keys(&rows, memory, warp_row, hi);
+            keep_keys(memory, warp_row, hi);
         }
     }
 }

@@ -11,10 +11,14 @@ enum { KEYS_PASS = 1 };
 #include "causal.cuh"
 
 enum {
-    AT_W = 0,
+    AT_KEPT = 0,
+    AT_W = 6 * KEPT_ROWS,
     AT_W2 = AT_W + ROWS * LDX,
     AT_DS = AT_W2 + (NP > 1 ? ROWS * LDX : 0),
-    AT_XQ = AT_DS + FB * LDV,
+    AT_DZ = AT_DS + FB * LDV,
+    AT_REF = AT_DZ + FB,   /* references that dS and dz are by */
+    AT_START = AT_REF + FB, /* at the start of the tile */
+    AT_XQ = AT_START + FB,
     AT_XQ2 = AT_XQ + PARTS * TB * LDX,
     AT_XK = AT_XQ2 + (NP > 1 ? PARTS * TB * LDX : 0),
     AT_XK2 = AT_XK + PARTS * TB * LDX,
@@ -25,9 +29,9 @@ enum {
     AT_P = AT_G + PARTS * TB * LDV,
     AT_PHIQ = AT_P + TB * LDP,
     AT_PHIK = AT_PHIQ + FB * TB,
-    AT_DU = AT_PHIQ, /* of the first lane's rows, once the features are used up */
-    AT_DU2 = AT_PHIK,
-    AT_GV = AT_PHIK + FB * TB, /* (KW, TB, LDV) */
+    AT_DU = AT_PHIQ + (MANY ? 2 * FB * TB : 0), /* else once the features are used up */
+    AT_DU2 = AT_DU + ROWS * TB,
+    AT_GV = AT_PHIK + FB * TB + (MANY ? NP * ROWS * TB : 0), /* (KW, TB, LDV) */
     AT_SUMS = AT_GV + KW * TB * LDV,
     AT_GDEN = AT_SUMS + KW * SUMS * TB,
     AT_TOP = AT_GDEN + TB,
@@ -48,12 +52,10 @@ enum {
 };
 static_assert(AT_END * 4 == SHARED_BYTES, "shared memory of attn_causal_keys_bwd");
 
-/* What a lane keeps of its rows g and g + 8: references at the start of the tile, and those that the
- * state's gradient is by. */
+/* What a lane keeps of its rows g and g + 8. */
 typedef struct causal_rows {
     int there[2];
     float norms[2][NW], weight[2];
-    float start[LANES][2], ref[LANES][2], dz[LANES][2];
     parameter_sums parameters;
 } causal_rows;
 
@@ -64,7 +66,7 @@ DEVICE float later_factor(const attn_cuda_args *a, int64_t head, int64_t split, 
     return after > -INFINITY ? exp_falling(after - start) : 0;
 }
 
-/* Gradient of the state behind the split, by that state's references: S of it to shared memory. */
+/* Gradient of the state behind the split and that state's references, by which it is, to shared memory. */
 DEVICE void load_gradient(const attn_cuda_args *a, int64_t head, int first, float *memory)
 {
     const int64_t heads = a->B * a->H;
@@ -73,13 +75,20 @@ DEVICE void load_gradient(const attn_cuda_args *a, int64_t head, int first, floa
         const int f = row / ROWS * MP + r, later = r < M && BLOCK + 1 < a->q_splits;
         const float after = later ? parts_max(a, head, BLOCK + 1, f) : -INFINITY;
         float4 sum = make_float4(0, 0, 0, 0);
+        float dz = 0;
         for (int64_t k = BLOCK + 1; k < a->q_splits && r < M; k++) {
             const float factor = later_factor(a, head, k, f, after);
-            const float *from = a->dpart + (k * heads + head) * DSTATE + F + (int64_t)f * DV8 + c;
-            const float4 x = global_load4(from);
+            const float *from = a->dpart + (k * heads + head) * DSTATE;
+            const float4 x = global_load4(from + F + (int64_t)f * DV8 + c);
             sum = add_scaled(sum, factor, x);
+            if (c == 0)
+                dz += factor * global_load(from + f);
         }
         shared_store4(memory + AT_DS + row * LDV + c, sum);
+        if (c == 0) {
+            shared_store(memory + AT_REF + row, after);
+            shared_store(memory + AT_DZ + row, dz);
+        }
     }
     for (int i = THREAD; LEARN && i < ROWS * LDX; i += THREADS)
         shared_store(memory + AT_DW + i, 0);
@@ -87,64 +96,81 @@ DEVICE void load_gradient(const attn_cuda_args *a, int64_t head, int first, floa
 
 DEVICE void start_rows(const attn_cuda_args *a, int64_t head, int first, causal_rows *rows)
 {
-    const int64_t heads = a->B * a->H;
     UNROLL
     for (int i = 0; i < 2; i++) {
         const int r = first + THREAD % 32 / 4 + 8 * i;
         row_norms(a, head, r, rows->norms[i]);
         rows->there[i] = r < M;
         rows->weight[i] = weight_of(a, r);
-        UNROLL
-        for (int l = 0; l < LANES; l++) {
-            const int later = r < M && BLOCK + 1 < a->q_splits;
-            const float after = later ? parts_max(a, head, BLOCK + 1, l * MP + r) : -INFINITY;
-            rows->ref[l][i] = after;
-            rows->dz[l][i] = 0;
-            for (int64_t k = BLOCK + 1; k < a->q_splits && r < M; k++)
-                rows->dz[l][i] += later_factor(a, head, k, l * MP + r, after) *
-                                  global_load(a->dpart + (k * heads + head) * DSTATE + l * MP + r);
-        }
     }
     clear_parameters(&rows->parameters);
 }
 
-/* References (2) of one lane's rows in the segment of token lo: the largest of those at the tile's start
- * and the logs of tokens that start a segment up to there. */
-DEVICE void segment_reference(float (*log)[4], unsigned starts, int lo, const float *start, float *ref)
+/* The gradient of the state to the references of the segment of token lo, the largest of those at the tile's
+ * start and the logs of tokens that start a segment up to there. */
+DEVICE void segment_references(const causal_rows *rows, const causal_side *k, float (*u)[NG][4],
+                               float *memory, int warp_row, unsigned starts, int lo)
 {
+    float ref[LANES][2], log[LANES][2];
     UNROLL
-    for (int row = 0; row < 2; row++) {
-        float max = start[row];
+    for (int l = 0; l < LANES; l++)
+        for (int i = 0; i < 2; i++)
+            ref[l][i] = shared_load(memory + AT_START + kept_row(l, warp_row, i));
+    NO_UNROLL
+    for (int at = 0; at <= lo; at++) {
+        if (!(starts >> at & 1))
+            continue;
+        if (MANY)
+            project(u, k, memory + AT_W, memory + AT_W2, warp_row, groups_from(at));
+        token_logs(k, u, rows->there, at, log);
         UNROLL
-        for (int j = 0; j < NG; j++)
-            for (int c = 0; c < 2; c++)
-                if (column_of(j, c) <= lo && (starts >> column_of(j, c) & 1))
-                    max = real_max(max, log[j][2 * row + c]);
-        ref[row] = quad_max(max);
+        for (int l = 0; l < LANES; l++)
+            for (int i = 0; i < 2; i++)
+                ref[l][i] = real_max(ref[l][i], log[l][i]);
     }
+    UNROLL
+    for (int l = 0; l < LANES; l++) {
+        float factor[2];
+        UNROLL
+        for (int i = 0; i < 2; i++) {
+            const float old = shared_load(memory + AT_REF + kept_row(l, warp_row, i));
+            factor[i] = ref[l][i] > -INFINITY && old > -INFINITY ? exp_falling(ref[l][i] - old) : 0;
+        }
+        warp_sync(); /* the old ones were read by all */
+        UNROLL
+        for (int i = 0; i < 2; i++) {
+            float *dz = memory + AT_DZ + kept_row(l, warp_row, i);
+            if (THREAD % 4 != 0)
+                continue;
+            shared_store(memory + AT_REF + kept_row(l, warp_row, i), ref[l][i]);
+            shared_store(dz, factor[i] * shared_load(dz));
+        }
+        scale_rows(memory + AT_DS + (l * ROWS + warp_row) * LDV, factor);
+    }
+    warp_sync();
 }
 
-/* Features of queries lo to hi - 1 by the references, times the rows' weights; 0 for others. */
-DEVICE void query_features(const causal_rows *rows, const causal_side *q, const float *memory,
-                           int warp_row, int lo, int hi, float (*feature)[NG][4])
+/* Features of queries lo to hi - 1 of group j from `token` by the references, times the rows' weights; 0
+ * for others. */
+DEVICE void query_features(const causal_rows *rows, const causal_side *q, float (*u)[NG][4],
+                           const float *memory, int warp_row, int token, int j, int lo, int hi,
+                           float (*feature)[4])
 {
-    float u[NP][NG][4];
-    project(u, q, memory + AT_W, memory + AT_W2, warp_row);
     UNROLL
-    for (int j = 0; j < NG; j++) {
+    for (int i = 0; i < 4; i++) {
+        const int at = token + column_of(j, i), row = i / 2;
+        const int there = at >= lo && at < hi && shared_load(q->tile.bias + at) == 0;
+        const float top = shared_load(memory + AT_TOP + at);
+        float projections[NP], tok[NTOK], logs[LANES], signs[LANES];
+        feature_at(q, u, j, i, at, projections, tok, logs, signs);
         UNROLL
-        for (int i = 0; i < 4; i++) {
-            const int at = column_of(j, i), row = i / 2;
-            const int there = at >= lo && at < hi && shared_load(q->tile.bias + at) == 0;
-            const float top = shared_load(memory + AT_TOP + at);
-            float projections[NP], tok[NTOK], logs[LANES], signs[LANES];
-            feature_at(q, u, j, i, projections, tok, logs, signs);
-            UNROLL
-            for (int l = 0; l < LANES; l++) {
-                const float value = there ? exp_falling(logs[l] + rows->ref[l][row] - top) : 0;
-                feature[l][j][i] = rows->weight[row] * (SIGNED ? value * signs[l] : value);
-            }
+        for (int l = 0; l < LANES; l++) {
+            const float ref = shared_load(memory + AT_REF + kept_row(l, warp_row, row));
+            const float value = there ? exp_falling(logs[l] + ref - top) : 0;
+            feature[l][i] = rows->weight[row] * (SIGNED ? value * signs[l] : value);
         }
+        if (MANY)
+            warp_sync();
     }
 }
 
@@ -152,38 +178,38 @@ DEVICE void query_features(const causal_rows *rows, const causal_side *q, const 
 DEVICE void value_gradients(float *memory, int warp_row, int token)
 {
     const int g = THREAD % 32 / 4;
-    float out[NV8][4], pairs[NG][4];
+    float out[NV8][4], pairs[GROUPS][4];
     UNROLL
     for (int i = 0; i < 4; i++) {
         for (int n = 0; n < NV8; n++)
             out[n][i] = 0;
-        for (int j = 0; j < NG; j++)
+        for (int j = 0; j < GROUPS; j++)
             pairs[j][i] = 0;
     }
-    UNROLL
+    NO_UNROLL
     for (int l = 0; l < LANES; l++) {
         UNROLL
         for (int k = 0; k < 2; k++) {
             const int f = l * ROWS + warp_row + 8 * k;
             left_tile a;
             right_tile b;
-            left_turned(&a, memory + AT_PHIK, token, f);
+            left_turned(&a, features_of(memory + AT_PHIK, l, warp_row), token, 8 * k);
             UNROLL
             for (int n = 0; n < NV8; n++) {
                 right_rows(&b, memory + AT_DS, LDV, f, 8 * n);
                 multiply(out[n], &a, &b);
             }
             UNROLL
-            for (int j = 0; j < NG; j++) {
+            for (int j = 0; j < GROUPS; j++) {
                 if (8 * j + 8 > token) {
-                    right_turned(&b, memory + AT_PHIQ, f, 8 * j);
+                    right_turned(&b, features_of(memory + AT_PHIQ, l, warp_row), 8 * k, 8 * j);
                     multiply(pairs[j], &a, &b);
                 }
             }
         }
     }
     UNROLL
-    for (int j = 0; j < NG; j++) {
+    for (int j = 0; j < GROUPS; j++) {
         left_tile a;
         if (8 * j + 8 <= token)
             continue;
@@ -227,41 +253,52 @@ DEVICE void store_values(const float *memory, const head_rows *to, float *part, 
     }
 }
 
-/* dphi_k of one lane, but for dz: dS v' + phi_q P. */
-DEVICE void key_gradients(const float *memory, int f, float (*phi_q)[4], float (*dphi)[4])
+/* dphi_k of one lane, of NG groups of tokens from `token` on: dS v' + dz + phi_q P. */
+DEVICE void key_gradients(const float *memory, int l, int warp_row, int token, float (*dphi)[4])
 {
-    rows_times_tokens(dphi, NG, memory + AT_DS, LDV, DV8, f, memory + AT_V, 0);
+    rows_times_tokens(dphi, NG, memory + AT_DS, LDV, DV8, l * ROWS + warp_row, memory + AT_V, token);
     UNROLL
-    for (int k = 0; k < NG; k++) {
+    for (int k = 0; k < GROUPS; k++) {
+        float phi_q[4];
         left_tile a;
-        left_accumulator(&a, phi_q[k]);
+        load_turned(phi_q, features_of(memory + AT_PHIQ, l, warp_row), 8 * k);
+        left_accumulator(&a, phi_q);
         UNROLL
-        for (int j = 0; j <= k; j++) {
+        for (int j = 0; j < NG; j++) {
             right_tile b;
-            right_rows(&b, memory + AT_P, LDP, 8 * k, 8 * j);
+            if (token + 8 * j > 8 * k)
+                continue;
+            right_rows(&b, memory + AT_P, LDP, 8 * k, token + 8 * j);
             multiply(dphi[j], &a, &b);
         }
     }
+    UNROLL
+    for (int j = 0; j < NG; j++)
+        for (int i = 0; i < 4; i++)
+            dphi[j][i] += shared_load(memory + AT_DZ + kept_row(l, warp_row, i / 2));
+    if (MANY)
+        warp_sync();
 }
 
-/* Keys of the segment through their features; value: features without sign. */
+/* Keys of NG groups from `token` on, projections u, through their features; value: features without sign. */
 DEVICE void take_keys(causal_rows *rows, const causal_side *k, const float *memory, float (*u)[NG][4],
-                      const float *s, int lo, int hi, float (*dphi)[NG][4], tile_gradient *to)
+                      int warp_row, const float *s, int lo, int hi, int token, float (*dphi)[NG][4],
+                      tile_gradient *to)
 {
     UNROLL
     for (int j = 0; j < NG; j++) {
         UNROLL
         for (int i = 0; i < 4; i++) {
-            const int at = column_of(j, i), row = i / 2;
+            const int at = token + column_of(j, i), row = i / 2;
             const int there = at >= lo && at < hi && shared_load(k->tile.bias + at) == 0;
             float projections[NP], tok[NTOK], logs[LANES], signs[LANES], value[LANES], d[LANES];
             float gu[NP];
-            feature_at(k, u, j, i, projections, tok, logs, signs);
+            feature_at(k, u, j, i, at, projections, tok, logs, signs);
             UNROLL
             for (int l = 0; l < LANES; l++) {
-                const float ref = rows->ref[l][row];
+                const float ref = shared_load(memory + AT_REF + kept_row(l, warp_row, row));
                 value[l] = there && ref > -INFINITY ? exp_falling(logs[l] - ref) : 0;
-                d[l] = dphi[l][j][i] + rows->dz[l][row];
+                d[l] = dphi[l][j][i];
             }
             feature_gradient(projections, rows->norms[row], s, k->row[row], k->uni, tok,
                              memory + AT_T + at * TOKEN, d, value, signs, j, i, gu, to,
@@ -269,74 +306,126 @@ DEVICE void take_keys(causal_rows *rows, const causal_side *k, const float *memo
             UNROLL
             for (int n = 0; n < NP; n++)
                 to->u[n][j][i] += there ? gu[n] : 0;
+            if (MANY)
+                warp_sync();
         }
     }
+}
+
+/* Features of the segment of tokens lo to hi - 1 to shared memory, of keys, whose projections are u unless
+ * MANY, and of queries. */
+DEVICE void store_features(const causal_rows *rows, const causal_side *q, const causal_side *k,
+                           float (*u)[NG][4], float *memory, int warp_row, int lo, int hi)
+{
+    const float *ref = memory + AT_REF;
+    float u_q[NP][NG][4], value[LANES][4];
+    NO_UNROLL
+    for (int token = 0; token < TB; token += 8 * NG) {
+        if (MANY)
+            project(u, k, memory + AT_W, memory + AT_W2, warp_row, token);
+        UNROLL
+        for (int j = 0; j < NG; j++) {
+            key_features(k, u, rows->there, warp_row, ref, token, j, lo, hi, TB, value);
+            UNROLL
+            for (int l = 0; l < LANES; l++)
+                store_turned(features_of(memory + AT_PHIK, l, warp_row), 0, token + 8 * j, value[l]);
+        }
+        project(u_q, q, memory + AT_W, memory + AT_W2, warp_row, token);
+        UNROLL
+        for (int j = 0; j < NG; j++) {
+            query_features(rows, q, u_q, memory, warp_row, token, j, lo, hi, value);
+            UNROLL
+            for (int l = 0; l < LANES; l++)
+                store_turned(features_of(memory + AT_PHIQ, l, warp_row), 0, token + 8 * j, value[l]);
+        }
+    }
+    warp_sync();
 }
 
 /* The segment of tokens lo to hi - 1: features to shared memory, the state's gradient to its references.
  * Then keys' gradients, and the segment's queries into the state's gradient. */
 DEVICE void take_segment(causal_rows *rows, const causal_side *q, const causal_side *k, float *memory,
-                         int warp_row, const float *s, unsigned starts, int lo, int hi, tile_gradient *to)
+                         int warp_row, const float *s, unsigned starts, int lo, int hi,
+                         const gradient_places *sums, tile_gradient *to)
 {
-    float u[NP][NG][4], phi_k[LANES][NG][4], sign[SIGNS][NG][4], phi_q[LANES][NG][4];
-    float dphi[LANES][NG][4];
-    project(u, k, memory + AT_W, memory + AT_W2, warp_row);
-    key_logs(k, u, rows->there, 0, phi_k, sign);
-    UNROLL
-    for (int l = 0; l < LANES; l++) {
-        const int f = l * ROWS + warp_row;
-        float ref[2], factor[2];
-        segment_reference(phi_k[l], starts, lo, rows->start[l], ref);
-        UNROLL
-        for (int i = 0; i < 2; i++) {
-            factor[i] = ref[i] > -INFINITY && rows->ref[l][i] > -INFINITY
-                            ? exp_falling(ref[i] - rows->ref[l][i])
-                            : 0;
-            rows->ref[l][i] = ref[i];
-            rows->dz[l][i] *= factor[i];
-        }
-        scale_rows(memory + AT_DS + f * LDV, factor);
-        key_values(phi_k[l], sign[l % SIGNS], ref);
-        UNROLL
-        for (int j = 0; j < NG; j++) {
-            for (int i = 0; i < 4; i++)
-                phi_k[l][j][i] = column_of(j, i) >= lo && column_of(j, i) < hi ? phi_k[l][j][i] : 0;
-            store_turned(memory + AT_PHIK, f, 8 * j, phi_k[l][j]);
-        }
-    }
-    query_features(rows, q, memory, warp_row, lo, hi, phi_q);
-    UNROLL
-    for (int l = 0; l < LANES; l++)
-        for (int j = 0; j < NG; j++)
-            store_turned(memory + AT_PHIQ, l * ROWS + warp_row, 8 * j, phi_q[l][j]);
-    warp_sync();
-    UNROLL
-    for (int l = 0; l < LANES; l++)
-        key_gradients(memory, l * ROWS + warp_row, phi_q[l], dphi[l]);
+    float u[NP][NG][4];
+    if (!MANY)
+        project(u, k, memory + AT_W, memory + AT_W2, warp_row, 0);
+    segment_references(rows, k, u, memory, warp_row, starts, lo);
+    store_features(rows, q, k, u, memory, warp_row, lo, hi);
     for (int token = 0; token < TB; token += 16)
         value_gradients(memory, warp_row, token);
-    take_keys(rows, k, memory, u, s, lo, hi, dphi, to);
-    warp_sync(); /* dS was read by all of the warp */
-    UNROLL
-    for (int l = 0; l < LANES; l++) {
-        float sum[2] = {0, 0};
+    NO_UNROLL
+    for (int token = 0; token < TB; token += 8 * NG) {
+        float dphi[LANES][NG][4];
+        if (MANY) {
+            project(u, k, memory + AT_W, memory + AT_W2, warp_row, token);
+            clear_gradient(to);
+        }
         UNROLL
-        for (int j = 0; j < NG; j++)
-            for (int i = 0; i < 4; i++)
-                sum[i / 2] += phi_q[l][j][i] * shared_load(memory + AT_GDEN + column_of(j, i));
-        rows->dz[l][0] += quad_sum(sum[0]);
-        rows->dz[l][1] += quad_sum(sum[1]);
-        add_rows(memory + AT_DS + (l * ROWS + warp_row) * LDV, phi_q[l], memory + AT_G);
+        for (int l = 0; l < LANES; l++)
+            key_gradients(memory, l, warp_row, token, dphi[l]);
+        take_keys(rows, k, memory, u, warp_row, s, lo, hi, token, dphi, to);
+        if (MANY)
+            add_tile_gradient(to, sums, warp_row, token);
+    }
+    warp_sync(); /* dS and dz were read by all of the warp */
+    NO_UNROLL
+    for (int l = 0; l < LANES; l++) {
+        float phi_q[GROUPS][4];
+        UNROLL
+        for (int j = 0; j < GROUPS; j++)
+            load_turned(phi_q[j], features_of(memory + AT_PHIQ, l, warp_row), 8 * j);
+        add_sums(memory + AT_DZ, l, warp_row, phi_q, GROUPS, memory + AT_GDEN);
+        add_rows(memory + AT_DS + (l * ROWS + warp_row) * LDV, phi_q, GROUPS, memory + AT_G, 0);
     }
 }
 
 /* A tile's references at its start. */
-DEVICE void load_references(causal_rows *rows, int row, const float *from)
+DEVICE void load_references(const causal_rows *rows, float *memory, int first, int warp_row,
+                            const float *from)
 {
     UNROLL
-    for (int l = 0; l < LANES; l++)
-        for (int i = 0; i < 2; i++)
-            rows->start[l][i] = rows->there[i] ? global_load(from + l * MP + row + 8 * i) : -INFINITY;
+    for (int l = 0; l < LANES; l++) {
+        UNROLL
+        for (int i = 0; i < 2; i++) {
+            const float *at = from + l * MP + first + warp_row + THREAD % 32 / 4 + 8 * i;
+            if (THREAD % 4 == 0)
+                shared_store(memory + AT_START + kept_row(l, warp_row, i),
+                             rows->there[i] ? global_load(at) : -INFINITY);
+        }
+    }
+}
+
+/* The head's arrays to where they are kept, while tiles go by. */
+DEVICE void keep_arrays(const attn_cuda_args *a, int64_t b, int64_t h, float *to)
+{
+    const head_rows q = rows_of(&a->q, a->q_begin, b, h), k = rows_of(&a->k, a->k_begin, b, h),
+                    v = rows_of(&a->v, a->k_begin, b, h), go = rows_of(&a->go, a->q_begin, b, h),
+                    gk = rows_of(&a->gk, a->k_begin, b, h), gv = rows_of(&a->gv, a->k_begin, b, h);
+    keep_rows(to, &a->q, &q);
+    keep_rows(to + KEPT_ROWS, &a->k, &k);
+    keep_rows(to + 2 * KEPT_ROWS, &a->v, &v);
+    keep_rows(to + 3 * KEPT_ROWS, &a->go, &go);
+    keep_rows(to + 4 * KEPT_ROWS, &a->gk, &gk);
+    keep_rows(to + 5 * KEPT_ROWS, &a->gv, &gv);
+}
+
+/* Asks for the tile that starts with `from`; odd: of the two places of k and of marks. */
+DEVICE void stage_tile(const attn_cuda_args *a, float *memory, const byte *mask, int64_t from, int64_t to,
+                       int odd)
+{
+    const float *kept = memory + AT_KEPT;
+    byte *stage_q = (byte *)(memory + AT_STAGES) + 2 * STAGE_X, *stage_v = stage_q + STAGE_X;
+    const head_rows q = kept_rows(kept, &a->q), k = kept_rows(kept + KEPT_ROWS, &a->k),
+                    v = kept_rows(kept + 2 * KEPT_ROWS, &a->v),
+                    go = kept_rows(kept + 3 * KEPT_ROWS, &a->go);
+    stage_rows(&q, from, to, D, stage_q);
+    stage_rows(&k, from, to, D, (byte *)(memory + AT_STAGES) + odd * STAGE_X);
+    stage_rows(&v, from, to, DV, stage_v);
+    stage_rows(&go, from, to, DV, stage_v + STAGE_V);
+    mark_tokens(from, to, 0, memory + AT_BIASQ + odd * TB);
+    mark_tokens(from, to, mask, memory + AT_BIASK + odd * TB);
 }
 
 KERNEL(attn_causal_keys_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
@@ -351,10 +440,6 @@ KERNEL(attn_causal_keys_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
     const int64_t n = args.k_len ? args.k_len[b] : args.S;
     const int64_t den_row = h * args.den_rows + (args.q_begin ? args.q_begin[b] : b * args.T);
     const byte *mask = args.mask ? args.mask + (args.k_begin ? args.k_begin[b] : b * args.S) : 0;
-    const head_rows q = rows_of(&args.q, args.q_begin, b, h), k = rows_of(&args.k, args.k_begin, b, h),
-                    v = rows_of(&args.v, args.k_begin, b, h), go = rows_of(&args.go, args.q_begin, b, h),
-                    gk = rows_of(&args.gk, args.k_begin, b, h),
-                    gv = rows_of(&args.gv, args.k_begin, b, h);
     float *part_k = args.gk_part + (BLOCK_Z * heads + head) * args.S * D;
     float *part_v = args.gv_part + (BLOCK_Z * heads + head) * args.S * DV;
     int64_t begin, to;
@@ -366,6 +451,11 @@ KERNEL(attn_causal_keys_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
     float s[S1];
     causal_side side_q, side_k;
     causal_rows rows;
+    keep_arrays(&args, b, h, memory + AT_KEPT);
+    block_sync();
+    if (begin < to)
+        stage_tile(&args, memory, mask, from, to, 0);
+    async_commit();
     load_vectors(params, memory + AT_VECTORS);
     load_linear(params, 1, memory + AT_LINEARQ);
     load_linear(params, 3, memory + AT_LINEARK);
@@ -373,15 +463,6 @@ KERNEL(attn_causal_keys_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
     load_matrix(args.w + head * args.w_stride, first, ROWS, memory + AT_W);
     if (NP > 1)
         load_matrix(second_matrix(&args, head), first, ROWS, memory + AT_W2);
-    if (begin < to) {
-        stage_rows(&q, from, to, D, stage_q);
-        stage_rows(&k, from, to, D, stage_k);
-        stage_rows(&v, from, to, DV, stage_v);
-        stage_rows(&go, from, to, DV, stage_go);
-        mark_tokens(from, to, 0, memory + AT_BIASQ);
-        mark_tokens(from, to, mask, memory + AT_BIASK);
-    }
-    async_commit();
     load_gradient(&args, head, first, memory);
     start_rows(&args, head, first + warp_row, &rows);
     start_side(&side_q, 0, params, rows.norms, s);
@@ -397,8 +478,7 @@ KERNEL(attn_causal_keys_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
         tile_gradient gradient;
         side_q.tile.bias = memory + AT_BIASQ + odd * TB;
         side_k.tile.bias = memory + AT_BIASK + odd * TB;
-        load_references(&rows, first + warp_row + THREAD % 32 / 4,
-                        args.refs + (head * args.tiles + tile) * F);
+        load_references(&rows, memory, first, warp_row, args.refs + (head * args.tiles + tile) * F);
         async_wait(0);
         block_sync();
         map_tile(stage_q, 0, args.scale, memory + AT_VECTORS, memory + AT_LINEARQ, side_q.uni,
@@ -409,34 +489,34 @@ KERNEL(attn_causal_keys_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
         token_gradients(&args, stage_go, 0, 0, den_row, from, side_q.tile.bias, memory + AT_G,
                         memory + AT_GDEN, memory + AT_TOP);
         block_sync();
-        if (from > begin) {
-            stage_rows(&q, from - TB, to, D, stage_q);
-            stage_rows(&k, from - TB, to, D, stage_k + (odd ^ 1) * STAGE_X);
-            stage_rows(&v, from - TB, to, DV, stage_v);
-            stage_rows(&go, from - TB, to, DV, stage_go);
-            mark_tokens(from - TB, to, 0, memory + AT_BIASQ + (odd ^ 1) * TB);
-            mark_tokens(from - TB, to, mask, memory + AT_BIASK + (odd ^ 1) * TB);
-        }
+        if (from > begin)
+            stage_tile(&args, memory, mask, from - TB, to, odd ^ 1);
         async_commit();
         gradient_pairs(memory + AT_G, memory + AT_V, memory + AT_GDEN, memory + AT_P);
         block_sync();
         clear_gradient(&gradient);
+        if (MANY)
+            clear_tile(&places, warp_row);
         for (int lo = TB, hi; lo > 0;) {
             hi = lo--;
             while (!(starts >> lo & 1))
                 lo--;
             if (hi < TB)
                 block_sync(); /* the values' gradients were read by all */
-            take_segment(&rows, &side_q, &side_k, memory, warp_row, s, starts, lo, hi, &gradient);
+            take_segment(&rows, &side_q, &side_k, memory, warp_row, s, starts, lo, hi, &places,
+                         &gradient);
             block_sync();
+            const head_rows gv = kept_rows(memory + AT_KEPT + 5 * KEPT_ROWS, &args.gv);
             store_values(memory, &gv, part_v, from, to, lo, hi);
         }
-        store_tile_gradient(&gradient, &places, warp_row, 0);
+        if (!MANY)
+            store_tile_gradient(&gradient, &places, warp_row, 0);
         block_sync();
         tokens_from_rows(memory + AT_DU, memory + AT_W, ROWS, LDX, D8, memory + AT_GX);
         if (NP > 1)
             tokens_from_rows(memory + AT_DU2, memory + AT_W2, ROWS, LDX, D8, memory + AT_GX2);
         block_sync();
+        const head_rows gk = kept_rows(memory + AT_KEPT + 4 * KEPT_ROWS, &args.gk);
         store_gradients(1, stage, args.scale, memory + AT_VECTORS, memory + AT_LINEARK,
                         memory + AT_TRANSPOSED, memory + AT_GX, memory + AT_GX2, memory + AT_SUMS,
                         side_k.tile.bias, &gk, part_k, from, to);

@@ -13,13 +13,16 @@ enum { KEYS_PASS = 0 };
 enum {
     IN_REGISTERS = LANES * NV8 <= 4, /* the sums of dS; else in shared memory */
     KEPT = IN_REGISTERS ? NV8 : 1,
-    AT_W = 0,
+    AT_KEPT = 0,
+    AT_W = 6 * KEPT_ROWS,
     AT_W2 = AT_W + ROWS * LDX,
     AT_S = AT_W2 + (NP > 1 ? ROWS * LDX : 0),
     AT_DS = AT_S + FB * LDV,
     AT_REF = AT_DS + (IN_REGISTERS ? 0 : FB * LDV),
     AT_Z = AT_REF + FB,
-    AT_XQ = AT_Z + FB,
+    AT_DZ = AT_Z + FB,
+    AT_SHRINK = AT_DZ + FB, /* of references since the split began */
+    AT_XQ = AT_SHRINK + FB,
     AT_XQ2 = AT_XQ + PARTS * TB * LDX,
     AT_XK = AT_XQ2 + (NP > 1 ? PARTS * TB * LDX : 0),
     AT_XK2 = AT_XK + PARTS * TB * LDX,
@@ -28,9 +31,10 @@ enum {
     AT_GX = AT_XQ, /* once the planes are used up */
     AT_GX2 = AT_XQ2,
     AT_P = AT_G + PARTS * TB * LDV,
-    AT_DU = AT_P + TB * LDP,
+    AT_PHI = AT_P + TB * LDP, /* of keys */
+    AT_DU = AT_PHI + (MANY ? FB * TB : 0), /* else once the features are used up */
     AT_DU2 = AT_DU + ROWS * TB,
-    AT_SUMS = AT_DU2 + (NP > 1 ? ROWS * TB : 0),
+    AT_SUMS = MANY || NP > LANES ? AT_DU + NP * ROWS * TB : AT_PHI + FB * TB,
     AT_GDEN = AT_SUMS + KW * SUMS * TB,
     AT_TOP = AT_GDEN + TB,
     AT_ENDS = AT_TOP + TB, /* (KW) of the segment */
@@ -51,33 +55,26 @@ enum {
 };
 static_assert(AT_END * 4 == SHARED_BYTES, "shared memory of attn_causal_queries_bwd");
 
-/* What a lane keeps of its rows g and g + 8; shrink: of references since the split began. */
+/* What a lane keeps of its rows g and g + 8. */
 typedef struct causal_rows {
     int there[2];
     float norms[2][NW], weight[2];
-    float ref[LANES][2], z[LANES][2], dz[LANES][2], shrink[LANES][2];
     float dS[LANES][KEPT][4];
     parameter_sums parameters;
     float gweight[2];
 } causal_rows;
 
+/* Behind load_prefix and a barrier. */
 DEVICE void start_rows(const attn_cuda_args *a, int64_t head, int first, int warp_row, float *memory,
                        causal_rows *rows)
 {
     UNROLL
     for (int i = 0; i < 2; i++) {
-        const int row = warp_row + THREAD % 32 / 4 + 8 * i, r = first + row;
+        const int r = first + warp_row + THREAD % 32 / 4 + 8 * i;
         row_norms(a, head, r, rows->norms[i]);
         rows->there[i] = r < M;
         rows->weight[i] = weight_of(a, r);
         rows->gweight[i] = 0;
-        UNROLL
-        for (int l = 0; l < LANES; l++) {
-            rows->ref[l][i] = shared_load(memory + AT_REF + l * ROWS + row);
-            rows->z[l][i] = shared_load(memory + AT_Z + l * ROWS + row);
-            rows->shrink[l][i] = rows->ref[l][i] > -INFINITY ? 1 : 0;
-            rows->dz[l][i] = 0;
-        }
     }
     clear_parameters(&rows->parameters);
     UNROLL
@@ -85,6 +82,10 @@ DEVICE void start_rows(const attn_cuda_args *a, int64_t head, int first, int war
         for (int n = 0; n < KEPT; n++)
             for (int i = 0; i < 4; i++)
                 rows->dS[l][n][i] = 0;
+    for (int i = THREAD; i < FB; i += THREADS) {
+        shared_store(memory + AT_DZ + i, 0);
+        shared_store(memory + AT_SHRINK + i, shared_load(memory + AT_REF + i) > -INFINITY ? 1 : 0);
+    }
     for (int i = THREAD; !IN_REGISTERS && i < FB * LDV; i += THREADS)
         shared_store(memory + AT_DS + i, 0);
     for (int i = THREAD; LEARN && i < ROWS * LDX; i += THREADS)
@@ -92,113 +93,103 @@ DEVICE void start_rows(const attn_cuda_args *a, int64_t head, int first, int war
 }
 
 /* References of the warp's rows at the start of a tile. */
-DEVICE void store_references(const causal_rows *rows, int row, float *to)
+DEVICE void store_references(const float *memory, int first, int warp_row, float *to)
 {
-    UNROLL
-    for (int l = 0; l < LANES; l++)
-        for (int i = 0; i < 2; i++)
-            if (THREAD % 4 == 0 && row + 8 * i < MP)
-                global_store(to + l * MP + row + 8 * i, rows->ref[l][i]);
-}
-
-/* Logs of the segment's keys, the state to the raised references. Returns the first token that has to
- * begin a segment, as far as the warp sees. */
-DEVICE int read_keys(causal_rows *rows, const causal_side *k, float *memory, int warp_row, int lo,
-                     float (*log)[NG][4], float (*sign)[NG][4])
-{
-    float u[NP][NG][4];
-    int end = TB;
-    project(u, k, memory + AT_W, memory + AT_W2, warp_row);
-    key_logs(k, u, rows->there, lo, log, sign);
     UNROLL
     for (int l = 0; l < LANES; l++) {
-        float factor[2];
-        const int own = raise_reference(log[l], lo, rows->ref[l], factor);
-        end = own < end ? own : end;
-        scale_rows(memory + AT_S + (l * ROWS + warp_row) * LDV, factor);
         UNROLL
         for (int i = 0; i < 2; i++) {
-            rows->z[l][i] *= factor[i];
-            rows->shrink[l][i] *= factor[i];
+            const int r = first + warp_row + THREAD % 32 / 4 + 8 * i;
+            if (THREAD % 4 == 0 && r < MP)
+                global_store(to + l * MP + r, shared_load(memory + AT_REF + kept_row(l, warp_row, i)));
         }
     }
-    return warp_min(end);
 }
 
-/* Logs of keys to features of the segment's keys, those before token hi. */
-DEVICE void segment_values(float (*log)[4], float (*sign)[4], const float *ref, int hi)
+/* dphi_q of one lane, of NG groups of tokens from `token` on: S g' + z gden + phi_k P', of keys before token
+ * hi. */
+DEVICE void query_gradients(const float *memory, int l, int warp_row, int hi, int token, float (*dphi)[4])
 {
-    key_values(log, sign, ref);
+    float phi_k[GROUPS][4];
+    load_keys(memory + AT_PHI, l, warp_row, hi, phi_k);
+    rows_times_tokens(dphi, NG, memory + AT_S, LDV, DV8, l * ROWS + warp_row, memory + AT_G, token);
     UNROLL
-    for (int j = 0; j < NG; j++)
-        for (int i = 0; i < 4; i++)
-            log[j][i] = column_of(j, i) < hi ? log[j][i] : 0;
-}
-
-/* dphi_q of one lane, but for z: S g' + phi_k P'. */
-DEVICE void query_gradients(const float *memory, int f, float (*phi_k)[4], float (*dphi)[4])
-{
-    rows_times_tokens(dphi, NG, memory + AT_S, LDV, DV8, f, memory + AT_G, 0);
-    UNROLL
-    for (int k = 0; k < NG; k++) {
+    for (int k = 0; k < GROUPS; k++) {
         left_tile a;
         left_accumulator(&a, phi_k[k]);
         UNROLL
-        for (int j = k; j < NG; j++) {
+        for (int j = 0; j < NG; j++) {
             right_tile b;
-            right_pairs(&b, memory + AT_P, LDP, 8 * j, 8 * k);
+            if (8 * k > token + 8 * j)
+                continue;
+            right_pairs(&b, memory + AT_P, LDP, token + 8 * j, 8 * k);
             multiply(dphi[j], &a, &b);
         }
     }
+    UNROLL
+    for (int j = 0; j < NG; j++)
+        for (int i = 0; i < 4; i++)
+            dphi[j][i] += shared_load(memory + AT_Z + kept_row(l, warp_row, i / 2)) *
+                          shared_load(memory + AT_GDEN + token + column_of(j, i));
+    if (MANY)
+        warp_sync();
 }
 
-/* dS of the warp's rows += phi_q g, of one lane. */
-DEVICE void add_state(causal_rows *rows, float *memory, int l, int warp_row, float (*feature)[4])
+/* dS of the warp's rows += phi_q g, dz likewise, of one lane and NG groups from `token` on, for the state
+ * before the split. */
+DEVICE void add_state(causal_rows *rows, float *memory, int l, int warp_row, int token, float (*feature)[4])
 {
-    if (!IN_REGISTERS) {
-        add_rows(memory + AT_DS + (l * ROWS + warp_row) * LDV, feature, memory + AT_G);
-        return;
-    }
     UNROLL
-    for (int j = 0; j < NG; j++) {
+    for (int i = 0; i < 4; i++) {
+        const float factor =
+            rows->weight[i / 2] * shared_load(memory + AT_SHRINK + kept_row(l, warp_row, i / 2));
+        for (int j = 0; j < NG; j++)
+            feature[j][i] *= factor;
+    }
+    add_sums(memory + AT_DZ, l, warp_row, feature, NG, memory + AT_GDEN + token);
+    if (!IN_REGISTERS)
+        add_rows(memory + AT_DS + (l * ROWS + warp_row) * LDV, feature, NG, memory + AT_G, token);
+    UNROLL
+    for (int j = 0; IN_REGISTERS && j < NG; j++) {
         left_tile a;
         left_accumulator(&a, feature[j]);
         UNROLL
         for (int n = 0; n < NV8; n++) {
             right_tile b;
-            right_planes(&b, memory + AT_G, TB * LDV, LDV, 8 * j, 8 * n);
+            right_planes(&b, memory + AT_G, TB * LDV, LDV, token + 8 * j, 8 * n);
             multiply(rows->dS[l][n % KEPT], &a, &b);
         }
     }
 }
 
-/* Queries lo to hi - 1 of the tile. dphi comes in, and goes out as features for the state before the
- * split. */
+/* Queries lo to hi - 1 of NG groups of the tile from `token` on. dphi comes in, and goes out as their
+ * features. */
 DEVICE void take_queries(causal_rows *rows, const causal_side *q, const float *memory, int warp_row,
-                         const float *s, int lo, int hi, float (*dphi)[NG][4], tile_gradient *to)
+                         const float *s, int lo, int hi, int token, float (*dphi)[NG][4],
+                         tile_gradient *to)
 {
     float u[NP][NG][4];
-    project(u, q, memory + AT_W, memory + AT_W2, warp_row);
+    project(u, q, memory + AT_W, memory + AT_W2, warp_row, token);
     UNROLL
     for (int j = 0; j < NG; j++) {
         UNROLL
         for (int i = 0; i < 4; i++) {
-            const int at = column_of(j, i), row = i / 2;
+            const int at = token + column_of(j, i), row = i / 2;
             const int there = at >= lo && at < hi && shared_load(q->tile.bias + at) == 0;
-            const float gden = shared_load(memory + AT_GDEN + at), top = shared_load(memory + AT_TOP + at);
+            const float top = shared_load(memory + AT_TOP + at);
             float projections[NP], tok[NTOK], logs[LANES], signs[LANES], value[LANES], d[LANES];
             float gu[NP];
-            feature_at(q, u, j, i, projections, tok, logs, signs);
+            feature_at(q, u, j, i, at, projections, tok, logs, signs);
             UNROLL
             for (int l = 0; l < LANES; l++) {
-                value[l] = there ? exp_falling(logs[l] + rows->ref[l][row] - top) : 0;
-                d[l] = dphi[l][j][i] + rows->z[l][row] * gden;
+                const float ref = shared_load(memory + AT_REF + kept_row(l, warp_row, row));
+                float *element = &dphi[l][j][i];
+                value[l] = there ? exp_falling(logs[l] + ref - top) : 0;
+                d[l] = rows->weight[row] * *element;
+                const float feature = SIGNED ? value[l] * signs[l] : value[l];
                 if (LEARN)
-                    rows->gweight[row] += (SIGNED ? value[l] * signs[l] : value[l]) * d[l];
-                d[l] *= rows->weight[row];
-                dphi[l][j][i] = rows->weight[row] * rows->shrink[l][row] *
-                                (SIGNED ? value[l] * signs[l] : value[l]);
-                rows->dz[l][row] += dphi[l][j][i] * gden;
+                    rows->gweight[row] += feature * *element;
+                *element = feature;
             }
             feature_gradient(projections, rows->norms[row], s, q->row[row], q->uni, tok,
                              memory + AT_T + at * TOKEN, d, value, signs, j, i, gu, to,
@@ -206,16 +197,19 @@ DEVICE void take_queries(causal_rows *rows, const causal_side *q, const float *m
             UNROLL
             for (int k = 0; k < NP; k++)
                 to->u[k][j][i] += there ? gu[k] : 0;
+            if (MANY)
+                warp_sync();
         }
     }
 }
 
 /* One segment, from token lo, of the tile; returns its end. */
 DEVICE int take_segment(causal_rows *rows, const causal_side *q, const causal_side *k, float *memory,
-                        int warp_row, const float *s, int lo, tile_gradient *to)
+                        int warp_row, const float *s, int lo, const gradient_places *sums, tile_gradient *to)
 {
-    float phi_k[LANES][NG][4], sign[SIGNS][NG][4], dphi[LANES][NG][4];
-    int hi = read_keys(rows, k, memory, warp_row, lo, phi_k, sign);
+    const key_places places = {memory + AT_W,   memory + AT_W2, memory + AT_REF,   memory + AT_S,
+                               memory + AT_Z, memory + AT_SHRINK, memory + AT_PHI};
+    int hi = read_keys(k, &places, rows->there, warp_row, lo);
     if (THREAD % 32 == 0)
         shared_store(memory + AT_ENDS + THREAD / 32, (float)hi);
     block_sync();
@@ -223,24 +217,28 @@ DEVICE int take_segment(causal_rows *rows, const causal_side *q, const causal_si
         const int other = (int)shared_load(memory + AT_ENDS + w);
         hi = other < hi ? other : hi;
     }
-    UNROLL
-    for (int l = 0; l < LANES; l++) {
-        segment_values(phi_k[l], sign[l % SIGNS], rows->ref[l], hi);
-        query_gradients(memory, l * ROWS + warp_row, phi_k[l], dphi[l]);
-    }
-    take_queries(rows, q, memory, warp_row, s, lo, hi, dphi, to);
-    warp_sync(); /* S was read by all of the warp */
-    UNROLL
-    for (int l = 0; l < LANES; l++) {
-        add_state(rows, memory, l, warp_row, dphi[l]);
-        add_rows(memory + AT_S + (l * ROWS + warp_row) * LDV, phi_k[l], memory + AT_V);
+    NO_UNROLL
+    for (int token = 0; token < TB; token += 8 * NG) {
+        float dphi[LANES][NG][4];
+        if (MANY)
+            clear_gradient(to);
         UNROLL
-        for (int i = 0; i < 2; i++) {
-            float sum = 0;
-            for (int j = 0; j < NG; j++)
-                sum += phi_k[l][j][2 * i] + phi_k[l][j][2 * i + 1];
-            rows->z[l][i] += quad_sum(sum);
-        }
+        for (int l = 0; l < LANES; l++)
+            query_gradients(memory, l, warp_row, hi, token, dphi[l]);
+        take_queries(rows, q, memory, warp_row, s, lo, hi, token, dphi, to);
+        UNROLL
+        for (int l = 0; l < LANES; l++)
+            add_state(rows, memory, l, warp_row, token, dphi[l]);
+        if (MANY)
+            add_tile_gradient(to, sums, warp_row, token);
+    }
+    warp_sync(); /* S and z were read by all of the warp */
+    NO_UNROLL
+    for (int l = 0; l < LANES; l++) {
+        float phi_k[GROUPS][4];
+        load_keys(memory + AT_PHI, l, warp_row, hi, phi_k);
+        add_rows(memory + AT_S + (l * ROWS + warp_row) * LDV, phi_k, GROUPS, memory + AT_V, 0);
+        add_sums(memory + AT_Z, l, warp_row, phi_k, GROUPS, 0);
     }
     if (hi < TB)
         block_sync(); /* the segment's end was read by all */
@@ -255,9 +253,8 @@ DEVICE void store_state(causal_rows *rows, const float *memory, int first, int w
         UNROLL
         for (int i = 0; i < 2; i++) {
             const int r = first + warp_row + THREAD % 32 / 4 + 8 * i;
-            const float dz = quad_sum(rows->dz[l][i]);
             if (THREAD % 4 == 0 && r < MP)
-                global_store(to + l * MP + r, dz);
+                global_store(to + l * MP + r, shared_load(memory + AT_DZ + kept_row(l, warp_row, i)));
         }
         const int r = first + warp_row + pair_row();
         UNROLL
@@ -286,6 +283,39 @@ DEVICE void store_weights(const causal_rows *rows, int row, float *to)
     }
 }
 
+/* The head's arrays to where they are kept, while tiles go by. */
+DEVICE void keep_arrays(const attn_cuda_args *a, int64_t b, int64_t h, float *to)
+{
+    const head_rows q = rows_of(&a->q, a->q_begin, b, h), k = rows_of(&a->k, a->k_begin, b, h),
+                    v = rows_of(&a->v, a->k_begin, b, h), o = rows_of(&a->o, a->q_begin, b, h),
+                    go = rows_of(&a->go, a->q_begin, b, h), gq = rows_of(&a->gq, a->q_begin, b, h);
+    keep_rows(to, &a->q, &q);
+    keep_rows(to + KEPT_ROWS, &a->k, &k);
+    keep_rows(to + 2 * KEPT_ROWS, &a->v, &v);
+    keep_rows(to + 3 * KEPT_ROWS, &a->o, &o);
+    keep_rows(to + 4 * KEPT_ROWS, &a->go, &go);
+    keep_rows(to + 5 * KEPT_ROWS, &a->gq, &gq);
+}
+
+/* Asks for the tile that starts with `from`; odd: of the two places of q and of marks. */
+DEVICE void stage_tile(const attn_cuda_args *a, float *memory, const byte *mask, int64_t from, int64_t to,
+                       int odd)
+{
+    const float *kept = memory + AT_KEPT;
+    byte *stage_k = (byte *)(memory + AT_STAGES) + 2 * STAGE_X, *stage_v = stage_k + STAGE_X;
+    const head_rows q = kept_rows(kept, &a->q), k = kept_rows(kept + KEPT_ROWS, &a->k),
+                    v = kept_rows(kept + 2 * KEPT_ROWS, &a->v),
+                    o = kept_rows(kept + 3 * KEPT_ROWS, &a->o),
+                    go = kept_rows(kept + 4 * KEPT_ROWS, &a->go);
+    stage_rows(&q, from, to, D, (byte *)(memory + AT_STAGES) + odd * STAGE_X);
+    stage_rows(&k, from, to, D, stage_k);
+    stage_rows(&v, from, to, DV, stage_v);
+    stage_rows(&o, from, to, DV, stage_v + STAGE_V);
+    stage_rows(&go, from, to, DV, stage_v + 2 * STAGE_V);
+    mark_tokens(from, to, 0, memory + AT_BIASQ + odd * TB);
+    mark_tokens(from, to, mask, memory + AT_BIASK + odd * TB);
+}
+
 KERNEL(attn_causal_queries_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
 {
     SHARED_MEMORY(bytes);
@@ -298,10 +328,6 @@ KERNEL(attn_causal_queries_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
     const int64_t n = args.q_len ? args.q_len[b] : args.T;
     const int64_t den_row = h * args.den_rows + (args.q_begin ? args.q_begin[b] : b * args.T);
     const byte *mask = args.mask ? args.mask + (args.k_begin ? args.k_begin[b] : b * args.S) : 0;
-    const head_rows q = rows_of(&args.q, args.q_begin, b, h), k = rows_of(&args.k, args.k_begin, b, h),
-                    v = rows_of(&args.v, args.k_begin, b, h), o = rows_of(&args.o, args.q_begin, b, h),
-                    go = rows_of(&args.go, args.q_begin, b, h),
-                    gq = rows_of(&args.gq, args.q_begin, b, h);
     float *part = args.gq_part + (BLOCK_Z * heads + head) * args.T * D;
     int64_t from, to;
     split_range(n, args.q_splits, BLOCK, SPLIT, &from, &to);
@@ -311,6 +337,11 @@ KERNEL(attn_causal_queries_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
     float s[S1];
     causal_side side_q, side_k;
     causal_rows rows;
+    keep_arrays(&args, b, h, memory + AT_KEPT);
+    block_sync();
+    if (from < to)
+        stage_tile(&args, memory, mask, from, to, 0);
+    async_commit();
     load_vectors(params, memory + AT_VECTORS);
     load_linear(params, 1, memory + AT_LINEARQ);
     load_linear(params, 3, memory + AT_LINEARK);
@@ -318,16 +349,6 @@ KERNEL(attn_causal_queries_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
     load_matrix(args.w + head * args.w_stride, first, ROWS, memory + AT_W);
     if (NP > 1)
         load_matrix(second_matrix(&args, head), first, ROWS, memory + AT_W2);
-    if (from < to) {
-        stage_rows(&q, from, to, D, stage_q);
-        stage_rows(&k, from, to, D, stage_k);
-        stage_rows(&v, from, to, DV, stage_v);
-        stage_rows(&o, from, to, DV, stage_o);
-        stage_rows(&go, from, to, DV, stage_go);
-        mark_tokens(from, to, 0, memory + AT_BIASQ);
-        mark_tokens(from, to, mask, memory + AT_BIASK);
-    }
-    async_commit();
     load_prefix(&args, head, BLOCK, first, memory + AT_REF, memory + AT_Z, memory + AT_S);
     block_sync();
     start_rows(&args, head, first, warp_row, memory, &rows);
@@ -353,34 +374,30 @@ KERNEL(attn_causal_queries_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
         token_gradients(&args, stage_go, stage_o, 1, den_row, from, side_q.tile.bias, memory + AT_G,
                         memory + AT_GDEN, memory + AT_TOP);
         block_sync();
-        if (from + TB < to) {
-            stage_rows(&q, from + TB, to, D, stage_q + (odd ^ 1) * STAGE_X);
-            stage_rows(&k, from + TB, to, D, stage_k);
-            stage_rows(&v, from + TB, to, DV, stage_v);
-            stage_rows(&o, from + TB, to, DV, stage_o);
-            stage_rows(&go, from + TB, to, DV, stage_go);
-            mark_tokens(from + TB, to, 0, memory + AT_BIASQ + (odd ^ 1) * TB);
-            mark_tokens(from + TB, to, mask, memory + AT_BIASK + (odd ^ 1) * TB);
-        }
+        if (from + TB < to)
+            stage_tile(&args, memory, mask, from + TB, to, odd ^ 1);
         async_commit();
         gradient_pairs(memory + AT_G, memory + AT_V, memory + AT_GDEN, memory + AT_P);
-        store_references(&rows, first + warp_row + THREAD % 32 / 4,
-                         args.refs + (head * args.tiles + tile) * F);
+        store_references(memory, first, warp_row, args.refs + (head * args.tiles + tile) * F);
         clear_gradient(&gradient);
+        if (MANY)
+            clear_tile(&places, warp_row);
         for (int lo = 0; lo < TB;) {
             starts |= 1u << lo;
-            lo = take_segment(&rows, &side_q, &side_k, memory, warp_row, s, lo, &gradient);
+            lo = take_segment(&rows, &side_q, &side_k, memory, warp_row, s, lo, &places, &gradient);
         }
         if (THREAD == 0) {
             unsigned *at = args.starts + (BLOCK_Z * heads + head) * args.tiles + tile;
             global_store((float *)at, as_float(starts));
         }
-        store_tile_gradient(&gradient, &places, warp_row, 0);
+        if (!MANY)
+            store_tile_gradient(&gradient, &places, warp_row, 0);
         block_sync();
         tokens_from_rows(memory + AT_DU, memory + AT_W, ROWS, LDX, D8, memory + AT_GX);
         if (NP > 1)
             tokens_from_rows(memory + AT_DU2, memory + AT_W2, ROWS, LDX, D8, memory + AT_GX2);
         block_sync();
+        const head_rows gq = kept_rows(memory + AT_KEPT + 5 * KEPT_ROWS, &args.gq);
         store_gradients(0, stage, args.scale, memory + AT_VECTORS, memory + AT_LINEARQ,
                         memory + AT_TRANSPOSED, memory + AT_GX, memory + AT_GX2, memory + AT_SUMS,
                         side_q.tile.bias, &gq, part, from, to);

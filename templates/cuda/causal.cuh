@@ -21,9 +21,13 @@
 enum {
     GROWTH = 30,
     FB = LANES * ROWS, /* rows of state of a block */
+    GROUPS = TB / 8,
+    /* Features of NG groups of 8 tokens are evaluated side by side: all of a tile's, whose projections are then
+     * kept, or as many as there are registers for. */
+    MANY = NG < GROUPS,
     LDP = TB + (KEYS_PASS ? 4 : 8) /* of P, free of bank conflicts as it is read */
 };
-static_assert(NG * 8 == TB, "a causal kernel takes the tokens of a tile at once");
+static_assert(GROUPS % NG == 0, "tiles of a causal kernel are whole numbers of groups");
 
 /* One side of a tile, and hoisted values of it for rows g and g + 8 of the warp's. */
 typedef struct causal_side {
@@ -39,25 +43,26 @@ DEVICE void start_side(causal_side *side, int which, const float *params, float 
         phi_row(norms[i], side->uni, side->row[i]);
 }
 
-/* Projections of the tile's tokens by the warp's rows, rows down. */
+/* Projections of NG groups of tokens from `token` by the warp's rows, rows down. */
 DEVICE void project(float (*u)[NG][4], const causal_side *side, const float *w, const float *w_second,
-                    int warp_row)
+                    int warp_row, int token)
 {
-    rows_times_tokens(u[0], NG, w, LDX, D8, warp_row, side->tile.x, 0);
+    rows_times_tokens(u[0], NG, w, LDX, D8, warp_row, side->tile.x, token);
     if (NP > 1)
-        rows_times_tokens(u[NP - 1], NG, w_second, LDX, D8, warp_row, side->tile.second, 0);
+        rows_times_tokens(u[NP - 1], NG, w_second, LDX, D8, warp_row, side->tile.second, token);
 }
 
-/* Column of element i of accumulator j: a token. */
+/* Column of element i of accumulator j: a token, from the first on. */
 DEVICE int column_of(int j, int i)
 {
     return 8 * j + 2 * (THREAD % 4) + i % 2;
 }
 
-DEVICE void feature_at(const causal_side *side, float (*u)[NG][4], int j, int i, float *projections,
+/* Of the column's token, `at`. */
+DEVICE void feature_at(const causal_side *side, float (*u)[NG][4], int j, int i, int at, float *projections,
                        float *tok, float *logs, float *signs)
 {
-    const float *from = side->tile.tok + column_of(j, i) * NTOK;
+    const float *from = side->tile.tok + at * NTOK;
     UNROLL
     for (int k = 0; k < NTOK; k++)
         tok[k] = shared_load(from + k);
@@ -65,6 +70,12 @@ DEVICE void feature_at(const causal_side *side, float (*u)[NG][4], int j, int i,
     for (int k = 0; k < NP; k++)
         projections[k] = u[k][j][i];
     phi(projections, side->row[i / 2], side->uni, tok, logs, signs);
+}
+
+/* The token that the groups of token `at` begin with. */
+DEVICE int groups_from(int at)
+{
+    return MANY ? at / (8 * NG) * (8 * NG) : 0;
 }
 
 /* Segments add to the gradients of the projections. */
@@ -78,48 +89,63 @@ DEVICE void clear_gradient(tile_gradient *g)
     clear_sums(g);
 }
 
-/* Logs and signs of the keys from token lo on; -inf where there is none, or no row. */
-DEVICE void key_logs(const causal_side *side, float (*u)[NG][4], const int *rows_there, int lo,
-                     float (*log)[NG][4], float (*sign)[NG][4])
+/* Where what is kept of a row of the state lies: row g + 8i of the warp's, of lane l. */
+DEVICE int kept_row(int l, int warp_row, int i)
 {
+    return l * ROWS + warp_row + THREAD % 32 / 4 + 8 * i;
+}
+
+/* Logs of token `at` of the groups u is of, by rows g and g + 8, in all four lanes of a row; -inf where there
+ * is none, or no row. */
+DEVICE void token_logs(const causal_side *side, float (*u)[NG][4], const int *rows_there, int at,
+                       float (*log)[2])
+{
+    const int there = shared_load(side->tile.bias + at) == 0;
+    float tok[NTOK];
     UNROLL
-    for (int j = 0; j < NG; j++) {
+    for (int k = 0; k < NTOK; k++)
+        tok[k] = shared_load(side->tile.tok + at * NTOK + k);
+    UNROLL
+    for (int row = 0; row < 2; row++) {
+        float projections[NP], logs[LANES], signs[LANES];
         UNROLL
-        for (int i = 0; i < 4; i++) {
-            const int at = column_of(j, i);
-            const int there = at >= lo && rows_there[i / 2] && shared_load(side->tile.bias + at) == 0;
-            float projections[NP], tok[NTOK], logs[LANES], signs[LANES];
-            feature_at(side, u, j, i, projections, tok, logs, signs);
+        for (int k = 0; k < NP; k++) {
+            float x = 0;
             UNROLL
-            for (int l = 0; l < LANES; l++) {
-                log[l][j][i] = there ? logs[l] : -INFINITY;
-                if (SIGNED)
-                    sign[l % SIGNS][j][i] = signs[l];
-            }
+            for (int j = 0; j < NG; j++)
+                for (int c = 0; c < 2; c++)
+                    x = groups_from(at) + column_of(j, c) == at ? u[k][j][2 * row + c] : x;
+            projections[k] = quad_sum(x);
         }
+        phi(projections, side->row[row], side->uni, tok, logs, signs);
+        UNROLL
+        for (int l = 0; l < LANES; l++)
+            log[l][row] = there && rows_there[row] ? logs[l] : -INFINITY;
     }
 }
 
-/* Raises the references (2) of one lane's rows to the logs of token lo; factor (2): what was summed is to
- * be multiplied by. Returns the first token that has to begin a segment, as far as this thread sees. */
-DEVICE int raise_reference(float (*log)[4], int lo, float *ref, float *factor)
+/* Features of the keys lo to hi - 1 of group j from `token`, by references ref (FB); those too far above one
+ * are 0. Returns `end` or the first of these, which has to begin a segment, as far as this thread sees. */
+DEVICE int key_features(const causal_side *side, float (*u)[NG][4], const int *rows_there, int warp_row,
+                        const float *ref, int token, int j, int lo, int hi, int end, float (*value)[4])
 {
-    int end = TB;
     UNROLL
-    for (int row = 0; row < 2; row++) {
-        float max = -INFINITY;
+    for (int i = 0; i < 4; i++) {
+        const int at = token + column_of(j, i);
+        const int there = at >= lo && at < hi && rows_there[i / 2] && shared_load(side->tile.bias + at) == 0;
+        float projections[NP], tok[NTOK], logs[LANES], signs[LANES];
+        feature_at(side, u, j, i, at, projections, tok, logs, signs);
         UNROLL
-        for (int j = 0; j < NG; j++)
-            for (int c = 0; c < 2; c++)
-                max = column_of(j, c) == lo ? real_max(max, log[j][2 * row + c]) : max;
-        max = real_max(quad_max(max), ref[row]);
-        factor[row] = ref[row] == max ? 1 : exp_falling(ref[row] - max);
-        ref[row] = max;
-        UNROLL
-        for (int j = NG - 1; j >= 0; j--)
-            for (int c = 1; c >= 0; c--)
-                if (log[j][2 * row + c] > max + GROWTH)
-                    end = column_of(j, c) < end ? column_of(j, c) : end;
+        for (int l = 0; l < LANES; l++) {
+            const float max = shared_load(ref + kept_row(l, warp_row, i / 2));
+            const float log = there ? logs[l] : -INFINITY, shift = max > -INFINITY ? max : INFINITY;
+            const float x = exp_falling(log - shift);
+            const int far = log > max + GROWTH;
+            value[l][i] = far ? 0 : SIGNED ? x * signs[l] : x;
+            end = far && at < end ? at : end;
+        }
+        if (MANY)
+            warp_sync();
     }
     return end;
 }
@@ -127,20 +153,6 @@ DEVICE int raise_reference(float (*log)[4], int lo, float *ref, float *factor)
 DEVICE int warp_min(int x)
 {
     return -(int)warp_max(-(float)x);
-}
-
-/* Logs to features; those too far above the reference, of a later segment, to 0. */
-DEVICE void key_values(float (*log)[4], float (*sign)[4], const float *ref)
-{
-    UNROLL
-    for (int j = 0; j < NG; j++) {
-        UNROLL
-        for (int i = 0; i < 4; i++) {
-            const float max = ref[i / 2], shift = max > -INFINITY ? max : INFINITY;
-            const float value = exp_falling(log[j][i] - shift);
-            log[j][i] = log[j][i] > max + GROWTH ? 0 : SIGNED ? value * sign[j][i] : value;
-        }
-    }
 }
 
 /* Multiplies the warp's rows of one lane, (16, LDV) in shared memory, by factor (2). */
@@ -159,22 +171,131 @@ DEVICE void scale_rows(float *rows, const float *factor)
     }
 }
 
-/* The warp's rows of one lane, (16, LDV), += features (rows down, tokens across) times rows of planes. */
-DEVICE void add_rows(float *rows, float (*feature)[4], const float *planes)
+/* Raises the references ref (FB) of the warp's rows to the logs of a token, and brings to them what was summed:
+ * S (FB, LDV), z (FB), `more` (FB; NULL: nothing). */
+DEVICE void raise_references(float (*log)[2], int warp_row, float *ref, float *S, float *z, float *more)
 {
     UNROLL
-    for (int n = 0; n < NV8; n++) {
-        float sum[4];
-        load_accumulator(sum, rows + 8 * n, LDV);
+    for (int l = 0; l < LANES; l++) {
+        float max[2], factor[2];
         UNROLL
-        for (int j = 0; j < NG; j++) {
+        for (int i = 0; i < 2; i++) {
+            const float old = shared_load(ref + kept_row(l, warp_row, i));
+            max[i] = real_max(log[l][i], old);
+            factor[i] = old == max[i] ? 1 : exp_falling(old - max[i]);
+        }
+        warp_sync(); /* the old ones were read by all */
+        UNROLL
+        for (int i = 0; i < 2; i++) {
+            const int at = kept_row(l, warp_row, i);
+            if (THREAD % 4 != 0)
+                continue;
+            shared_store(ref + at, max[i]);
+            shared_store(z + at, factor[i] * shared_load(z + at));
+            if (more)
+                shared_store(more + at, factor[i] * shared_load(more + at));
+        }
+        scale_rows(S + (l * ROWS + warp_row) * LDV, factor);
+    }
+    warp_sync();
+}
+
+/* Adds the sums of features (rows down, tokens across) over n groups of tokens, times factor (of the first
+ * token on) if there is one, to those of the warp's rows. */
+DEVICE void add_sums(float *sums, int l, int warp_row, float (*feature)[4], int n, const float *factor)
+{
+    float sum[2] = {0, 0};
+    UNROLL
+    for (int j = 0; j < n; j++)
+        for (int i = 0; i < 4; i++)
+            sum[i / 2] += factor ? feature[j][i] * shared_load(factor + column_of(j, i)) : feature[j][i];
+    UNROLL
+    for (int i = 0; i < 2; i++) {
+        const int at = kept_row(l, warp_row, i);
+        sum[i] = quad_sum(sum[i]);
+        if (THREAD % 4 == 0)
+            shared_store(sums + at, shared_load(sums + at) + sum[i]);
+    }
+}
+
+/* The warp's rows of one lane, (16, LDV), += features (rows down, tokens across) of n groups of tokens from
+ * `token` times rows of planes. */
+DEVICE void add_rows(float *rows, float (*feature)[4], int n, const float *planes, int token)
+{
+    UNROLL
+    for (int c = 0; c < DV8; c += 8) {
+        float sum[4];
+        load_accumulator(sum, rows + c, LDV);
+        UNROLL
+        for (int j = 0; j < n; j++) {
             left_tile a;
             right_tile b;
             left_accumulator(&a, feature[j]);
-            right_planes(&b, planes, TB * LDV, LDV, 8 * j, 8 * n);
+            right_planes(&b, planes, TB * LDV, LDV, token + 8 * j, c);
             multiply(sum, &a, &b);
         }
-        store_accumulator(sum, rows + 8 * n, LDV);
+        store_accumulator(sum, rows + c, LDV);
+    }
+}
+
+/* Features of lane l of the warp's rows, (16, TB), in an array (FB, TB) as store_turned writes it. How far the
+ * tokens of a row are turned is seen from its place among the 16, so one lane's addresses are all lanes'. */
+DEVICE float *features_of(const float *features, int l, int warp_row)
+{
+    return (float *)features + (l * ROWS + warp_row) * TB;
+}
+
+/* What store_turned wrote to rows 0... */
+DEVICE void load_turned(float *c, const float *from, int token)
+{
+    const int g = THREAD % 32 / 4, t = THREAD % 4;
+    const float2 upper = shared_load2(from + turned(g, token + 2 * t));
+    const float2 lower = shared_load2(from + turned(g + 8, token + 2 * t));
+    c[0] = upper.x;
+    c[1] = upper.y;
+    c[2] = lower.x;
+    c[3] = lower.y;
+}
+
+/* Where the passes that read keys first have W, references and what is summed by them (raise_references),
+ * and features of keys (FB, TB). */
+typedef struct key_places {
+    const float *w, *w_second;
+    float *ref, *S, *z, *more, *features;
+} key_places;
+
+/* Features of the segment's keys, those from token lo on, to shared memory, the state to the raised references.
+ * Returns the first token that has to begin a segment, as far as the warp sees. */
+DEVICE int read_keys(const causal_side *k, const key_places *at, const int *rows_there, int warp_row, int lo)
+{
+    float u[NP][NG][4], log[LANES][2], value[LANES][4];
+    int end = TB;
+    project(u, k, at->w, at->w_second, warp_row, groups_from(lo));
+    token_logs(k, u, rows_there, lo, log);
+    raise_references(log, warp_row, at->ref, at->S, at->z, at->more);
+    NO_UNROLL
+    for (int token = 0; token < TB; token += 8 * NG) {
+        if (MANY)
+            project(u, k, at->w, at->w_second, warp_row, token);
+        UNROLL
+        for (int j = 0; j < NG; j++) {
+            end = key_features(k, u, rows_there, warp_row, at->ref, token, j, lo, TB, end, value);
+            UNROLL
+            for (int l = 0; l < LANES; l++)
+                store_turned(features_of(at->features, l, warp_row), 0, token + 8 * j, value[l]);
+        }
+    }
+    return warp_min(end);
+}
+
+/* Features of one lane of keys before token hi, which this thread has stored; 0 for others. */
+DEVICE void load_keys(const float *features, int l, int warp_row, int hi, float (*to)[4])
+{
+    UNROLL
+    for (int j = 0; j < GROUPS; j++) {
+        load_turned(to[j], features_of(features, l, warp_row), 8 * j);
+        for (int i = 0; i < 4; i++)
+            to[j][i] = column_of(j, i) < hi ? to[j][i] : 0;
     }
 }
 
@@ -200,8 +321,8 @@ DEVICE void right_pairs(right_tile *b, const float *matrix, int ld, int n, int k
 DEVICE void gradient_pairs(const float *g_planes, const float *v_planes, const float *gden, float *to)
 {
     const int g = THREAD % 32 / 4;
-    for (int piece = THREAD / 32; piece < TB / 16 * NG; piece += KW) {
-        const int query = piece / NG * 16, key = piece % NG * 8;
+    for (int piece = THREAD / 32; piece < TB / 16 * GROUPS; piece += KW) {
+        const int query = piece / GROUPS * 16, key = piece % GROUPS * 8;
         float sum[4] = {0, 0, 0, 0};
         UNROLL
         for (int k = 0; k < DV8; k += 8) {
@@ -219,6 +340,50 @@ DEVICE void gradient_pairs(const float *g_planes, const float *v_planes, const f
             sum[i] = key + column_of(0, i) <= at ? sum[i] + shared_load(gden + at) : 0;
         }
         store_accumulator(sum, to + query * LDP + key, LDP);
+    }
+}
+
+/* Where MANY, the gradients of NG groups from `token` are added to those of the tile as store_tile_gradient
+ * leaves them, which begin as zeros. */
+DEVICE void clear_tile(const gradient_places *at, int warp_row)
+{
+    const int warp = THREAD / 32, lane = THREAD % 32;
+    for (int i = lane; MANY && i < 16 * TB; i += 32) {
+        shared_store(at->du + warp_row * TB + i, 0);
+        if (NP > 1)
+            shared_store(at->du2 + warp_row * TB + i, 0);
+    }
+    for (int i = lane; MANY && i < SUMS * TB; i += 32)
+        shared_store(at->sums + warp * SUMS * TB + i, 0);
+    warp_sync();
+}
+
+DEVICE void add_tile_gradient(tile_gradient *g, const gradient_places *at, int warp_row, int token)
+{
+    float *sums = at->sums + THREAD / 32 * SUMS * TB + token;
+    UNROLL
+    for (int k = 0; k < SUMS; k++)
+        for (int j = 0; j < 2 * NG; j++)
+            g->sums[k][j] += THREAD % 32 < 4 ? shared_load(sums + k * TB + column_of(j / 2, j % 2)) : 0;
+    warp_sync(); /* others write what was read */
+    UNROLL
+    for (int k = 0; k < SUMS; k++)
+        sum_columns(g->sums[k], sums + k * TB);
+    if (LEARN)
+        matrix_gradient(at->dw, warp_row, g->u[0], at->x, token);
+    if (LEARN && NP > 1 && !SECOND_OWN)
+        matrix_gradient(at->dw, warp_row, g->u[NP - 1], at->x2, token);
+    UNROLL
+    for (int k = 0; k < NP; k++) {
+        float *du = (k ? at->du2 : at->du) + warp_row * TB;
+        UNROLL
+        for (int j = 0; j < NG; j++) {
+            float before[4];
+            load_turned(before, du, token + 8 * j);
+            for (int i = 0; i < 4; i++)
+                before[i] += g->u[k][j][i];
+            store_turned(du, 0, token + 8 * j, before);
+        }
     }
 }
 
