@@ -337,6 +337,7 @@ local function causal_candidates(c, group)
       list[#list + 1] = { KW = KW, TB = TB, NG = group(c, TB // 8) }
     end
   end
+  list[#list + 1] = { KW = list[1].KW, TB = 16, NG = 1 } -- the fewest registers
   return list
 end
 

@@ -39,13 +39,9 @@ local PASSES = {
   [true] = { "attn_keys", "attn_causal", "attn_causal_queries_bwd", "attn_causal_keys_bwd" },
 }
 
-function kinds.attention(list, r)
-  local launch, feature = {}, r.feature
-  for i, kernel in ipairs(PASSES[r.causal]) do launch[i] = add(list, r, kernel) end
-  if r.causal and launch[2].row_blocks > 1 then add(list, r, "attn_combine") end
-  if launch[3].row_blocks > 1 or launch[4].row_blocks > 1 then add(list, r, "attn_sum") end
-  if not r.causal and launch[1].cluster > 0 then add(list, r, "attn_cluster") end
-  if launch[3].cluster > 0 then add(list, r, "attn_cluster_bwd") end
+-- What is made of the data before the passes.
+function kinds.parameters(list, r)
+  local feature = r.feature
   if (feature.adapt or feature.linear) and not r.causal then add(list, r, "attn_moments") end
   if feature.linear then
     add(list, r, "attn_products")
@@ -54,6 +50,16 @@ function kinds.attention(list, r)
     add(list, r, "attn_params")
   end
   if feature.counts then add(list, r, "attn_counts") end
+end
+
+function kinds.attention(list, r)
+  local launch = {}
+  for i, kernel in ipairs(PASSES[r.causal]) do launch[i] = add(list, r, kernel) end
+  if r.causal and launch[2].row_blocks > 1 then add(list, r, "attn_combine") end
+  if launch[3].row_blocks > 1 or launch[4].row_blocks > 1 then add(list, r, "attn_sum") end
+  if not r.causal and launch[1].cluster > 0 then add(list, r, "attn_cluster") end
+  if launch[3].cluster > 0 then add(list, r, "attn_cluster_bwd") end
+  kinds.parameters(list, r)
   if r.learn then add(list, r, "attn_learned") end
 end
 

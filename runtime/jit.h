@@ -80,9 +80,10 @@ spectra_status jit_clear(int *removed);
 
 /* What a device is asked to compile; gen/programs.lua says which texts that are. */
 typedef struct jit_cuda_request {
-    /* Of a feature: "features", "attention", "decoding", "official"; "model", "softmax". All that
-     * those ask for with a pair or the benchmark's models: "pair", "tasks". One text: a kernel of a
-     * feature by its name, "attn_keys" ..., or "row", an operator for any size. */
+    /* Of a feature: "features", "attention", its "parameters" alone, "decoding", "official";
+     * "model", "softmax". All that those ask for with a pair or the benchmark's models: "pair",
+     * "tasks". One text: a kernel of a feature by its name, "attn_keys" ..., or "row", an operator
+     * for any size. */
     const char *kind;
     const char *feat;   /* built-in, or of a spec that was opened; of "row" the operator */
     const char *matrix; /* of "pair" */

@@ -141,7 +141,9 @@ static void run_case(const attention_case *c)
            c->feat, c->kernel, (long long)c->T, (long long)c->S, (long long)c->D, (long long)c->DV,
            (long long)c->M, eo, eq, ek, ev);
     fflush(stdout);
-    const double limit = c->fast ? 5e-3 : 2e-5;
+    /* neighbouring eigenvectors of many are less well determined: test_maps_device */
+    const bool wide_map = p.att->feature->linear != LINEAR_NONE && c->D > 128;
+    const double limit = c->fast ? 5e-3 : wide_map ? 2e-4 : 2e-5;
     assert_true(eo <= limit && eq <= limit && ek <= limit && ev <= limit);
     check_learned(c, p.att, p.ad, &run);
     attend_free(&run);
@@ -348,7 +350,7 @@ static const attention_case cases[] = {
     {"posrf", "ssr", 1, 1, 40, 40, 16, 16, 33, true, false, false, false},
     {"posrf", "orf", 1, 1, 70, 70, 32, 32, 128, true, false, true, false},
     /* no kernel's memory fits shared memory, and those of backward only */
-    {"cderf", "orf", 1, 1, 20, 40, 160, 8, 32, true, false, false, false},
+    {"cderf", "orf", 1, 1, 150, 190, 160, 8, 32, true, false, false, false},
     {"gerf", "fastfood_learnable", 1, 2, 20, 40, 256, 256, 32, true, false, false, true},
 };
 

@@ -101,10 +101,9 @@ static void open_tokens(tokens_at *p, const maps_case *c, float *q, float *k)
     const int64_t heads = c->B * c->H, D = c->D;
     *p = (tokens_at){.c = *c, .att = attention_of(c->feat, c->H, D), .q = q, .k = k};
     p->pd = (performer_device){.att = p->att, .dev = dev, .bf16 = (c->flags & BF16_INPUT) != 0};
-    for (size_t i = 0; i < sizeof kernels / sizeof kernels[0]; i++) {
-        assert_true(cuda_kernel_wanted(&p->pd, kernels[i]));
-        ok(cuda_open_kernel(&p->pd, kernels[i]));
-    }
+    ok(cuda_open_kernels(&p->pd, "parameters"));
+    for (size_t i = 0; i < sizeof kernels / sizeof kernels[0]; i++)
+        assert_non_null(p->pd.kernel[kernels[i]]);
     p->mask = malloc((size_t)(c->B * c->S));
     for (int64_t i = 0; i < c->B * c->S; i++)
         p->mask[i] = (i * 7) % 5 != 0;

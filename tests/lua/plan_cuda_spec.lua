@@ -66,7 +66,11 @@ describe("sizes of kernels", function()
   end
 
   it("exist for the usual sizes on every class, and fit", function()
+    -- these have device memory in place of shared memory, of which they need 107 KiB
+    local outside = { ["hrf_gaussian attn_causal_queries_bwd small"] = true,
+      ["hrf_gaussian attn_causal_keys_bwd small"] = true }
     each({ D = 32, DV = 32, M = 128 }, function(k, class, what)
+      if outside[what] then return end
       assert.is_true(k.SHARED_BYTES <= class.block, what)
       assert.is_true(k.MIN_BLOCKS >= 1 and k.MIN_BLOCKS * (k.SHARED_BYTES + KIB) <= class.all, what)
       assert.is_true(k.MIN_BLOCKS * k.KW <= class.warps, what)
@@ -251,8 +255,12 @@ describe("big sizes", function()
       each_size(0, function(sizes)
         for _, dtype in ipairs { "f32", "bf16" } do
           for _, name in ipairs(plan_cuda.params) do
+            for _, class in ipairs(name == "attn_maps" and plan_cuda.classes or {}) do -- has it all where it fits
+              local _, launch = plan_cuda.params_kernel(name, spec, sizes, { dtype = dtype, arch = class.archs[1] })
+              assert.is_true(launch.shared <= class.block, name)
+            end
             local _, launch = plan_cuda.params_kernel(name, spec, sizes, { dtype = dtype })
-            assert.is_true(launch.shared <= 48 * KIB, name)
+            assert.is_true(name == "attn_maps" or launch.shared <= 48 * KIB, name)
           end
         end
         for _, name in ipairs(spec.official and plan_cuda.token or {}) do

@@ -25,7 +25,8 @@ describe("what a device is asked for", function()
       "attn_queries", "attn_queries_bwd" }, names(programs.list(request { kind = "attention", feat = "saderf" })))
     assert.same({ "attn_causal", "attn_causal_keys_bwd", "attn_causal_queries_bwd", "attn_keys", "attn_params" },
       names(programs.list(request { kind = "attention", feat = "saderf", causal = true })))
-    assert.same({ "attn_keys", "attn_keys_bwd", "attn_queries", "attn_queries_bwd", "attn_sum" }, -- sderf: the host's
+    assert.same({ "attn_keys", "attn_keys_bwd", "attn_maps", "attn_moments", "attn_products", "attn_queries",
+      "attn_queries_bwd", "attn_sum" },
       names(programs.list(request { kind = "attention", feat = "sderf", arch = 80, M = 272 })))
     assert.same({ "attn_causal", "attn_causal_keys_bwd", "attn_causal_queries_bwd", "attn_combine", "attn_counts",
       "attn_keys", "attn_learned", "attn_params", "attn_sum" },
@@ -39,10 +40,12 @@ describe("what a device is asked for", function()
       assert.is_nil(ahead[program.file], program.file)
       ahead[program.file] = program.text
     end
-    local official = emit.load("feature", feat).official and "official" or nil
-    for _, kind in ipairs { "features", "attention", "decoding", official } do
+    local spec = emit.load("feature", feat)
+    local kinds = { "features", "attention", spec.official and "official" or nil }
+    if not spec.linear then kinds[#kinds + 1] = "decoding" end -- linear maps see all tokens
+    for _, kind in ipairs(kinds) do
       for _, type in ipairs { { "f32", "float32" }, { "f32", "fast" }, { "bf16", "fast" } } do
-        for _, causal in ipairs { false, true } do
+        for _, causal in ipairs(spec.linear and { false } or { false, true }) do
           for _, program in ipairs(programs.list(request { kind = kind, feat = feat, arch = arch, dtype = type[1],
             precision = type[2], causal = causal, learn = matrix == "bbq" })) do
             assert.equal(program.text, ahead[program.file])
