@@ -47,7 +47,7 @@ typedef struct word {
 typedef struct watch {
     log log[WARPS];
     word *word[EMULATOR_CLUSTER];
-    size_t words;
+    size_t room[EMULATOR_CLUSTER]; /* of them, in words: blocks come and go with what they need */
 } watch;
 
 enum { BANKS = 32, BANK = 4, SECTOR = 32 };
@@ -313,19 +313,16 @@ static bool words_begin(group *g)
     watch *w = g->watch;
     const size_t words = ((size_t)g->grid->shared_bytes + BANK - 1) / BANK;
     for (int i = 0; i < g->blocks; i++) {
-        if (w->words < words || !w->word[i]) {
+        if (w->room[i] < words) {
             free(w->word[i]);
-            w->word[i] = malloc((words + 1) * sizeof *w->word[i]);
+            w->word[i] = malloc(words * sizeof *w->word[i]);
+            w->room[i] = w->word[i] ? words : 0;
             if (!w->word[i])
                 return false;
         }
-        memset(w->word[i], 0, words * sizeof *w->word[i]);
+        if (words > 0)
+            memset(w->word[i], 0, words * sizeof *w->word[i]);
     }
-    for (int i = g->blocks; i < EMULATOR_CLUSTER && w->words < words; i++) {
-        free(w->word[i]);
-        w->word[i] = NULL;
-    }
-    w->words = w->words < words ? words : w->words;
     return true;
 }
 

@@ -283,6 +283,31 @@ static void clusters_add(void **state)
           "shared_store (small.cu:5)", "no barrier between");
 }
 
+/* Launches after each other need memory as they like: of one block, of more, of more than that. */
+static void watched_memory_grows_by_block(void **state)
+{
+    (void)state;
+    const emulator_kernel *k = small("KERNEL(fill, small_args, 64, 1)\n"
+                                     "{\n"
+                                     "    SHARED_MEMORY(memory);\n"
+                                     "    float *x = (float *)memory;\n"
+                                     "    for (int i = THREAD; i < (int)args.n; i += THREADS)\n"
+                                     "        shared_store(x + i, 1.0F);\n"
+                                     "    cluster_sync();\n"
+                                     "}\n",
+                                     "fill");
+    static const struct {
+        int cluster, floats;
+    } launches[] = {{1, 40000}, {4, 64}, {4, 30000}, {2, 64}, {4, 40000}};
+    const emulator_options races = {.check_races = true};
+    for (size_t i = 0; i < sizeof launches / sizeof launches[0]; i++) {
+        const small_args args = {in, out, launches[i].floats};
+        const device_grid grid = {
+            {launches[i].cluster, 1, 1}, 64, launches[i].cluster, 4 * launches[i].floats};
+        emulated_ok(emulator_launch(k, &grid, &args, sizeof args, &races));
+    }
+}
+
 /* ---- wrong ------------------------------------------------------------------------------------
  */
 
@@ -534,6 +559,7 @@ int main(void)
         cmocka_unit_test(products_of_fragments),
         cmocka_unit_test(copies_come_when_waited_for),
         cmocka_unit_test(clusters_add),
+        cmocka_unit_test(watched_memory_grows_by_block),
         cmocka_unit_test(barriers_not_all_reach),
         cmocka_unit_test(warps_that_part),
         cmocka_unit_test(accesses_outside),
