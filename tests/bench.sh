@@ -13,7 +13,7 @@ cat >records.lua <<'LUA'
 package.path = arg[1] .. "/bench/?.lua"
 local records = require("json").need(arg[2])
 local machine, cases = records[1], table.move(records, 2, #records, 1, {})
-os.exit(load(arg[3], "=chunk", "t", { m = machine, c = cases, ipairs = ipairs, type = type })() and true or false)
+os.exit(load(arg[3], "=chunk", "t", { m = machine, c = cases, ipairs = ipairs, type = type, math = math })() and true or false)
 LUA
 records() { lua5.4 records.lua "$tree" "$@"; }
 
@@ -38,6 +38,22 @@ records() { lua5.4 records.lua "$tree" "$@"; }
     is "kernels and row operators alone" "$bin" bench $small --features posrf,trigrf --kinds kernels,rows --threads 1 \
         --json kernels.jsonl
     is "each of them, those of the matrix twice" records kernels.jsonl 'return #c == 2 * 14 + 11'
+    is "kernels alone do not wait for memory" records kernels.jsonl '
+        for _, r in ipairs(c) do
+            if r.floor_ns > 0 and r.floor ~= "multiply-adds" then return false end
+        end
+        return true'
+    is "bytes of row operators, shared ones once" records kernels.jsonl '
+        local want, seen = { layernorm = 8 + 8 / 120, layernorm_bwd = 16 + 16 / 120, cross_entropy = 4 + 8 / 64,
+            cross_entropy_bwd = 8 + 12 / 64, adamw = 28 }, 0
+        for _, r in ipairs(c) do
+            local bytes = want[r.kind:match("^row%.(.*)")]
+            if bytes then
+                seen = seen + 1
+                if math.abs(r.bytes - bytes) > 1e-9 then return false end
+            end
+        end
+        return seen == 5'
     is "every component function" sh -c "'$bin' bench $small --features all --threads 1 --json - >features.jsonl"
     is "a training step" "$bin" bench $small --kinds training --task lra-listops --json step.jsonl --threads 1
     is "its memory adds up" records step.jsonl '
