@@ -94,6 +94,21 @@ static spectra_status choose_kinds(bench_run *x)
     return SPECTRA_OK;
 }
 
+/* A count that OpenMP does not give would be measured as one that it gives. */
+static spectra_status check_threads(int64_t wanted)
+{
+    int got = 0;
+#pragma omp parallel num_threads((int)wanted)
+#pragma omp single
+    got = omp_get_num_threads();
+    if (got == wanted)
+        return SPECTRA_OK;
+    return fail(SPECTRA_EINVAL,
+                "--threads has '%lld', allowed are 1 to %d here, which OpenMP is limited to "
+                "(OMP_THREAD_LIMIT)",
+                (long long)wanted, got);
+}
+
 static spectra_status choose_sizes(bench_run *x)
 {
     const cli_args *a = x->args;
@@ -107,18 +122,29 @@ static spectra_status choose_sizes(bench_run *x)
                 {OPT_BENCH_THREADS, 4096, &x->threads}};
     x->DV.count = x->threads.count = 1;
     x->threads.at[0] = omp_get_max_threads();
+    if (x->threads.at[0] > omp_get_thread_limit())
+        x->threads.at[0] = omp_get_thread_limit();
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        if (*a->value[rows[i].id].text)
+        if (a->value[rows[i].id].given || *a->value[rows[i].id].text)
             TRY(cli_integers(a, rows[i].id, 1, rows[i].high, LIST, rows[i].to->at,
                              &rows[i].to->count));
+    omp_set_dynamic(0);
+    for (int t = 0; t < x->threads.count; t++)
+        TRY(check_threads(x->threads.at[t]));
     return SPECTRA_OK;
 }
 
-static void limit_isa(const cli_args *a)
+static spectra_status limit_isa(const cli_args *a)
 {
+    const isa best = registry_isa();
+    const char *wanted = a->value[OPT_ISA].text;
     for (int i = 0; a->value[OPT_ISA].given && i < ISA_COUNT; i++)
-        if (strcmp(a->value[OPT_ISA].text, registry_isa_name((isa)i)) == 0)
+        if (strcmp(wanted, registry_isa_name((isa)i)) == 0)
             registry_isa_limit((isa)i);
+    if (a->value[OPT_ISA].given && strcmp(wanted, registry_isa_name(registry_isa())) != 0)
+        return fail(SPECTRA_EUNSUPPORTED, "--target %s: this CPU has no more than %s", wanted,
+                    registry_isa_name(best));
+    return SPECTRA_OK;
 }
 
 /* ---- the machine ------------------------------------------------------------------------------
@@ -366,7 +392,9 @@ static spectra_status run_shapes(bench_run *x)
 static spectra_status bench_all(bench_run *x)
 {
     const cli_value *file = &x->args->value[OPT_JSON_FILE];
-    limit_isa(x->args);
+    if (file->given && !*file->text)
+        return fail(SPECTRA_EINVAL, "--json has '', allowed are a file's name and -");
+    TRY(limit_isa(x->args));
     TRY(choose_features(x));
     TRY(choose_matrices(x));
     TRY(choose_kinds(x));
