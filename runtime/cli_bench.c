@@ -5,6 +5,7 @@
 #include "registry.h"
 #include "status.h"
 
+#include <errno.h>
 #include <math.h>
 #include <omp.h>
 #include <stdio.h>
@@ -150,6 +151,13 @@ static spectra_status limit_isa(const cli_args *a)
 /* ---- the machine ------------------------------------------------------------------------------
  */
 
+static spectra_status flushed(FILE *file, const char *name)
+{
+    if (fflush(file) == 0 && !ferror(file))
+        return SPECTRA_OK;
+    return fail(SPECTRA_EIO, "%s: cannot write: %s", name, strerror(errno));
+}
+
 static spectra_status print_line(bench_run *x, json_t *line)
 {
     char *text = line ? json_dumps(line, JSON_COMPACT | JSON_PRESERVE_ORDER) : NULL;
@@ -157,9 +165,8 @@ static spectra_status print_line(bench_run *x, json_t *line)
     if (!text)
         return fail(SPECTRA_ENOMEM, "result: out of memory");
     fprintf(x->json.file, "%s\n", text);
-    fflush(x->json.file);
     free(text);
-    return SPECTRA_OK;
+    return flushed(x->json.file, x->silent ? "standard output" : x->json.path);
 }
 
 /* {"avx2": {"1": 108.2, ...}} in GFLOP/s */
@@ -285,8 +292,8 @@ static void print_head(const bench_run *x)
                "GFLOP/s", "floor ns", "%");
 }
 
-static void print_case(const bench_run *x, const bench_kind *kind, const bench_case *c,
-                       const bench_result *r)
+static spectra_status print_case(const bench_run *x, const bench_kind *kind, const bench_case *c,
+                                 const bench_result *r)
 {
     char share[16] = "", floor[24] = "-";
     if (r->floor_ns > 0)
@@ -306,7 +313,7 @@ static void print_case(const bench_run *x, const bench_kind *kind, const bench_c
     else if (machine_busy(r->others))
         printf("  busy (others %.0f %%)", 100 * r->others);
     putchar('\n');
-    fflush(stdout);
+    return flushed(stdout, "standard output");
 }
 
 static spectra_status run_case(bench_run *x, const bench_kind *kind, const bench_case *c, int t)
@@ -321,9 +328,9 @@ static spectra_status run_case(bench_run *x, const bench_kind *kind, const bench
         x->busy++;
         x->most = fmax(x->most, r.others);
     }
-    if (!x->silent)
-        print_case(x, kind, c, &r);
-    spectra_status status = x->json.file ? print_line(x, case_json(x, kind, c, &r)) : SPECTRA_OK;
+    spectra_status status = x->silent ? SPECTRA_OK : print_case(x, kind, c, &r);
+    if (status == SPECTRA_OK && x->json.file)
+        status = print_line(x, case_json(x, kind, c, &r));
     json_decref(r.more);
     return status;
 }

@@ -72,6 +72,12 @@ records() { lua5.4 records.lua "$tree" "$@"; }
     is "its record" records compile.jsonl 'return c[1].unit == "kernel" and c[1].ns > 1e7 and c[1].share == nil'
     SPECTRA_JIT=auto "$bin" bench $small --kinds compile --features posrf >/dev/null 2>again.err
     verdict $(($? == 2 ? 0 : 1)) "which is not cold again" "$(cat again.err)"
+    for json in "--json -" ""; do
+        "$bin" bench $small $json 2>full.err >/dev/full
+        code=$?
+        grep -q 'standard output: cannot write' full.err
+        verdict $(($? == 0 && code == 1 ? 0 : 1)) "a full disk ${json:-as text} -> 1" "exit $code: $(cat full.err)"
+    done
 }
 
 # ---- others use the machine -----------------------------------------------------------------------
