@@ -113,9 +113,55 @@ is "when told" "$compare" all.jsonl other.jsonl --any-machine
 is "no case in common" sh -c "! '$compare' all.jsonl step.jsonl 2>common.err && grep -q 'no case in common' common.err"
 echo '{"record": "case", "ns": }' >broken.jsonl
 is "broken lines are named" sh -c "! '$compare' all.jsonl broken.jsonl 2>broken.err && grep -q 'broken.jsonl:1' broken.err"
+shape='"feat": "posrf", "kernel": "gaus", "B": 16, "H": 2, "N": 4096, "D": 32, "DV": 32, "M": 128, "threads": 2'
+machine='"record": "machine", "cpu": "x", "processors": 2, "memory_bytes": 1, "isa": "avx2", "read_gbs": {"2": 9}'
+{
+    echo "{$machine, \"blas\": \"none\", \"fma_gflops\": {\"avx2\": {\"2\": 99}}, \"others\": 0.01, \"busy\": false}"
+    for kind in forward forward+backward; do
+        for ratio in 9.5 1.5 4.5; do # as often as the time of the unfused side
+            echo "{\"record\": \"unfused\", \"kind\": \"$kind\", $shape, \"ns\": $ratio, \"ratio\": $ratio," \
+                '"others": 0.02, "busy": false}'
+        done
+    done
+    for seconds in 1.25 1 1.75; do
+        echo "{\"record\": \"case\", \"kind\": \"compile\", \"feat\": \"posrf\", \"ns\": ${seconds}e9, \"busy\": false}"
+    done
+    for form in eager compiled; do
+        echo "{\"record\": \"peer\", \"form\": \"$form\", \"kind\": \"forward\", $shape, \"ns\": 7," \
+            '"others": 0.02, "busy": false}'
+    done
+} >quiet.jsonl
+sed '/unfused/s/0.02, "busy": false/0.3, "busy": true/' quiet.jsonl >loud.jsonl
+sed '/"ratio": 9.5/s/0.02, "busy": false/0.3, "busy": true/' quiet.jsonl >partly.jsonl
+table="$tree/bench/table.lua"
+is "of repeats the median counts" sh -c "lua5.4 '$table' quiet.jsonl >quiet.txt && grep -q 'pass  *4.50x / 4.50x$' quiet.txt &&
+    grep -q 'The machine was idle: others used 2.0 %' quiet.txt"
+is "of cold compilations the slowest" grep -q 'pass  *1.75 s at most of 3$' quiet.txt
+is "busy repeats do not" sh -c "lua5.4 '$table' partly.jsonl | grep -q 'pass  *4.50x / 4.50x$'"
+is "nor do busy ones alone" sh -c "lua5.4 '$table' loud.jsonl >loud.txt && ! grep -q -e 4.50x -e 'machine was idle' loud.txt &&
+    grep -q 'Others used the machine during 6 of 9 measurements, up to 30 %' loud.txt &&
+    grep -q 'OpenBLAS.* not measured (the machine was busy)' loud.txt"
+is "unless allowed, marked" sh -c "BENCH_ALLOW_BUSY=1 lua5.4 '$table' loud.jsonl | grep -q 'pass (busy)  *4.50x / 4.50x$'"
+is "a load that is not known is not 0 %" sh -c "sed 's/0.02, \"busy\": false/-1, \"busy\": true/' quiet.jsonl >unknown.jsonl &&
+    lua5.4 '$table' unknown.jsonl | head -1 | grep -q 'What others used of the machine is not known'"
+is "compare takes repeats and forms alike" sh -c "'$compare' quiet.jsonl partly.jsonl >pair.txt && grep -q '^5 cases' pair.txt &&
+    [ \"\$(grep -c '^forward compiled  *posrf' pair.txt)\" -eq 1 ] && grep -q '^forward  *posrf .* 4.50 .* 4.50 ' pair.txt"
 is "a table of targets" sh -c "lua5.4 '$tree/bench/table.lua' all.jsonl >table.txt &&
     [ \"\$(grep -c -e 'not measured (' -e 'pass' -e 'falls short' table.txt)\" -eq 14 ]"
 printf 'a\n<!-- bench: make readme-bench -->\nsomething stale\n<!-- end of bench -->\nz\n' >readme.md
+cp readme.md stale.md
+lua5.4 "$table" --readme readme.md loud.jsonl 2>loud.err
+code=$?
+cmp -s readme.md stale.md
+verdict $(($? == 0 && code == 4 ? 0 : 1)) "a busy run is not for the README" "exit $code: $(cat loud.err)"
+is "and says which" grep -q 'loud.jsonl: others used the machine while 1 of 14 rows were measured' loud.err
+is "nor busy rates" sh -c "sed '/machine/s/\"busy\": false/\"busy\": true/' quiet.jsonl >rates.jsonl
+    ! lua5.4 '$table' --readme readme.md rates.jsonl 2>rates.err && grep -q 'its rates were measured' rates.err"
+sed -i 's/"busy":true/"busy":false/' all.jsonl # what the checks of the README's text need
+mkdir readme.md.part
+is "a README that cannot be written stays" sh -c "! lua5.4 '$table' --readme readme.md all.jsonl 2>part.err &&
+    cmp readme.md stale.md && [ \"\$(wc -l <part.err)\" -eq 1 ]"
+rmdir readme.md.part
 is "the README's table" sh -c "lua5.4 '$tree/bench/table.lua' --readme readme.md all.jsonl && grep -q '^| ' readme.md &&
     [ \"\$(head -1 readme.md)\" = a ] && [ \"\$(tail -1 readme.md)\" = z ] && ! grep -q stale readme.md"
 is "is checked" lua5.4 "$tree/bench/table.lua" --check readme.md all.jsonl
@@ -123,6 +169,41 @@ sed -i 's/^| posrf x gaus forward.*/| posrf x gaus forward | 99 % | | pass |/' r
 is "typed figures are found" sh -c "! lua5.4 '$tree/bench/table.lua' --check readme.md all.jsonl 2>/dev/null"
 is "a picture" sh -c "lua5.4 '$tree/bench/roofline.lua' all.jsonl >roof.svg && head -1 roof.svg | grep -q '^<svg' &&
     tail -1 roof.svg | grep -q '</svg>' && [ \"\$(grep -c '<circle' roof.svg)\" -gt 4 ]"
+
+# ---- make bench, of commands that measure nothing -------------------------------------------------
+
+mkdir -p made/bench
+script() { # script FILE: a command whose text is standard input
+    { echo '#!/bin/sh'; cat; } >"made/$1"
+    chmod +x "made/$1"
+}
+script python3 <<'SH' # has no PyTorch
+exit 1
+SH
+script lua <<SH
+echo used >"$work/lua.used"
+exec lua5.4 "\$@"
+SH
+script spectraformer <<SH
+while [ \$# -gt 0 ]; do
+    [ "\$1" = --json ] && head -1 "$work/quiet.jsonl" >"\$2"
+    shift
+done
+SH
+echo "grep structured '$work/quiet.jsonl' || :" | script bench/structured
+make_bench() { # make_bench FILE CODE: attn_bench prints records of FILE; the exit code
+    echo "grep unfused '$work/$1'" | script bench/attn_bench
+    (cd "$tree" && PATH="$work/made:$PATH" PYTHON='' CC=no-compiler B="$work/made" LUA="$work/made/lua" \
+        sh bench/run.sh) >made.out 2>&1
+    [ $? -eq "$2" ]
+}
+is "make bench" make_bench quiet.jsonl 0
+is "with the Makefile's B and LUA" sh -c "[ -s made/bench/results.jsonl ] && [ -s lua.used ]"
+is "a busy machine is not only the command's" make_bench loud.jsonl 4
+BENCH_ALLOW_BUSY=1
+export BENCH_ALLOW_BUSY
+is "unless allowed" make_bench loud.jsonl 0
+unset BENCH_ALLOW_BUSY
 
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]
