@@ -29,10 +29,11 @@ typedef struct bench_run {
     int features, matrices, kinds;
     int_list B, H, T, D, DV, M, threads;
     double read_rate[LIST], copy_rate[LIST]; /* of the thread counts */
+    double rates_others;                     /* share of others while rates were measured, or -1 */
     outfile json;                            /* file NULL: not wanted */
     bool silent;                             /* JSON Lines have standard output for themselves */
     int cases, busy, left_out;
-    double most; /* share of others in the busiest case */
+    double most; /* share of others in the busiest case, or -1 */
 } bench_run;
 
 /* ---- options ----------------------------------------------------------------------------------
@@ -211,10 +212,13 @@ static spectra_status show_machine(bench_run *x)
 {
     machine_info m;
     const double others = others_before();
+    machine_watch watch;
     machine_describe(&m);
+    machine_watch_start(&watch);
     for (int t = 0; t < x->threads.count; t++)
         TRY(machine_memory_rate((int)x->threads.at[t], &x->read_rate[t], &x->copy_rate[t]));
     json_t *fma = fma_json(x, m.best);
+    x->rates_others = machine_watch_others(&watch);
     const bool blas = blas_open() == SPECTRA_OK;
     if (!x->silent) {
         char *rates = json_dumps(fma, JSON_COMPACT | JSON_REAL_PRECISION(4));
@@ -223,25 +227,26 @@ static spectra_status show_machine(bench_run *x)
                m.cpu, m.processors, registry_isa_name(m.best), m.bf16 ? ", bf16" : "",
                blas ? blas_config() : "no BLAS", rates ? rates : "", 1e-9 * x->read_rate[0],
                1e-9 * x->copy_rate[0]);
-        if (others < 0)
+        if (others < 0 || x->rates_others < 0)
             puts("what others use of the machine cannot be told here, so everything counts as "
                  "busy\n");
         else
-            printf("others used %.0f %% of the machine before%s\n\n", 100 * others,
-                   machine_busy(others) ? ": busy" : "");
+            printf("others used %.0f %% of the machine before%s, %.0f %% meanwhile%s\n\n",
+                   100 * others, machine_busy(others) ? ": busy" : "", 100 * x->rates_others,
+                   machine_busy(x->rates_others) ? ": busy" : "");
         free(rates);
     }
     json_t *line = json_pack(
-        "{s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:[I, I, I], s:s, s:b, s:s, s:I, s:o, s:o, s:o, s:o, "
-        "s:b}",
+        "{s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:[I, I, I], s:s, s:b, s:s, s:I, s:o, s:o, s:o, s:f, "
+        "s:f, s:b}",
         "record", "machine", "version", spectra_version(), "cpu", m.cpu, "kernel", m.kernel,
         "compiler", m.compiler, "processors", m.processors, "memory_bytes",
         (json_int_t)m.memory_bytes, "cache_bytes", (json_int_t)m.cache_bytes[0],
         (json_int_t)m.cache_bytes[1], (json_int_t)m.cache_bytes[2], "isa",
         registry_isa_name(m.best), "bf16", m.bf16, "blas", blas ? blas_config() : "", "time",
         (json_int_t)time(NULL), "fma_gflops", fma, "read_gbs", rates_json(x, x->read_rate),
-        "copy_gbs", rates_json(x, x->copy_rate), "others", json_real(others), "busy",
-        machine_busy(others));
+        "copy_gbs", rates_json(x, x->copy_rate), "others", others, "rates_others", x->rates_others,
+        "busy", machine_busy(others) || machine_busy(x->rates_others));
     if (x->json.file)
         return print_line(x, line);
     json_decref(line);
@@ -257,17 +262,47 @@ static bool quotes(const bench_run *x, const bench_result *r)
     return r->floor_ns > 0 && (!machine_busy(r->others) || x->args->value[OPT_ALLOW_BUSY].given);
 }
 
+enum { COLUMNS = 7 };
+
+/* What a case has of numbers, in the order of a row. */
+typedef struct column {
+    const char *name;
+    unsigned counts;
+    int width;
+    int64_t number;
+} column;
+
+static void list_columns(const bench_case *c, column out[COLUMNS])
+{
+    const column all[COLUMNS] = {{"B", COUNTS_B, 4, c->B},
+                                 {"H", COUNTS_H, 3, c->H},
+                                 {"N", COUNTS_T, 6, c->T},
+                                 {"D", COUNTS_D, 3, c->D},
+                                 {"DV", COUNTS_DV, 3, c->DV},
+                                 {"M", COUNTS_M, 4, c->M},
+                                 {"threads", COUNTS_THREADS, 3, c->threads}};
+    memcpy(out, all, sizeof all);
+}
+
 static json_t *case_json(const bench_run *x, const bench_kind *kind, const bench_case *c,
                          const bench_result *r)
 {
     const double per_ns = r->count.flops / r->ns;
-    json_t *line = json_pack(
-        "{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:s, s:s, s:b, s:b}", "record",
-        "case", "kind", c->kind, "feat", kind->pairs > 0 ? c->feat : "", "kernel",
-        kind->pairs > 1 ? c->kernel : "", "B", (json_int_t)c->B, "H", (json_int_t)c->H, "N",
-        (json_int_t)c->T, "D", (json_int_t)c->D, "DV", (json_int_t)c->DV, "M", (json_int_t)c->M,
-        "threads", c->threads, "isa", registry_isa_name(r->isa), "precision", "float32", "exact",
-        r->exact, "chain", r->chain);
+    column columns[COLUMNS];
+    json_t *line =
+        json_pack("{s:s, s:s, s:s, s:s}", "record", "case", "kind", c->kind, "feat",
+                  kind->pairs > 0 ? c->feat : "", "kernel", kind->pairs > 1 ? c->kernel : "");
+    list_columns(c, columns);
+    for (int i = 0; i < COLUMNS; i++)
+        json_object_set_new(line, columns[i].name,
+                            kind->counts & columns[i].counts ? json_integer(columns[i].number)
+                                                             : json_null());
+    json_object_set_new(line, "isa", json_string(registry_isa_name(r->isa)));
+    json_object_set_new(line, "precision", json_string("float32"));
+    if (kind->measure != bench_training) { /* of a model's kernels it is not known */
+        json_object_set_new(line, "exact", json_boolean(r->exact));
+        json_object_set_new(line, "chain", json_boolean(r->chain));
+    }
     json_t *numbers = json_pack(
         "{s:I, s:I, s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:s, s:o, s:o, s:b}",
         "repeats", (json_int_t)r->repeats, "inner", (json_int_t)r->inner, "unit", r->unit, "units",
@@ -296,16 +331,21 @@ static spectra_status print_case(const bench_run *x, const bench_kind *kind, con
                                  const bench_result *r)
 {
     char share[16] = "", floor[24] = "-";
+    column columns[COLUMNS];
     if (r->floor_ns > 0)
         snprintf(floor, sizeof floor, "%.2f", r->floor_ns);
     if (quotes(x, r))
         snprintf(share, sizeof share, "%.1f", 100 * r->floor_ns / r->ns);
-    printf("%-24s %-14s %-14s %4lld %3lld %6lld %3lld %3lld %4lld %3d %10.2f %10.2f %10.2f %8.1f "
-           "%9s %6s",
-           c->kind, kind->pairs > 0 ? c->feat : "-", kind->pairs > 1 ? c->kernel : "-",
-           (long long)c->B, (long long)c->H, (long long)c->T, (long long)c->D, (long long)c->DV,
-           (long long)c->M, c->threads, r->ns, r->ns_low, r->ns_high, r->count.flops / r->ns, floor,
-           share);
+    printf("%-24s %-14s %-14s", c->kind, kind->pairs > 0 ? c->feat : "-",
+           kind->pairs > 1 ? c->kernel : "-");
+    list_columns(c, columns);
+    for (int i = 0; i < COLUMNS; i++)
+        if (kind->counts & columns[i].counts)
+            printf(" %*lld", columns[i].width, (long long)columns[i].number);
+        else
+            printf(" %*s", columns[i].width, "-");
+    printf(" %10.2f %10.2f %10.2f %8.1f %9s %6s", r->ns, r->ns_low, r->ns_high,
+           r->count.flops / r->ns, floor, share);
     if (strcmp(r->unit, "token-head") != 0)
         printf("  per %s", r->unit);
     if (r->others < 0)
@@ -316,6 +356,12 @@ static spectra_status print_case(const bench_run *x, const bench_kind *kind, con
     return flushed(stdout, "standard output");
 }
 
+/* The larger of two shares; -1, which is unknown, is larger than any. */
+static double larger_share(double a, double b)
+{
+    return a < 0 || b < 0 ? -1 : fmax(a, b);
+}
+
 static spectra_status run_case(bench_run *x, const bench_kind *kind, const bench_case *c, int t)
 {
     const bench_options o = {.repeat = x->args->value[OPT_REPEAT].integer,
@@ -324,9 +370,11 @@ static spectra_status run_case(bench_run *x, const bench_kind *kind, const bench
     bench_result r = {.isa = registry_isa()};
     TRY(kind->measure(kind, c, &o, &r));
     x->cases++;
+    if (r.memory_bound) /* its floor is as good as the rate */
+        r.others = larger_share(r.others, x->rates_others);
     if (machine_busy(r.others)) {
         x->busy++;
-        x->most = fmax(x->most, r.others);
+        x->most = larger_share(x->most, r.others);
     }
     spectra_status status = x->silent ? SPECTRA_OK : print_case(x, kind, c, &r);
     if (status == SPECTRA_OK && x->json.file)
@@ -335,13 +383,15 @@ static spectra_status run_case(bench_run *x, const bench_kind *kind, const bench
     return status;
 }
 
-/* A kind that does not depend on the pair, or on its matrix, is measured once. */
-static spectra_status run_pair(bench_run *x, bench_case *c, int f, int m)
+/* A kind is measured once over what it does not depend on: the pair, its matrix, sizes (first:
+ * those that are their list's first), threads. */
+static spectra_status run_pair(bench_run *x, bench_case *c, unsigned first, int f, int m)
 {
     const char *why = NULL;
     for (int k = 0; k < x->kinds; k++) {
         const bench_kind *kind = x->kind[k];
-        if ((kind->pairs < 2 && m > 0) || (kind->pairs < 1 && f > 0))
+        if ((kind->pairs < 2 && m > 0) || (kind->pairs < 1 && f > 0) ||
+            (COUNTS_SIZES & ~(kind->counts | first)))
             continue;
         if (!bench_applies(kind, x->feature[f], x->matrix[m], &why)) {
             fprintf(stderr, "%s of %s x %s is left out: %s\n", kind->name, x->feature[f]->name,
@@ -350,7 +400,7 @@ static spectra_status run_pair(bench_run *x, bench_case *c, int f, int m)
             continue;
         }
         c->kind = kind->name;
-        for (int t = 0; t < x->threads.count; t++) {
+        for (int t = 0; t < (kind->counts & COUNTS_THREADS ? x->threads.count : 1); t++) {
             c->threads = (int)x->threads.at[t];
             TRY(run_case(x, kind, c, t));
         }
@@ -358,13 +408,13 @@ static spectra_status run_pair(bench_run *x, bench_case *c, int f, int m)
     return SPECTRA_OK;
 }
 
-static spectra_status run_shape(bench_run *x, bench_case *c)
+static spectra_status run_shape(bench_run *x, bench_case *c, unsigned first)
 {
     for (int f = 0; f < x->features; f++)
         for (int m = 0; m < x->matrices; m++) {
             c->feat = x->feature[f]->name;
             c->kernel = x->matrix[m]->name;
-            TRY(run_pair(x, c, f, m));
+            TRY(run_pair(x, c, first, f, m));
         }
     return SPECTRA_OK;
 }
@@ -377,8 +427,10 @@ static spectra_status run_shapes(bench_run *x)
         all *= lists[i]->count;
     for (int64_t n = 0; n < all; n++) {
         int64_t size[6], rest = n;
+        unsigned first = 0;
         for (int i = 5; i >= 0; i--) {
             size[i] = lists[i]->at[rest % lists[i]->count];
+            first |= rest % lists[i]->count == 0 ? 1U << i : 0;
             rest /= lists[i]->count;
         }
         bench_case c = {.B = size[0],
@@ -388,13 +440,24 @@ static spectra_status run_shapes(bench_run *x)
                         .DV = size[4] ? size[4] : size[3],
                         .M = size[5],
                         .task = x->args->value[OPT_BENCH_TASK].text};
-        TRY(run_shape(x, &c));
+        TRY(run_shape(x, &c, first));
     }
     return SPECTRA_OK;
 }
 
 /* ---- all of it --------------------------------------------------------------------------------
  */
+
+static spectra_status busy_run(const bench_run *x)
+{
+    char most[48] = "how much of it is not known here";
+    if (x->most >= 0)
+        snprintf(most, sizeof most, "up to %.0f %% of its processors", 100 * x->most);
+    return fail(SPECTRA_EBUSY,
+                "%d of %d cases were measured while others used the machine (%s, allowed are "
+                "%.0f %%): no percentages of those; --allow-busy quotes them, marked",
+                x->busy, x->cases, most, 100 * machine_busy_share);
+}
 
 static spectra_status bench_all(bench_run *x)
 {
@@ -419,13 +482,7 @@ static spectra_status bench_all(bench_run *x)
                     x->left_out);
     if (file->given && !x->silent)
         TRY(outfile_commit(&x->json));
-    if (x->busy > 0 && !x->args->value[OPT_ALLOW_BUSY].given)
-        return fail(SPECTRA_EBUSY,
-                    "%d of %d cases were measured while others used the machine (up to %.0f %% of "
-                    "its processors, allowed are %.0f %%): no percentages of those; --allow-busy "
-                    "quotes them, marked",
-                    x->busy, x->cases, 100 * x->most, 100 * machine_busy_share);
-    return SPECTRA_OK;
+    return x->busy > 0 && !x->args->value[OPT_ALLOW_BUSY].given ? busy_run(x) : SPECTRA_OK;
 }
 
 spectra_status cli_bench(const cli_args *a)
