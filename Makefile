@@ -104,7 +104,7 @@ help:
 	@echo "                     the same, and all that these GPUs are asked for with the pair (attention in every"
 	@echo "                     precision, causal too, its backward, decoding) and by training, compiled; the next make"
 	@echo "                     links it, so that nothing is compiled where it runs (needs NVRTC, no GPU)"
-	@echo "make bench           every target of bench/README.md measured on this machine: a table, build/bench/results.jsonl"
+	@echo "make bench           every target of bench/table.lua measured on this machine: a table, build/bench/results.jsonl"
 	@echo "make readme-bench    the README's table and picture from that run"
 	@echo "make gpu             on a machine with an NVIDIA GPU: everything about CUDA for real, and times"
 	@echo "make approx          error, bias, variance and time of every pair, heat maps in build/approx/report.html"
@@ -254,14 +254,17 @@ $(B)/bench/structured $(B)/bench/attn_device: $(B)/bench/%: $(O)/bench/%.o $(B)/
 	@$(CC) $(CFLAGS) $(SAN) $^ $(LDLIBS) -o $@
 
 run-bench: $(BENCH_BIN)
-	@sh bench/run.sh
+	@B='$(B)' LUA='$(LUA)' CC='$(CC)' sh bench/run.sh
 
-# bench/results.jsonl is the run that the README's figures come from; lint checks that they do.
+# bench/results.jsonl is the run that the README's figures come from; lint checks that they do. Nothing is
+# replaced before the run has been accepted.
+RESULTS = $(B)/bench/results.jsonl
 readme-bench:
-	@test -f build/bench/results.jsonl || { echo "make readme-bench: no build/bench/results.jsonl; make bench writes it"; exit 1; }
-	@cp build/bench/results.jsonl bench/results.jsonl
-	@$(LUA) bench/table.lua --readme README.md bench/results.jsonl
-	@$(LUA) bench/roofline.lua bench/results.jsonl >bench/roofline.svg
+	@test -f $(RESULTS) || { echo "make readme-bench: no $(RESULTS); make bench writes it"; exit 1; }
+	@$(LUA) bench/roofline.lua $(RESULTS) >$(B)/bench/roofline.svg
+	@$(LUA) bench/table.lua --readme README.md $(RESULTS)
+	@cp $(RESULTS) bench/results.jsonl.part && mv bench/results.jsonl.part bench/results.jsonl
+	@cp $(B)/bench/roofline.svg bench/roofline.svg.part && mv bench/roofline.svg.part bench/roofline.svg
 
 APPROX := --antithetic --input-std 0.5 --trials 256
 run-approx: $(B)/spectraformer
@@ -278,3 +281,4 @@ format:
 lint:
 	clang-format --dry-run -Werror $(C_FILES)
 	luacheck -q --std lua54 gen bench/*.lua bench/compare bench/cuda-model
+	$(LUA) bench/table.lua --check README.md bench/results.jsonl

@@ -269,12 +269,16 @@ static void report(const problem *b, double seconds[4][MAX_REPEAT], double peak,
             printf("%-17s fused %7.1f ns   unfused %7.1f ns   ratio %.2f   %4.1f %% of FMA peak\n",
                    names[i], fused, plain, plain / fused, 100 * share);
     }
-    if (!json)
-        printf("posrf x gaus, B %lld H %d N %lld D %d M %d, %d threads; ns per token-head, medians "
-               "of %lld; FMA peak %.0f GFLOP/s (%s); %s\nthe two sides differ by %.1e of the "
-               "largest; others used %.0f %% of the machine%s\n",
-               (long long)b->B, H, (long long)b->T, D, M, omp_get_max_threads(),
-               (long long)b->repeat, peak * 1e-9, level, blas_config(), off, 100 * others,
+    if (json)
+        return;
+    printf("posrf x gaus, B %lld H %d N %lld D %d M %d, %d threads; ns per token-head, medians of "
+           "%lld; FMA peak %.0f GFLOP/s (%s); %s\nthe two sides differ by %.1e of the largest; ",
+           (long long)b->B, H, (long long)b->T, D, M, omp_get_max_threads(), (long long)b->repeat,
+           peak * 1e-9, level, blas_config(), off);
+    if (others < 0)
+        puts("what others used of the machine is not known here: busy");
+    else
+        printf("others used %.0f %% of the machine%s\n", 100 * others,
                machine_busy(others) ? ": busy" : "");
 }
 

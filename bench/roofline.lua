@@ -3,7 +3,7 @@
 -- there are two, else the most; an exponential counts as the multiply-adds that its polynomial takes.
 local root = arg[0]:match("^(.*)/[^/]*$") or "."
 package.path = root .. "/?.lua;" .. package.path
-local json = require "json"
+local cases_of, json = require "cases".of, require "json"
 
 local WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 860, 480, 70, 250, 56, 56
 local EXP = 14 -- operations an exponential, as runtime/bench.h counts
@@ -23,7 +23,7 @@ end
 local machine, cases, drawn = nil, {}, {}
 local threads = 1
 for _, kind in ipairs(KINDS) do drawn[kind[1]] = true end
-for _, r in ipairs(json.need(path)) do
+for _, r in ipairs(cases_of(json.need(path))) do
   if r.record == "machine" then
     machine = machine or r
   elseif r.record == "case" and drawn[r.kind] then
@@ -44,13 +44,10 @@ if not peak or rate == 0 then
   os.exit(1)
 end
 
--- One point a kind, feature and shape.
-local points, seen = {}, {}
+local points = {}
 local function work(r) return r.flops + EXP * r.exponentials end
 for _, r in ipairs(cases) do
-  local name = table.concat({ r.kind, r.feat, r.kernel, r.B, r.H, r.N, r.D, r.M }, " ")
-  if r.threads == threads and r.isa == machine.isa and not seen[name] then
-    seen[name] = true
+  if r.threads == threads and r.isa == machine.isa then
     points[#points + 1] = { x = work(r) / r.bytes, y = work(r) / r.ns, r = r }
   end
 end
@@ -135,8 +132,8 @@ for _, kind in ipairs(KINDS) do
       local own = p.r.feat == "posrf" or p.r.feat == ""
       put('<circle cx="%.1f" cy="%.1f" r="%s" fill="%s" fill-opacity="%s" stroke="%s"><title>%s</title></circle>',
         at_x(p.x), at_y(p.y), own and 5 or 3.5, kind[2], own and "1" or "0.25", kind[2],
-        escape(("%s %s %s, B %d H %d N %d D %d M %d: %.0f ns a token and head, %.0f GFLOP/s"):format(p.r.kind, p.r.feat,
-          p.r.kernel, p.r.B, p.r.H, p.r.N, p.r.D, p.r.M, p.r.ns, p.y)))
+        escape(("%s %s %s, B %d H %d N %d D %d M %s: %.0f ns a token and head, %.0f GFLOP/s"):format(p.r.kind, p.r.feat,
+          p.r.kernel, p.r.B, p.r.H, p.r.N, p.r.D, p.r.M or "-", p.r.ns, p.y)))
     end
   end
 end

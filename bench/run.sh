@@ -1,10 +1,11 @@
 #!/bin/sh
 # `make bench`: everything that bench/table.lua judges, to build/bench/results.jsonl, then the table.
 # BENCH_ALLOW_BUSY=1 quotes figures of a machine that others use, marked; BENCH_QUICK=1 is a small rehearsal;
-# PYTHON names an interpreter that has PyTorch.
+# PYTHON names an interpreter that has PyTorch, B and LUA are the Makefile's.
 set -u
 
-spectraformer=build/spectraformer out=build/bench
+build=${B:-build}
+spectraformer=$build/spectraformer out=$build/bench
 parts=$out/parts
 rm -rf "$parts" && mkdir -p "$parts" || exit 1
 flags="--repeat 9"
@@ -28,7 +29,11 @@ part() {
 }
 # shellcheck disable=SC2086
 bench() { "$spectraformer" bench $flags --json "$parts/$number.jsonl" "$@"; }
-lines() { "$@" >"$parts/$number.jsonl" && cat "$parts/$number.jsonl"; }
+lines() { # likewise of what writes records to standard output and does not say that the machine was busy
+    "$@" >"$parts/$number.jsonl" || return 1
+    cat "$parts/$number.jsonl"
+    [ -n "${BENCH_ALLOW_BUSY:-}" ] || ! grep -q '"busy": *true' "$parts/$number.jsonl" || return 4
+}
 skipped() { # skipped WHAT WHY
     echo "== $1: skipped, $2"
     printf '{"record": "skipped", "what": "%s", "why": "%s"}\n' "$1" "$2" >>"$parts/90-skipped.jsonl"
@@ -36,14 +41,14 @@ skipped() { # skipped WHAT WHY
 
 part "posrf x gaus" bench --threads 1,2 --kinds forward,backward
 part "training step" bench --kinds training --task lra-text --b 8 --threads 2
-part "against unfused" lines env OMP_NUM_THREADS=2 build/bench/attn_bench --threads 2 --repeat $repeat --json
+part "against unfused" lines env OMP_NUM_THREADS=2 "$out/attn_bench" --threads 2 --repeat $repeat --json
 part "threads, 64 heads" bench --b 32 --threads 1,2
 part "threads, 2 heads" bench --b 1 --threads 1,2
 part "every component function" bench --features all --threads 2
 part "causal, decoding, exact" bench --kinds causal,causal_backward,step,softmax --threads 2
-part "structured matrices" lines env OMP_NUM_THREADS=2 build/bench/structured --json
+part "structured matrices" lines env OMP_NUM_THREADS=2 "$out/structured" --json
 part "kernels" bench --kinds kernels,rows --threads 1
-case $(build/spectraformer info | sed -n 's/^instructions *//p') in
+case $("$spectraformer" info | sed -n 's/^instructions *//p') in
     avx512) part "AVX2 kernels" bench --target avx2 --threads 2 ;;
 esac
 if command -v "${CC:-cc}" >/dev/null; then
@@ -71,7 +76,7 @@ fi
 
 cat "$parts"/*.jsonl >"$out/results.jsonl" || exit 1
 echo
-lua5.4 bench/table.lua "$out/results.jsonl" || failed=1
+"${LUA:-lua5.4}" bench/table.lua "$out/results.jsonl" || failed=1
 [ "$busy" -eq 0 ] || echo "others used the machine during some of it: BENCH_ALLOW_BUSY=1 quotes figures all the same, marked" >&2
 [ "$failed" -eq 0 ] || exit 1
 [ "$busy" -eq 0 ] || exit 4

@@ -1,16 +1,17 @@
 -- lua5.4 bench/table.lua FILE                       what a run of `make bench` says of each target
--- lua5.4 bench/table.lua --readme README.md FILE    the same between the README's markers
+-- lua5.4 bench/table.lua --readme README.md FILE    the same between the README's markers; busy runs are refused
 -- lua5.4 bench/table.lua --check README.md FILE     fails unless that stands there
--- FILE is JSON Lines as bench/run.sh puts them together. No number comes from anywhere else.
+-- FILE is JSON Lines as bench/run.sh puts them together. No number comes from anywhere else, and none from a
+-- measurement while others used the machine, unless BENCH_ALLOW_BUSY is set: then it is shown, marked.
 local root = arg[0]:match("^(.*)/[^/]*$") or "."
 package.path = root .. "/?.lua;" .. package.path
-local json = require "json"
+local cases, json = require "cases", require "json"
 
 local SHAPE = { B = 16, H = 2, N = 4096, D = 32, DV = 32, M = 128 }
 local MIB = 1 << 20
 local DENSE = 0.60
 
-local run = {} -- records, and the machine's
+local run = { allow_busy = false } -- records, one a case, every one of the file, and the machine's
 
 -- ---- finding --------------------------------------------------------------------------------------
 
@@ -29,9 +30,9 @@ local function with(wanted, more)
   return out
 end
 
-local function all(wanted)
+local function all(wanted, records)
   local found = {}
-  for _, r in ipairs(run.records) do
+  for _, r in ipairs(records or run.records) do
     if matches(r, wanted) then found[#found + 1] = r end
   end
   return found
@@ -41,14 +42,15 @@ local function one(wanted) return all(wanted)[1] end
 
 -- ---- results of rows ------------------------------------------------------------------------------
 
+local function missing(why, busy) return { why = why, busy = busy } end
+
 -- A row's result: what was measured as text, whether that is enough (nil: not known), the records used.
 local function result(text, good, records)
   local busy = false
   for _, r in ipairs(records) do busy = busy or r.busy end
+  if busy and not run.allow_busy then return missing("the machine was busy", true) end
   return { text = text, good = good, busy = busy }
 end
-
-local function missing(why) return { why = why } end
 
 local function percent(x) return ("%.1f %%"):format(100 * x) end
 
@@ -56,7 +58,7 @@ local function percent(x) return ("%.1f %%"):format(100 * x) end
 local function shares(records, limits)
   local parts, good = {}, true
   for i, r in ipairs(records) do
-    if not r.share then return missing "the machine was busy" end
+    if not r.share then return missing("the machine was busy", true) end
     parts[i] = percent(r.share)
     good = good and r.share >= limits[i]
   end
@@ -87,11 +89,12 @@ local function other_pairs()
     end
   end
   if #used == 0 then return missing "not in this run" end
-  if busy then return missing "the machine was busy" end
+  if busy then return missing("the machine was busy", true) end
   local text = ("%d of %d cases reach it; least: %s %s %s"):format(#used - short, #used, worst.feat, worst.kind,
     percent(worst.share))
   for _, kind in ipairs { "forward", "backward" } do
-    local trig = one(with(SHAPE, { record = "case", kind = kind, feat = "trigrf", kernel = "gaus", threads = 2 }))
+    local trig = one(with(SHAPE, { record = "case", kind = kind, feat = "trigrf", kernel = "gaus", threads = 2,
+      isa = run.machine.isa }))
     if trig then text = text .. ("; trigrf %s %s"):format(kind, percent(trig.share)) end
   end
   return result(text, short == 0, used)
@@ -205,6 +208,7 @@ end
 local function memory()
   local r, p = step(), one { record = "peer", form = "step" }
   if not r then return missing "not in this run" end
+  if not r.peak_bytes then return missing "the system does not tell" end
   local names = {}
   for name in pairs(r.buffers) do names[#names + 1] = name end
   table.sort(names, function(a, b) return r.buffers[a] > r.buffers[b] end)
@@ -212,13 +216,11 @@ local function memory()
   for i = 1, math.min(3, #names) do most[i] = ("%s %.0f"):format(names[i], r.buffers[names[i]] / MIB) end
   local text = ("%.0f MiB (%s)"):format(r.peak_bytes / MIB, table.concat(most, ", "))
   if p then text = text .. ("; PyTorch %.0f MiB"):format(p.peak_bytes / MIB) end
-  local judged = result(text, r.peak_bytes <= 260 * MIB, { r })
-  judged.busy = false -- what others do does not change it
-  return judged
+  return result(text, r.peak_bytes <= 260 * MIB, {}) -- what others do does not change it
 end
 
 local function cold()
-  local used, most = all { record = "case", kind = "compile", feat = "posrf" }, 0
+  local used, most = all({ record = "case", kind = "compile", feat = "posrf" }, run.every), 0
   if #used == 0 then
     local skipped = one { record = "skipped", what = "compile" }
     return missing(skipped and skipped.why or "not in this run")
@@ -254,36 +256,46 @@ local function verdict(r)
 end
 
 local function judge()
-  local rows, busy = {}, false
+  local rows, busy = {}, 0
   for i, row in ipairs(ROWS) do
     local r = row[3]()
     rows[i] = { row[1], row[2], r.text or "-", verdict(r) }
-    busy = busy or r.busy
+    busy = busy + (r.busy and 1 or 0)
   end
   return rows, busy
 end
 
-local function describe(busy)
-  local m = run.machine
-  local others = 0
-  for _, r in ipairs(run.records) do
-    if r.others then others = math.max(others, r.others) end
+-- Whether the machine was idle, from all records, those too that no row needs.
+local function idleness()
+  local others, busy, count, unknown = 0, 0, 0, false
+  for _, r in ipairs(run.every) do
+    if r.others then
+      others = math.max(others, r.others, r.rates_others or 0)
+      unknown = unknown or math.min(r.others, r.rates_others or 0) < 0
+      count, busy = count + 1, busy + (r.busy and 1 or 0)
+    end
   end
+  if busy == 0 then return ("The machine was idle: others used %.1f %% of it at most."):format(100 * others) end
+  if unknown then return "What others used of the machine is not known: no figure here is to be quoted." end
+  return ("Others used the machine during %d of %d measurements, up to %.0f %% of it: no figure of those is to be "
+    .. "quoted."):format(busy, count, 100 * others)
+end
+
+local function describe()
+  local m = run.machine
   local fma = m.fma_gflops[m.isa] or {}
-  local idle = busy and "Others were using the machine: no figure here is to be quoted."
-    or ("The machine was idle: others used %.1f %% of it at most."):format(100 * others)
   local form = "%s, %d processors, %s, multiply-adds %.0f GFLOP/s on one thread and %.0f on two, memory %.0f GB/s; "
     .. "%s. %s"
   local read = m.read_gbs["2"] or m.read_gbs["1"] or 0
-  return form:format(m.cpu, m.processors, m.isa, fma["1"] or 0, fma["2"] or 0, read, m.blas, idle)
+  return form:format(m.cpu, m.processors, m.isa, fma["1"] or 0, fma["2"] or 0, read, m.blas, idleness())
 end
 
-local function plain(rows, busy)
+local function plain(rows)
   local order, widths = { 1, 2, 4, 3 }, { 0, 0, 0, 0 }
   for _, row in ipairs(rows) do
     for i, text in ipairs(row) do widths[i] = math.max(widths[i], #text) end
   end
-  print(describe(busy) .. "\nB 16 H 2 N 4096 D DV 32 M 128, two threads, where nothing else is said\n")
+  print(describe() .. "\nB 16 H 2 N 4096 D DV 32 M 128, two threads, where nothing else is said\n")
   for _, row in ipairs(rows) do
     local cells = {}
     for i, column in ipairs(order) do
@@ -293,9 +305,9 @@ local function plain(rows, busy)
   end
 end
 
-local function markdown(rows, busy)
+local function markdown(rows)
   local head = "| B = 16, H = 2, N = 4096, D = DV = 32, M = 128, 2 threads | target | measured | |"
-  local out = { describe(busy), "", head, "|---|---|---|---|" }
+  local out = { describe(), "", head, "|---|---|---|---|" }
   for _, row in ipairs(rows) do out[#out + 1] = "| " .. table.concat(row, " | ") .. " |" end
   return table.concat(out, "\n") .. "\n"
 end
@@ -321,6 +333,25 @@ local function open_readme(path)
   return whole, first, last
 end
 
+-- Whole or not at all: what cannot be written leaves the file as it was.
+local function replace(path, ...)
+  local part = path .. ".part"
+  local file, why = io.open(part, "w")
+  if not file then fail(1, "%s", why) end
+  local good
+  good, why = file:write(...)
+  local closed, at_end = file:close()
+  if good and closed then
+    good, why = os.rename(part, path)
+  else
+    good, why = nil, why or at_end
+  end
+  if not good then
+    os.remove(part)
+    fail(1, "%s: cannot write: %s", path, why)
+  end
+end
+
 local function readme(path, text, check)
   local whole, first, last = open_readme(path)
   if check then
@@ -328,10 +359,7 @@ local function readme(path, text, check)
     if not same then fail(1, "%s has other figures than the run: make readme-bench", path) end
     return
   end
-  local file, why = io.open(path, "w")
-  if not file then fail(1, "%s", why) end
-  file:write(whole:sub(1, first), text, whole:sub(last))
-  file:close()
+  replace(path, whole:sub(1, first), text, whole:sub(last))
 end
 
 local function exists(path)
@@ -340,7 +368,8 @@ local function exists(path)
 end
 
 local function judged(path)
-  run.records = json.need(path)
+  run.every = json.need(path)
+  run.records = cases.of(run.every)
   run.machine = one { record = "machine" }
   if not run.machine then fail(1, "%s has no record of a machine", path) end
   return judge()
@@ -351,8 +380,16 @@ if not arg[1] or (mode and (mode ~= "readme" and mode ~= "check" or #arg ~= 3)) 
   io.stderr:write("usage: lua5.4 bench/table.lua [--readme README.md | --check README.md] FILE\n")
   os.exit(2)
 end
-if mode then
-  readme(arg[2], exists(arg[3]) and markdown(judged(arg[3])) .. "\n" .. PICTURE or NONE, mode == "check")
+if not mode then
+  run.allow_busy = (os.getenv "BENCH_ALLOW_BUSY" or "") ~= ""
+  plain((judged(arg[1])))
+elseif not exists(arg[3]) then
+  readme(arg[2], NONE, mode == "check")
 else
-  plain(judged(arg[1]))
+  local rows, busy = judged(arg[3])
+  if mode == "readme" and (busy > 0 or run.machine.busy) then
+    fail(4, "%s: others used the machine while %s, which a README does not quote: make bench on an idle machine",
+      arg[3], busy > 0 and ("%d of %d rows were measured"):format(busy, #rows) or "or before its rates were measured")
+  end
+  readme(arg[2], markdown(rows) .. "\n" .. PICTURE, mode == "check")
 end

@@ -9,7 +9,7 @@
 
 #include <jansson.h>
 
-/* A case; D and DV are of a head. task: of the kind "training", whose B alone counts. */
+/* A case; D and DV are of a head. task: of the kind "training", which has H, T, D and DV of it. */
 typedef struct bench_case {
     const char *kind, *feat, *kernel, *task;
     int64_t B, H, T, D, DV, M;
@@ -57,10 +57,23 @@ spectra_status bench_time(const bench_case *c, const bench_options *o, bench_cal
 /* count is set: the floor from it. */
 void bench_floor(const bench_options *o, bench_result *r);
 
+/* Numbers of a case; a size is 1 << its place in B, H, T, D, DV, M. */
+enum {
+    COUNTS_B = 1,
+    COUNTS_H = 2,
+    COUNTS_T = 4,
+    COUNTS_D = 8,
+    COUNTS_DV = 16,
+    COUNTS_M = 32,
+    COUNTS_SIZES = 63,
+    COUNTS_THREADS = 64
+};
+
 typedef struct bench_kind {
     const char *name, *group; /* --kinds may name a group */
     const char *doc;
-    int pairs; /* depends on: 0 no component function, 1 on that, 2 on the matrix too */
+    int pairs;       /* depends on: 0 no component function, 1 on that, 2 on the matrix too */
+    unsigned counts; /* and on these; the others are neither repeated nor shown */
     spectra_status (*measure)(const struct bench_kind *kind, const bench_case *c,
                               const bench_options *o, bench_result *out);
     int part; /* which of several that `measure` does */
@@ -127,12 +140,12 @@ enum {
     BENCH_TOKEN_QUERIES_BWD,
     BENCH_TOKEN_KEYS_BWD
 };
-/* One function of kernel.h's tables, a head a thread: B and H do not count. */
+/* One function of kernel.h's tables, a head a thread, on data that stays in cache. */
 spectra_status bench_kernel(const bench_kind *kind, const bench_case *c, const bench_options *o,
                             bench_result *out);
 
 /* ---- bench_row.c ---- */
-/* Part 2 * i (+ 1: backward) is operator i of its table; of the case only the threads count. */
+/* Part 2 * i (+ 1: backward) is operator i of its table. */
 spectra_status bench_row(const bench_kind *kind, const bench_case *c, const bench_options *o,
                          bench_result *out);
 

@@ -124,11 +124,20 @@ double machine_fma_rate(isa level, int threads, double seconds)
 /* ---- memory -----------------------------------------------------------------------------------
  */
 
-enum { MEMORY_WORDS = 1 << 23, MEMORY_RUNS = 5 }; /* of 8 bytes: 64 MiB, of which there are two */
+enum { MEMORY_LEAST = 64 << 20, MEMORY_CACHES = 4, MEMORY_MOST = 16, MEMORY_RUNS = 5 };
+
+/* Bytes of each of two arrays, of which caches hold little: at most a sixteenth of the memory. */
+static int64_t memory_bytes(void)
+{
+    const int64_t most = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE) / MEMORY_MOST;
+    int64_t bytes = MEMORY_CACHES * cache_size(2);
+    bytes = bytes < most ? bytes : most;
+    return bytes > MEMORY_LEAST ? bytes : MEMORY_LEAST;
+}
 
 spectra_status machine_memory_rate(int threads, double *read, double *copy)
 {
-    const int64_t words = MEMORY_WORDS, share = (words + threads - 1) / threads;
+    const int64_t words = memory_bytes() / 8, share = (words + threads - 1) / threads;
     uint64_t *from = malloc((size_t)words * sizeof *from), *to = malloc((size_t)words * sizeof *to);
     uint64_t sum = 0;
     if (!from || !to) {

@@ -22,8 +22,9 @@ void machine_describe(machine_info *out);
  * instruction set, in registers, for about `seconds`; a multiply-add is two. */
 double machine_fma_rate(isa level, int threads, double seconds);
 
-/* Bytes a second between memory and `threads` threads: read, and copied (read and written, both
- * counted), of 128 MiB. SPECTRA_ENOMEM. */
+/* Bytes a second between memory and `threads` threads: read from an array of 64 MiB, or of four
+ * times the last cache where that is more, and copied from it to another (read and written, both
+ * counted). SPECTRA_ENOMEM. */
 spectra_status machine_memory_rate(int threads, double *read, double *copy);
 
 /* From machine_watch on: processor time that was used, and how much of it by this process and its

@@ -80,6 +80,18 @@ static void bind(row_args *a, int which, bool backward, float *arrays)
     }
 }
 
+/* An element; of what a row or a block has one of, its part. A gradient is as large, of a label
+ * there is none. */
+static double count_bytes(const char *letters, bool inputs, bool backward)
+{
+    double sum = 0;
+    for (; *letters; letters++) {
+        const double shared = *letters == '1' ? WIDTH : *letters == 's' ? (double)ROWS : 1;
+        sum += 4 / shared * (backward && !(inputs && *letters == '1') ? 2 : 1);
+    }
+    return sum;
+}
+
 static spectra_status measure(row_bench *b, const bench_kind *kind, const bench_case *c,
                               const bench_options *o, bench_result *out)
 {
@@ -91,8 +103,8 @@ static spectra_status measure(row_bench *b, const bench_kind *kind, const bench_
         bind(&b->args[t], which, b->backward, (float *)b->memory + t * each);
     bench_result r = {.isa = b->op->isa, .unit = "element"};
     TRY(bench_time(c, o, run_rows, b, (double)ROWS * WIDTH * c->threads, &r));
-    const double read = (double)strlen(operators[which].in);
-    r.count.bytes = 4 * (read + (double)strlen(operators[which].out)) * (b->backward ? 2 : 1);
+    r.count.bytes = count_bytes(operators[which].in, true, b->backward) +
+                    count_bytes(operators[which].out, false, b->backward);
     *out = r;
     return SPECTRA_OK;
 }

@@ -21,6 +21,7 @@ typedef struct training_bench {
     int32_t *ids[2], *label;
     float *moment[2], *scores;
     model_timing timing;
+    bool peak_known;
     double attention[BENCH_REPEATS], whole[BENCH_REPEATS]; /* seconds of a step */
     int64_t steps;
 } training_bench;
@@ -95,7 +96,7 @@ static spectra_status make_batch(training_bench *b)
 static spectra_status prepare(training_bench *b, const bench_case *c)
 {
     TRY(configure(b, c));
-    machine_peak_reset();
+    b->peak_known = machine_peak_reset();
     const model_config settings = learner_model(&b->config);
     TRY(model_new(&settings, &b->model));
     for (int i = 0; i < 2; i++) {
@@ -127,7 +128,8 @@ static json_t *memory_json(const training_bench *b, int64_t peak)
         touched += strcmp(part[i].name, "spare") == 0 ? 0 : part[i].bytes;
     }
     json_object_set_new(all, "optimiser's moments", json_integer(moments));
-    json_object_set_new(all, "rest of the process", json_integer(peak - touched));
+    if (b->peak_known)
+        json_object_set_new(all, "rest of the process", json_integer(peak - touched));
     return all;
 }
 
@@ -139,13 +141,13 @@ static json_t *more_json(training_bench *b)
     qsort(b->attention, (size_t)n, sizeof *b->attention, ascending);
     const double whole = b->whole[n / 2], attention = b->attention[n / 2];
     const task *t = &b->config.task;
-    return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:I, s:o}", "task",
-                     t->name, "H", (json_int_t)t->heads, "N", (json_int_t)t->length, "D",
-                     (json_int_t)t->head_dim, "DV", (json_int_t)t->head_dim, "layers",
-                     (json_int_t)t->layers, "parameters", (json_int_t)model_param_count(b->model),
-                     "step_ms", 1e3 * whole, "attention_ms", 1e3 * attention,
-                     "outside_over_attention", whole / attention - 1, "peak_bytes",
-                     (json_int_t)peak, "buffers", memory_json(b, peak));
+    return json_pack(
+        "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:o, s:o}", "task", t->name, "H",
+        (json_int_t)t->heads, "N", (json_int_t)t->length, "D", (json_int_t)t->head_dim, "DV",
+        (json_int_t)t->head_dim, "layers", (json_int_t)t->layers, "parameters",
+        (json_int_t)model_param_count(b->model), "step_ms", 1e3 * whole, "attention_ms",
+        1e3 * attention, "outside_over_attention", whole / attention - 1, "peak_bytes",
+        b->peak_known ? json_integer(peak) : json_null(), "buffers", memory_json(b, peak));
 }
 
 static spectra_status measure(training_bench *b, const bench_case *c, const bench_options *o,

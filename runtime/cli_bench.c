@@ -5,6 +5,7 @@
 #include "registry.h"
 #include "status.h"
 
+#include <errno.h>
 #include <math.h>
 #include <omp.h>
 #include <stdio.h>
@@ -28,10 +29,11 @@ typedef struct bench_run {
     int features, matrices, kinds;
     int_list B, H, T, D, DV, M, threads;
     double read_rate[LIST], copy_rate[LIST]; /* of the thread counts */
+    double rates_others;                     /* share of others while rates were measured, or -1 */
     outfile json;                            /* file NULL: not wanted */
     bool silent;                             /* JSON Lines have standard output for themselves */
     int cases, busy, left_out;
-    double most; /* share of others in the busiest case */
+    double most; /* share of others in the busiest case, or -1 */
 } bench_run;
 
 /* ---- options ----------------------------------------------------------------------------------
@@ -94,6 +96,21 @@ static spectra_status choose_kinds(bench_run *x)
     return SPECTRA_OK;
 }
 
+/* A count that OpenMP does not give would be measured as one that it gives. */
+static spectra_status check_threads(int64_t wanted)
+{
+    int got = 0;
+#pragma omp parallel num_threads((int)wanted)
+#pragma omp single
+    got = omp_get_num_threads();
+    if (got == wanted)
+        return SPECTRA_OK;
+    return fail(SPECTRA_EINVAL,
+                "--threads has '%lld', allowed are 1 to %d here, which OpenMP is limited to "
+                "(OMP_THREAD_LIMIT)",
+                (long long)wanted, got);
+}
+
 static spectra_status choose_sizes(bench_run *x)
 {
     const cli_args *a = x->args;
@@ -107,22 +124,40 @@ static spectra_status choose_sizes(bench_run *x)
                 {OPT_BENCH_THREADS, 4096, &x->threads}};
     x->DV.count = x->threads.count = 1;
     x->threads.at[0] = omp_get_max_threads();
+    if (x->threads.at[0] > omp_get_thread_limit())
+        x->threads.at[0] = omp_get_thread_limit();
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        if (*a->value[rows[i].id].text)
+        if (a->value[rows[i].id].given || *a->value[rows[i].id].text)
             TRY(cli_integers(a, rows[i].id, 1, rows[i].high, LIST, rows[i].to->at,
                              &rows[i].to->count));
+    omp_set_dynamic(0);
+    for (int t = 0; t < x->threads.count; t++)
+        TRY(check_threads(x->threads.at[t]));
     return SPECTRA_OK;
 }
 
-static void limit_isa(const cli_args *a)
+static spectra_status limit_isa(const cli_args *a)
 {
+    const isa best = registry_isa();
+    const char *wanted = a->value[OPT_ISA].text;
     for (int i = 0; a->value[OPT_ISA].given && i < ISA_COUNT; i++)
-        if (strcmp(a->value[OPT_ISA].text, registry_isa_name((isa)i)) == 0)
+        if (strcmp(wanted, registry_isa_name((isa)i)) == 0)
             registry_isa_limit((isa)i);
+    if (a->value[OPT_ISA].given && strcmp(wanted, registry_isa_name(registry_isa())) != 0)
+        return fail(SPECTRA_EUNSUPPORTED, "--target %s: this CPU has no more than %s", wanted,
+                    registry_isa_name(best));
+    return SPECTRA_OK;
 }
 
 /* ---- the machine ------------------------------------------------------------------------------
  */
+
+static spectra_status flushed(FILE *file, const char *name)
+{
+    if (fflush(file) == 0 && !ferror(file))
+        return SPECTRA_OK;
+    return fail(SPECTRA_EIO, "%s: cannot write: %s", name, strerror(errno));
+}
 
 static spectra_status print_line(bench_run *x, json_t *line)
 {
@@ -131,9 +166,8 @@ static spectra_status print_line(bench_run *x, json_t *line)
     if (!text)
         return fail(SPECTRA_ENOMEM, "result: out of memory");
     fprintf(x->json.file, "%s\n", text);
-    fflush(x->json.file);
     free(text);
-    return SPECTRA_OK;
+    return flushed(x->json.file, x->silent ? "standard output" : x->json.path);
 }
 
 /* {"avx2": {"1": 108.2, ...}} in GFLOP/s */
@@ -178,10 +212,13 @@ static spectra_status show_machine(bench_run *x)
 {
     machine_info m;
     const double others = others_before();
+    machine_watch watch;
     machine_describe(&m);
+    machine_watch_start(&watch);
     for (int t = 0; t < x->threads.count; t++)
         TRY(machine_memory_rate((int)x->threads.at[t], &x->read_rate[t], &x->copy_rate[t]));
     json_t *fma = fma_json(x, m.best);
+    x->rates_others = machine_watch_others(&watch);
     const bool blas = blas_open() == SPECTRA_OK;
     if (!x->silent) {
         char *rates = json_dumps(fma, JSON_COMPACT | JSON_REAL_PRECISION(4));
@@ -190,25 +227,26 @@ static spectra_status show_machine(bench_run *x)
                m.cpu, m.processors, registry_isa_name(m.best), m.bf16 ? ", bf16" : "",
                blas ? blas_config() : "no BLAS", rates ? rates : "", 1e-9 * x->read_rate[0],
                1e-9 * x->copy_rate[0]);
-        if (others < 0)
+        if (others < 0 || x->rates_others < 0)
             puts("what others use of the machine cannot be told here, so everything counts as "
                  "busy\n");
         else
-            printf("others used %.0f %% of the machine before%s\n\n", 100 * others,
-                   machine_busy(others) ? ": busy" : "");
+            printf("others used %.0f %% of the machine before%s, %.0f %% meanwhile%s\n\n",
+                   100 * others, machine_busy(others) ? ": busy" : "", 100 * x->rates_others,
+                   machine_busy(x->rates_others) ? ": busy" : "");
         free(rates);
     }
     json_t *line = json_pack(
-        "{s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:[I, I, I], s:s, s:b, s:s, s:I, s:o, s:o, s:o, s:o, "
-        "s:b}",
+        "{s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:[I, I, I], s:s, s:b, s:s, s:I, s:o, s:o, s:o, s:f, "
+        "s:f, s:b}",
         "record", "machine", "version", spectra_version(), "cpu", m.cpu, "kernel", m.kernel,
         "compiler", m.compiler, "processors", m.processors, "memory_bytes",
         (json_int_t)m.memory_bytes, "cache_bytes", (json_int_t)m.cache_bytes[0],
         (json_int_t)m.cache_bytes[1], (json_int_t)m.cache_bytes[2], "isa",
         registry_isa_name(m.best), "bf16", m.bf16, "blas", blas ? blas_config() : "", "time",
         (json_int_t)time(NULL), "fma_gflops", fma, "read_gbs", rates_json(x, x->read_rate),
-        "copy_gbs", rates_json(x, x->copy_rate), "others", json_real(others), "busy",
-        machine_busy(others));
+        "copy_gbs", rates_json(x, x->copy_rate), "others", others, "rates_others", x->rates_others,
+        "busy", machine_busy(others) || machine_busy(x->rates_others));
     if (x->json.file)
         return print_line(x, line);
     json_decref(line);
@@ -224,17 +262,47 @@ static bool quotes(const bench_run *x, const bench_result *r)
     return r->floor_ns > 0 && (!machine_busy(r->others) || x->args->value[OPT_ALLOW_BUSY].given);
 }
 
+enum { COLUMNS = 7 };
+
+/* What a case has of numbers, in the order of a row. */
+typedef struct column {
+    const char *name;
+    unsigned counts;
+    int width;
+    int64_t number;
+} column;
+
+static void list_columns(const bench_case *c, column out[COLUMNS])
+{
+    const column all[COLUMNS] = {{"B", COUNTS_B, 4, c->B},
+                                 {"H", COUNTS_H, 3, c->H},
+                                 {"N", COUNTS_T, 6, c->T},
+                                 {"D", COUNTS_D, 3, c->D},
+                                 {"DV", COUNTS_DV, 3, c->DV},
+                                 {"M", COUNTS_M, 4, c->M},
+                                 {"threads", COUNTS_THREADS, 3, c->threads}};
+    memcpy(out, all, sizeof all);
+}
+
 static json_t *case_json(const bench_run *x, const bench_kind *kind, const bench_case *c,
                          const bench_result *r)
 {
     const double per_ns = r->count.flops / r->ns;
-    json_t *line = json_pack(
-        "{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:s, s:s, s:b, s:b}", "record",
-        "case", "kind", c->kind, "feat", kind->pairs > 0 ? c->feat : "", "kernel",
-        kind->pairs > 1 ? c->kernel : "", "B", (json_int_t)c->B, "H", (json_int_t)c->H, "N",
-        (json_int_t)c->T, "D", (json_int_t)c->D, "DV", (json_int_t)c->DV, "M", (json_int_t)c->M,
-        "threads", c->threads, "isa", registry_isa_name(r->isa), "precision", "float32", "exact",
-        r->exact, "chain", r->chain);
+    column columns[COLUMNS];
+    json_t *line =
+        json_pack("{s:s, s:s, s:s, s:s}", "record", "case", "kind", c->kind, "feat",
+                  kind->pairs > 0 ? c->feat : "", "kernel", kind->pairs > 1 ? c->kernel : "");
+    list_columns(c, columns);
+    for (int i = 0; i < COLUMNS; i++)
+        json_object_set_new(line, columns[i].name,
+                            kind->counts & columns[i].counts ? json_integer(columns[i].number)
+                                                             : json_null());
+    json_object_set_new(line, "isa", json_string(registry_isa_name(r->isa)));
+    json_object_set_new(line, "precision", json_string("float32"));
+    if (kind->measure != bench_training) { /* of a model's kernels it is not known */
+        json_object_set_new(line, "exact", json_boolean(r->exact));
+        json_object_set_new(line, "chain", json_boolean(r->chain));
+    }
     json_t *numbers = json_pack(
         "{s:I, s:I, s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:s, s:o, s:o, s:b}",
         "repeats", (json_int_t)r->repeats, "inner", (json_int_t)r->inner, "unit", r->unit, "units",
@@ -259,20 +327,25 @@ static void print_head(const bench_run *x)
                "GFLOP/s", "floor ns", "%");
 }
 
-static void print_case(const bench_run *x, const bench_kind *kind, const bench_case *c,
-                       const bench_result *r)
+static spectra_status print_case(const bench_run *x, const bench_kind *kind, const bench_case *c,
+                                 const bench_result *r)
 {
     char share[16] = "", floor[24] = "-";
+    column columns[COLUMNS];
     if (r->floor_ns > 0)
         snprintf(floor, sizeof floor, "%.2f", r->floor_ns);
     if (quotes(x, r))
         snprintf(share, sizeof share, "%.1f", 100 * r->floor_ns / r->ns);
-    printf("%-24s %-14s %-14s %4lld %3lld %6lld %3lld %3lld %4lld %3d %10.2f %10.2f %10.2f %8.1f "
-           "%9s %6s",
-           c->kind, kind->pairs > 0 ? c->feat : "-", kind->pairs > 1 ? c->kernel : "-",
-           (long long)c->B, (long long)c->H, (long long)c->T, (long long)c->D, (long long)c->DV,
-           (long long)c->M, c->threads, r->ns, r->ns_low, r->ns_high, r->count.flops / r->ns, floor,
-           share);
+    printf("%-24s %-14s %-14s", c->kind, kind->pairs > 0 ? c->feat : "-",
+           kind->pairs > 1 ? c->kernel : "-");
+    list_columns(c, columns);
+    for (int i = 0; i < COLUMNS; i++)
+        if (kind->counts & columns[i].counts)
+            printf(" %*lld", columns[i].width, (long long)columns[i].number);
+        else
+            printf(" %*s", columns[i].width, "-");
+    printf(" %10.2f %10.2f %10.2f %8.1f %9s %6s", r->ns, r->ns_low, r->ns_high,
+           r->count.flops / r->ns, floor, share);
     if (strcmp(r->unit, "token-head") != 0)
         printf("  per %s", r->unit);
     if (r->others < 0)
@@ -280,7 +353,13 @@ static void print_case(const bench_run *x, const bench_kind *kind, const bench_c
     else if (machine_busy(r->others))
         printf("  busy (others %.0f %%)", 100 * r->others);
     putchar('\n');
-    fflush(stdout);
+    return flushed(stdout, "standard output");
+}
+
+/* The larger of two shares; -1, which is unknown, is larger than any. */
+static double larger_share(double a, double b)
+{
+    return a < 0 || b < 0 ? -1 : fmax(a, b);
 }
 
 static spectra_status run_case(bench_run *x, const bench_kind *kind, const bench_case *c, int t)
@@ -291,24 +370,28 @@ static spectra_status run_case(bench_run *x, const bench_kind *kind, const bench
     bench_result r = {.isa = registry_isa()};
     TRY(kind->measure(kind, c, &o, &r));
     x->cases++;
+    if (r.memory_bound) /* its floor is as good as the rate */
+        r.others = larger_share(r.others, x->rates_others);
     if (machine_busy(r.others)) {
         x->busy++;
-        x->most = fmax(x->most, r.others);
+        x->most = larger_share(x->most, r.others);
     }
-    if (!x->silent)
-        print_case(x, kind, c, &r);
-    spectra_status status = x->json.file ? print_line(x, case_json(x, kind, c, &r)) : SPECTRA_OK;
+    spectra_status status = x->silent ? SPECTRA_OK : print_case(x, kind, c, &r);
+    if (status == SPECTRA_OK && x->json.file)
+        status = print_line(x, case_json(x, kind, c, &r));
     json_decref(r.more);
     return status;
 }
 
-/* A kind that does not depend on the pair, or on its matrix, is measured once. */
-static spectra_status run_pair(bench_run *x, bench_case *c, int f, int m)
+/* A kind is measured once over what it does not depend on: the pair, its matrix, sizes (first:
+ * those that are their list's first), threads. */
+static spectra_status run_pair(bench_run *x, bench_case *c, unsigned first, int f, int m)
 {
     const char *why = NULL;
     for (int k = 0; k < x->kinds; k++) {
         const bench_kind *kind = x->kind[k];
-        if ((kind->pairs < 2 && m > 0) || (kind->pairs < 1 && f > 0))
+        if ((kind->pairs < 2 && m > 0) || (kind->pairs < 1 && f > 0) ||
+            (COUNTS_SIZES & ~(kind->counts | first)))
             continue;
         if (!bench_applies(kind, x->feature[f], x->matrix[m], &why)) {
             fprintf(stderr, "%s of %s x %s is left out: %s\n", kind->name, x->feature[f]->name,
@@ -317,7 +400,7 @@ static spectra_status run_pair(bench_run *x, bench_case *c, int f, int m)
             continue;
         }
         c->kind = kind->name;
-        for (int t = 0; t < x->threads.count; t++) {
+        for (int t = 0; t < (kind->counts & COUNTS_THREADS ? x->threads.count : 1); t++) {
             c->threads = (int)x->threads.at[t];
             TRY(run_case(x, kind, c, t));
         }
@@ -325,13 +408,13 @@ static spectra_status run_pair(bench_run *x, bench_case *c, int f, int m)
     return SPECTRA_OK;
 }
 
-static spectra_status run_shape(bench_run *x, bench_case *c)
+static spectra_status run_shape(bench_run *x, bench_case *c, unsigned first)
 {
     for (int f = 0; f < x->features; f++)
         for (int m = 0; m < x->matrices; m++) {
             c->feat = x->feature[f]->name;
             c->kernel = x->matrix[m]->name;
-            TRY(run_pair(x, c, f, m));
+            TRY(run_pair(x, c, first, f, m));
         }
     return SPECTRA_OK;
 }
@@ -344,8 +427,10 @@ static spectra_status run_shapes(bench_run *x)
         all *= lists[i]->count;
     for (int64_t n = 0; n < all; n++) {
         int64_t size[6], rest = n;
+        unsigned first = 0;
         for (int i = 5; i >= 0; i--) {
             size[i] = lists[i]->at[rest % lists[i]->count];
+            first |= rest % lists[i]->count == 0 ? 1U << i : 0;
             rest /= lists[i]->count;
         }
         bench_case c = {.B = size[0],
@@ -355,7 +440,7 @@ static spectra_status run_shapes(bench_run *x)
                         .DV = size[4] ? size[4] : size[3],
                         .M = size[5],
                         .task = x->args->value[OPT_BENCH_TASK].text};
-        TRY(run_shape(x, &c));
+        TRY(run_shape(x, &c, first));
     }
     return SPECTRA_OK;
 }
@@ -363,10 +448,23 @@ static spectra_status run_shapes(bench_run *x)
 /* ---- all of it --------------------------------------------------------------------------------
  */
 
+static spectra_status busy_run(const bench_run *x)
+{
+    char most[48] = "how much of it is not known here";
+    if (x->most >= 0)
+        snprintf(most, sizeof most, "up to %.0f %% of its processors", 100 * x->most);
+    return fail(SPECTRA_EBUSY,
+                "%d of %d cases were measured while others used the machine (%s, allowed are "
+                "%.0f %%): no percentages of those; --allow-busy quotes them, marked",
+                x->busy, x->cases, most, 100 * machine_busy_share);
+}
+
 static spectra_status bench_all(bench_run *x)
 {
     const cli_value *file = &x->args->value[OPT_JSON_FILE];
-    limit_isa(x->args);
+    if (file->given && !*file->text)
+        return fail(SPECTRA_EINVAL, "--json has '', allowed are a file's name and -");
+    TRY(limit_isa(x->args));
     TRY(choose_features(x));
     TRY(choose_matrices(x));
     TRY(choose_kinds(x));
@@ -384,13 +482,7 @@ static spectra_status bench_all(bench_run *x)
                     x->left_out);
     if (file->given && !x->silent)
         TRY(outfile_commit(&x->json));
-    if (x->busy > 0 && !x->args->value[OPT_ALLOW_BUSY].given)
-        return fail(SPECTRA_EBUSY,
-                    "%d of %d cases were measured while others used the machine (up to %.0f %% of "
-                    "its processors, allowed are %.0f %%): no percentages of those; --allow-busy "
-                    "quotes them, marked",
-                    x->busy, x->cases, 100 * x->most, 100 * machine_busy_share);
-    return SPECTRA_OK;
+    return x->busy > 0 && !x->args->value[OPT_ALLOW_BUSY].given ? busy_run(x) : SPECTRA_OK;
 }
 
 spectra_status cli_bench(const cli_args *a)

@@ -100,6 +100,16 @@ says 2 "portable|avx2|avx512" bench --target avx
 says 2 "from 3 to 1000" bench --repeat 2
 says 2 "bench has no option --q" bench --q q.npy
 says 1 "absent/b.jsonl" bench --json absent/b.jsonl
+says 2 "--n has '', allowed are whole numbers" bench --n=
+says 2 "--dv has '', allowed are whole numbers" bench --dv=
+says 2 "--json has '', allowed are" bench --json=
+export OMP_THREAD_LIMIT=1
+says 2 "--threads has '2', allowed are 1 to 1 here" bench --threads 1,2
+unset OMP_THREAD_LIMIT
+case $("$bin" info | sed -n 's/^instructions *//p') in
+    avx512) ;;
+    *) says 1 "--target avx512: this CPU has no more than" bench --target avx512 ;;
+esac
 says 2 "has no features" features --attn softmax --x q.npy --y k.npy --out f
 
 # ---- bad files: 1 --------------------------------------------------------------------------------

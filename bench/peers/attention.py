@@ -75,8 +75,8 @@ def main():
     if not hasattr(torch, "compile"):
         common.emit(record="skipped", what="compiled", why=f"PyTorch {torch.__version__} has no compiler")
         return
-    try:
-        measure("compiled", torch.compile(attention), repeat)
+    try:  # dynamic=False: check's shapes must not make the timed ones dynamic
+        measure("compiled", torch.compile(attention, dynamic=False), repeat)
     except Exception as e:  # its compiler needs a C++ compiler, headers ...
         why = str(e).strip().splitlines()[0][:120].replace('"', "'")
         common.emit(record="skipped", what="compiled", why=f"PyTorch's compiler failed: {why}")
