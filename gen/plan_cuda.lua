@@ -233,7 +233,7 @@ end
 
 function registers.attn_cluster_bwd(c, k)
   return math.max(registers.attn_queries_bwd(c, k), registers.attn_keys_bwd(c, k))
-    + c.LINEAR * 8 + c.COUNTS * 32
+    + c.LINEAR * 8 + c.COUNTS * 32 + (c.PARTS == 1 and c.ELEMENT == 4 and 16 or 0)
 end
 
 -- Causal kernels hold both sides; as many as there are.

@@ -38,13 +38,15 @@ end
 
 local function key(row) return table.concat({ row.feature, row.kernel, row.type, row.arch }, " ") end
 
--- Kernels that are rows: `every` those in every type for every architecture, `learn` those with a variant that
--- makes gradients of parameters, `causal` those of features that can be causal, `plain` those in which features
--- differ by a number only, `maps` those of features with linear maps.
+-- Kernels that are rows: `always` those of which some are compiled though the table has them, `learn` those with
+-- a variant that makes gradients of parameters, `cluster` those with blocks of a cluster, which are for
+-- sm_90 and up, `causal` those of features that can be causal, `plain` those in which features differ by a number
+-- only, `maps` those of features with linear maps.
 local KERNELS = {
-  { name = "attn_keys", every = true }, { name = "attn_queries", every = true },
-  { name = "attn_queries_bwd", every = true, learn = true },
-  { name = "attn_keys_bwd", every = true, learn = true },
+  { name = "attn_keys", always = true }, { name = "attn_queries", always = true },
+  { name = "attn_queries_bwd", always = true, learn = true },
+  { name = "attn_keys_bwd", always = true, learn = true },
+  { name = "attn_cluster", cluster = true },
   { name = "attn_cluster_bwd", cluster = true, learn = true },
   { name = "attn_causal", causal = true },
   { name = "attn_causal_queries_bwd", causal = true, learn = true },
@@ -52,7 +54,7 @@ local KERNELS = {
   { name = "attn_step", causal = true },
   { name = "attn_combine", plain = true }, { name = "attn_sum", plain = true },
   { name = "attn_merge", plain = true },
-  { name = "attn_products", maps = true, every = true }, { name = "attn_maps", maps = true, every = true },
+  { name = "attn_products", maps = true, always = true }, { name = "attn_maps", maps = true, always = true },
 }
 local PLAIN = { posrf = true, hrf = true }
 
@@ -74,21 +76,21 @@ local function class_of(arch) return plan_cuda.class(number_of(arch)) end
 local function archs_of(spec, kernel, kind)
   if kernel.causal and spec.linear or kernel.plain and not PLAIN[spec.name] then return {} end
   if kernel.maps and not (spec.linear and kind.name == "f32") then return {} end
-  if kind.learn then return kernel.learn and CLASSES[spec.name] and { "sm_90a" } or {} end
-  if kind.name == "f32" then return kernel.every and CLASSES[spec.name] and ARCHS or { "sm_90a" } end
-  return kernel.every and CLASSES[spec.name] and { "sm_90a" } or {}
+  if kind.learn and not kernel.learn or kind.name ~= "f32" and kernel.plain then return {} end
+  if kind.name ~= "f32" then return CLASSES[spec.name] and { "sm_90a" } or {} end
+  return CLASSES[spec.name] and not kernel.plain and ARCHS or { "sm_90a" }
 end
 
 -- Where a block has no room for the whole state, there is no kernel with clusters.
 local function is_there(spec, kernel, options)
-  return not kernel.cluster or plan_cuda.has_clusters(kernel.name, spec, SIZES, options)
+  return not kernel.cluster or options.arch >= 90 and plan_cuda.has_clusters(kernel.name, spec, SIZES, options)
 end
 
 -- A row with everything but what the compiler says; its text is written to the folder as <hash>.cu.
 local function row_of(spec, kernel, sizes, type, arch, options)
   local make = kernel.maps and target_cuda.params or target_cuda.attention
   local text, launch = make("", spec, kernel.name, sizes, options, emit.read)
-  local row = { feature = spec.name, kernel = kernel.name, type = type, arch = arch, every = kernel.every,
+  local row = { feature = spec.name, kernel = kernel.name, type = type, arch = arch, always = kernel.always,
     hash = emit.hash(text), shared = launch.shared, blocks = launch.blocks, warps = launch.threads // 32,
     spilled = (launch.memory or 0) > 0 }
   row.file = ("%s/%s.cu"):format(folder, row.hash)
@@ -183,7 +185,9 @@ local function check_row(row)
     row.stores, row.loads)
   local blocks = plan_cuda.occupancy(class_of(row.arch), row.warps, row.registers, row.shared)
   row.blocks = row.blocks or blocks -- nobody counts on those of linear maps
-  check(blocks == row.blocks or row.spilled and blocks > row.blocks,
+  -- a step's blocks are its heads, however many are held; the text is one for all architectures
+  local more = row.spilled or row.kernel == "attn_step"
+  check(blocks == row.blocks or more and blocks > row.blocks,
     "%s: %d blocks a multiprocessor, the planner has %d", key(row), blocks, row.blocks)
 end
 
@@ -198,7 +202,7 @@ local function compare(rows, old, old_version)
   local chosen = {}
   for _, row in ipairs(rows) do
     local known = old[key(row)]
-    local always = row.every and row.type == "f32" and row.arch == "sm_90a" and CLASSES[row.feature]
+    local always = row.always and row.type == "f32" and row.arch == "sm_90a" and CLASSES[row.feature]
     if always or not known or known.hash ~= row.hash then chosen[#chosen + 1] = row end
   end
   local version = compile(chosen)

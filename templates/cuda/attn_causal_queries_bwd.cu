@@ -147,19 +147,10 @@ DEVICE void add_state(causal_rows *rows, float *memory, int l, int warp_row, int
             feature[j][i] *= factor;
     }
     add_sums(memory + AT_DZ, l, warp_row, feature, NG, memory + AT_GDEN + token);
-    if (!IN_REGISTERS)
+    if (IN_REGISTERS)
+        add_held(rows->dS[l], feature, NG, memory + AT_G, token);
+    else
         add_rows(memory + AT_DS + (l * ROWS + warp_row) * LDV, feature, NG, memory + AT_G, token);
-    UNROLL
-    for (int j = 0; IN_REGISTERS && j < NG; j++) {
-        left_tile a;
-        left_accumulator(&a, feature[j]);
-        UNROLL
-        for (int n = 0; n < NV8; n++) {
-            right_tile b;
-            right_planes(&b, memory + AT_G, TB * LDV, LDV, token + 8 * j, 8 * n);
-            multiply(rows->dS[l][n % KEPT], &a, &b);
-        }
-    }
 }
 
 /* Queries lo to hi - 1 of NG groups of the tile from `token` on. dphi comes in, and goes out as their

@@ -69,9 +69,11 @@ DEVICE void map_token(const attn_cuda_args *a, const head_rows *x, int side, con
     if (IDENTITY)
         sums[1] = sums[0];
     phi_token(sums, uni, tok);
-    if (THREAD % 32 == 0)
+    if (THREAD % 32 == 0) {
+        UNROLL
         for (int k = 0; k < NTOK; k++)
             shared_store(memory + AT_TOK + side * NTOK + k, tok[k]);
+    }
 }
 
 /* Products of row r of a matrix with the query and the key, the same in the four threads of the row. */
@@ -96,6 +98,16 @@ DEVICE void project_row(const float *w, int r, const float *x, float *u_q, float
     *u_k = quad_sum(k);
 }
 
+/* Number first + THREAD % 4 of x (LANES), without an address that is computed; x[first] beyond the end. */
+DEVICE float own_lane(const float *x, int first)
+{
+    float own = x[first];
+    UNROLL
+    for (int j = 1; j < 4 && first + j < LANES; j++)
+        own = THREAD % 4 == j ? x[first + j] : own;
+    return own;
+}
+
 /* Row r of W: the key's features, the state's maxima and z; logs of the query by the new maxima. */
 DEVICE void take_row(const attn_cuda_args *a, int64_t head, int r, float (*uni)[NUNI], float *memory,
                      float *state)
@@ -107,30 +119,30 @@ DEVICE void take_row(const attn_cuda_args *a, int64_t head, int r, float (*uni)[
     row_norms(a, head, r, norms);
     UNROLL
     for (int side = 0; side < 2; side++) {
+        UNROLL
         for (int k = 0; k < NTOK; k++)
             tok[k] = shared_load(memory + AT_TOK + side * NTOK + k);
         phi_row(norms, uni[side], row);
         phi(u[side], row, uni[side], tok, logs[side], signs[side]);
     }
     UNROLL
-    for (int l = 0; l < LANES; l++) {
-        const int f = l * MP + r;
-        float value, max, factor, old;
-        if (THREAD % 4 != l % 4)
+    for (int first = 0; first < LANES; first += 4) {
+        const int l = first + THREAD % 4, f = l * MP + r;
+        const float log_q = own_lane(logs[0], first), log_k = own_lane(logs[1], first);
+        if (l >= LANES)
             continue;
-        old = global_load(state + f);
-        max = r < M ? real_max(old, logs[1][l]) : -INFINITY;
-        factor = max == old ? 1 : exp_falling(old - max);
-        value = max > -INFINITY ? exp_falling(logs[1][l] - max) : 0;
+        const float old = global_load(state + f), max = r < M ? real_max(old, log_k) : -INFINITY;
+        const float factor = max == old ? 1 : exp_falling(old - max);
+        float value = max > -INFINITY ? exp_falling(log_k - max) : 0;
         if (SIGNED)
-            value *= signs[1][l];
+            value *= own_lane(signs[1], first);
         global_store(state + f, max);
         global_store(state + F + f, factor * global_load(state + F + f) + value);
         shared_store(memory + AT_FACTOR + f, factor);
         shared_store(memory + AT_PHIK + f, value);
-        shared_store(memory + AT_PHIQ + f, logs[0][l] + max);
+        shared_store(memory + AT_PHIQ + f, log_q + max);
         if (SIGNED)
-            shared_store(memory + AT_SIGN + f, signs[0][l]);
+            shared_store(memory + AT_SIGN + f, own_lane(signs[0], first));
     }
 }
 
@@ -220,6 +232,7 @@ KERNEL(attn_step, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
             four[2] += x.z;
             four[3] += x.w;
         }
+        UNROLL
         for (int i = 0; i < 4; i++)
             four[i] *= inverse;
         store_row4(&o, 0, c, DV, four);

@@ -191,6 +191,43 @@ DEVICE float token_gradient(const float *from, int k, int token)
     return sum;
 }
 
+/* The warp's rows of one lane, (16, LDV), += features (rows down, tokens across) of n groups of tokens from
+ * `token` times rows of planes. */
+DEVICE void add_rows(float *rows, float (*feature)[4], int n, const float *planes, int token)
+{
+    UNROLL
+    for (int c = 0; c < DV8; c += 8) {
+        float sum[4];
+        load_accumulator(sum, rows + c, LDV);
+        UNROLL
+        for (int j = 0; j < n; j++) {
+            left_tile a;
+            right_tile b;
+            left_accumulator(&a, feature[j]);
+            right_planes(&b, planes, TB * LDV, LDV, token + 8 * j, c);
+            multiply(sum, &a, &b);
+        }
+        store_accumulator(sum, rows + c, LDV);
+    }
+}
+
+/* The same with those rows in registers: a group of tokens after the other, so that the parts of one only are
+ * there. */
+DEVICE void add_held(float (*rows)[4], float (*feature)[4], int n, const float *planes, int token)
+{
+    UNROLL
+    for (int j = 0; j < n; j++) {
+        left_tile a;
+        left_accumulator(&a, feature[j]);
+        UNROLL
+        for (int c = 0; c < NV8; c++) {
+            right_tile b;
+            right_planes(&b, planes, TB * LDV, LDV, token + 8 * j, 8 * c);
+            multiply(rows[c], &a, &b);
+        }
+    }
+}
+
 /* Four numbers at once: neighbouring lanes have neighbouring fours, one row after the other. */
 DEVICE void shared_four(const float *at, float *out)
 {

@@ -218,26 +218,6 @@ DEVICE void add_sums(float *sums, int l, int warp_row, float (*feature)[4], int 
     }
 }
 
-/* The warp's rows of one lane, (16, LDV), += features (rows down, tokens across) of n groups of tokens from
- * `token` times rows of planes. */
-DEVICE void add_rows(float *rows, float (*feature)[4], int n, const float *planes, int token)
-{
-    UNROLL
-    for (int c = 0; c < DV8; c += 8) {
-        float sum[4];
-        load_accumulator(sum, rows + c, LDV);
-        UNROLL
-        for (int j = 0; j < n; j++) {
-            left_tile a;
-            right_tile b;
-            left_accumulator(&a, feature[j]);
-            right_planes(&b, planes, TB * LDV, LDV, token + 8 * j, c);
-            multiply(sum, &a, &b);
-        }
-        store_accumulator(sum, rows + c, LDV);
-    }
-}
-
 /* Features of lane l of the warp's rows, (16, TB), in an array (FB, TB) as store_turned writes it. How far the
  * tokens of a row are turned is seen from its place among the 16, so one lane's addresses are all lanes'. */
 DEVICE float *features_of(const float *features, int l, int warp_row)

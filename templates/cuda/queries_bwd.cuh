@@ -105,37 +105,14 @@ DEVICE void load_state(const attn_cuda_args *a, int64_t head, int first, float *
         shared_store(memory + QUERIES_DW + i, 0);
 }
 
-/* dS of the warp's rows += phi' g, of one lane: in registers a group of tokens after the other, so that the
- * parts of one only are there. */
+/* dS of the warp's rows += phi' g, of one lane. */
 DEVICE void add_state(query_rows *rows, float *memory, int l, int warp_row, float (*feature)[4],
                       int token)
 {
-    UNROLL
-    for (int j = 0; IN_REGISTERS && j < NG; j++) {
-        left_tile a;
-        left_accumulator(&a, feature[j]);
-        UNROLL
-        for (int n = 0; n < NV8; n++) {
-            right_tile b;
-            right_planes(&b, memory + QUERIES_G, TB * LDV, LDV, token + 8 * j, 8 * n);
-            multiply(rows->dS[l][n % KEPT], &a, &b);
-        }
-    }
-    UNROLL
-    for (int n = 0; !IN_REGISTERS && n < NV8; n++) {
-        float *at = memory + QUERIES_DS + (l * ROWS + warp_row) * LDV + 8 * n;
-        float sum[4];
-        load_accumulator(sum, at, LDV);
-        UNROLL
-        for (int j = 0; j < NG; j++) {
-            left_tile a;
-            right_tile b;
-            left_accumulator(&a, feature[j]);
-            right_planes(&b, memory + QUERIES_G, TB * LDV, LDV, token + 8 * j, 8 * n);
-            multiply(sum, &a, &b);
-        }
-        store_accumulator(sum, at, LDV);
-    }
+    if (IN_REGISTERS)
+        add_held(rows->dS[l], feature, NG, memory + QUERIES_G, token);
+    else
+        add_rows(memory + QUERIES_DS + (l * ROWS + warp_row) * LDV, feature, NG, memory + QUERIES_G, token);
 }
 
 /* One group of 8 NG tokens from `token` of the tile. */
