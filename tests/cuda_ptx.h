@@ -26,6 +26,26 @@ typedef struct ptx_case {
     int kernel, divisions;
 } ptx_case;
 
+/* A pointer of an argument struct, and what each kernel does with it: i reads, o writes all of it,
+ * b both, '-' must not look at it (it gets NULL). */
+typedef struct ptx_pointer {
+    const char *name, *use;
+} ptx_pointer;
+
+/* The leaves of an argument struct, in an order of our own, but its `scale`. */
+typedef struct ptx_leaves {
+    const char *type;
+    const ptx_pointer *pointer;
+    int pointers;
+    const char *const *number;
+    int numbers;
+} ptx_leaves;
+
+/* A kernel's text with an entry, `flat`, that takes every leaf as an argument of its own; to be
+ * freed. bounds: of __launch_bounds__. */
+char *ptx_flat_text(const char *text, const ptx_leaves *leaves, const char *bounds,
+                    const char *kernel);
+
 /* Whether the PTX holds nothing it should not, and what it should in the expected shape; false and
  * lines on stdout otherwise. */
 bool ptx_check_text(const ptx_case *x, const char *ptx);

@@ -57,9 +57,11 @@ static int64_t single_stores(const ptx_case *x)
     const bool learn = (x->c->flags & CASE_LEARN) != 0;
     /* gradients of W by elements (unrolled up to 4 times) and of scalars */
     const int64_t parameters = learn ? 2 * (4 + 3) + k->NS + 4 : 0;
+    if (x->kernel >=
+        CUDA_CAUSAL) /* references, marks of tokens, dens: as many as segments, not counted */
+        return 1000;
     /* rows that are no whole vectors, or parts of them: numbers */
-    if (x->kernel >= CUDA_CAUSAL || x->c->D % 4 || x->c->DV % 4 || x->c->flags & CASE_BF16 ||
-        k->row_blocks > 1)
+    if (x->c->D % 4 || x->c->DV % 4 || x->c->flags & CASE_BF16 || k->row_blocks > 1)
         return 1000;
     switch (x->kernel) {
     case CUDA_KEYS: /* max and z of a lane's two rows */

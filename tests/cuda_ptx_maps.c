@@ -27,12 +27,9 @@ static const maps_case cases[] = {
     {"cderf+", 2, 1, 9, 17, 7, 1, 2},
 };
 
-/* Leaves of params_cuda_args, and what each kernel does with them: i reads, o writes all, b both.
- */
-static const struct {
-    const char *name, *use;
-} pointers[] = {{"q.data", "ii-"}, {"k.data", "ii-"},   {"k_mask", "ii-"}, {"part", "o-i"},
-                {"base", "--i"},   {"products", "-ob"}, {"params", "--o"}};
+static const ptx_pointer pointers[] = {{"q.data", "ii-"}, {"k.data", "ii-"}, {"k_mask", "ii-"},
+                                       {"part", "o-i"},   {"base", "--i"},   {"products", "-ob"},
+                                       {"params", "--o"}};
 enum { POINTERS = sizeof pointers / sizeof pointers[0] };
 static const char *const numbers[] = {"q.stride_b",  "q.stride_h",
                                       "q.stride_t",  "k.stride_b",
@@ -42,6 +39,7 @@ static const char *const numbers[] = {"q.stride_b",  "q.stride_h",
                                       "splits",      "product_splits",
                                       "base_stride", "params_stride"};
 enum { NUMBERS = sizeof numbers / sizeof numbers[0] };
+static const ptx_leaves kernel_leaves = {"params_cuda_args", pointers, POINTERS, numbers, NUMBERS};
 
 typedef struct maps_run {
     const ptx_tools *tools;
@@ -55,27 +53,6 @@ typedef struct maps_run {
 static void path_of(const maps_run *r, const char *what, const char *ending, char path[256])
 {
     snprintf(path, 256, "%s/%s.%s%s", r->tools->folder, r->name, what, ending);
-}
-
-static char *flat_text(const char *text, const char *kernel)
-{
-    char *out = NULL;
-    size_t size = 0;
-    FILE *f = open_memstream(&out, &size);
-    fprintf(f, "#define RT_FLAT\n%s\nextern \"C\" __global__ void __launch_bounds__(512) flat(",
-            text);
-    for (int i = 0; i < POINTERS; i++)
-        fprintf(f, "void *p%d, ", i);
-    for (int i = 0; i < NUMBERS; i++)
-        fprintf(f, "int64_t n%d, ", i);
-    fprintf(f, "float scale)\n{\n    params_cuda_args a = {};\n");
-    for (int i = 0; i < POINTERS; i++)
-        fprintf(f, "    a.%s = (decltype(a.%s))p%d;\n", pointers[i].name, pointers[i].name, i);
-    for (int i = 0; i < NUMBERS; i++)
-        fprintf(f, "    a.%s = n%d;\n", numbers[i], i);
-    fprintf(f, "    a.scale = scale;\n    %s_body(a);\n}\n", kernel);
-    fclose(f);
-    return out;
 }
 
 static bool generate(const maps_run *r, const char *lua)
@@ -261,7 +238,8 @@ static bool launch(const maps_run *r, int kernel)
     static const char *const orders[] = {"asc", "rand", "desc"};
     char path[256], launch_file[256], where[288], command[1400];
     path_of(r, kernels[kernel], ".cu", path);
-    char *text = nvrtc_read(path), *flat = text ? flat_text(text, kernels[kernel]) : NULL;
+    char *text = nvrtc_read(path),
+         *flat = text ? ptx_flat_text(text, &kernel_leaves, "512", kernels[kernel]) : NULL;
     char *ptx = flat ? ptx_compile(r->tools, path, flat) : NULL;
     bool passed = ptx != NULL;
     if (ptx) {

@@ -10,12 +10,6 @@
 /* ---- arguments: the leaves of attn_cuda_args in an order of our own ----------------------------
  */
 
-/* A pointer of the struct, and what each kernel does with it: i reads, o writes all of it, '-' must
- * not look at it (it gets NULL). */
-typedef struct ptx_pointer {
-    const char *name, *use;
-} ptx_pointer;
-
 static const ptx_pointer pointers[] = {
     {"q.data", "-ii-iii"},   {"k.data", "i--iiii"},   {"v.data", "i--iiii"},
     {"o.data", "-oi-oi-"},   {"go.data", "--i--ii"},  {"gq.data", "--o--o-"},
@@ -70,6 +64,7 @@ static const char *const numbers[] = {
     "tiles",
 };
 enum { NUMBERS = sizeof numbers / sizeof numbers[0] };
+static const ptx_leaves kernel_leaves = {"attn_cuda_args", pointers, POINTERS, numbers, NUMBERS};
 
 typedef struct ptx_arguments {
     void *data[POINTERS];
@@ -211,25 +206,25 @@ static cuda_plan plan_of(const char *text, const cuda_case *c)
     return k;
 }
 
-/* An entry that takes every leaf of the struct as an argument of its own. */
-static char *flat_text(const char *text, const char *kernel)
+char *ptx_flat_text(const char *text, const ptx_leaves *leaves, const char *bounds,
+                    const char *kernel)
 {
     char *out = NULL;
     size_t size = 0;
     FILE *f = open_memstream(&out, &size);
-    fprintf(f,
-            "#define RT_FLAT\n%s\n"
-            "extern \"C\" __global__ void __launch_bounds__(BLOCK_THREADS, MIN_BLOCKS) flat(",
-            text);
-    for (int i = 0; i < POINTERS; i++)
+    fprintf(f, "#define RT_FLAT\n%s\nextern \"C\" __global__ void __launch_bounds__(%s) flat(",
+            text, bounds);
+    for (int i = 0; i < leaves->pointers; i++)
         fprintf(f, "void *p%d, ", i);
-    for (int i = 0; i < NUMBERS; i++)
+    for (int i = 0; i < leaves->numbers; i++)
         fprintf(f, "int64_t n%d, ", i);
-    fprintf(f, "float scale)\n{\n    attn_cuda_args a = {};\n");
-    for (int i = 0; i < POINTERS; i++)
-        fprintf(f, "    a.%s = (decltype(a.%s))p%d;\n", pointers[i].name, pointers[i].name, i);
-    for (int i = 0; i < NUMBERS; i++)
-        fprintf(f, "    a.%s = n%d;\n", numbers[i], i);
+    fprintf(f, "float scale)\n{\n    %s a = {};\n", leaves->type);
+    for (int i = 0; i < leaves->pointers; i++) {
+        const char *name = leaves->pointer[i].name;
+        fprintf(f, "    a.%s = (decltype(a.%s))p%d;\n", name, name, i);
+    }
+    for (int i = 0; i < leaves->numbers; i++)
+        fprintf(f, "    a.%s = n%d;\n", leaves->number[i], i);
     fprintf(f, "    a.scale = scale;\n    %s_body(a);\n}\n", kernel);
     fclose(f);
     return out;
@@ -306,7 +301,9 @@ static bool make_ptx(const ptx_tools *tools, const cuda_case *c, int kernel, cud
         return false;
     }
     *plan = plan_of(text, c);
-    char *flat = flat_text(text, cuda_kernels[kernel]), *ptx = ptx_compile(tools, path, flat);
+    char *flat =
+             ptx_flat_text(text, &kernel_leaves, "BLOCK_THREADS, MIN_BLOCKS", cuda_kernels[kernel]),
+         *ptx = ptx_compile(tools, path, flat);
     bool passed = ptx != NULL;
     if (ptx) {
         ptx_path(tools, c, kernel, ".ptx", path);

@@ -1,5 +1,7 @@
 #include "device_case.h"
 
+#include "device_internal.h"
+#include "emulator.h"
 #include "oracle.h"
 
 #include <math.h>
@@ -111,6 +113,27 @@ float *get(const void *from, int64_t floats)
     float *x = malloc((size_t)floats * sizeof *x);
     ok(device_read(dev, x, from, floats * 4));
     return x;
+}
+
+void same_in_any_order(float *(*results)(void *of, int64_t *count), void *of)
+{
+    static const emulator_order orders[] = {EMULATOR_ASCENDING, EMULATOR_DESCENDING,
+                                            EMULATOR_RANDOM};
+    float *first = NULL;
+    int64_t count = 0;
+    for (size_t i = 0; i < sizeof orders / sizeof orders[0]; i++) {
+        const emulator_options options = {.order = orders[i], .seed = 5, .check_races = true};
+        device_emulate(dev, &options, true);
+        float *x = results(of, &count);
+        if (first) {
+            assert_memory_equal(x, first, (size_t)count * sizeof *x);
+            free(x);
+        } else {
+            first = x;
+        }
+    }
+    device_emulate(dev, &(emulator_options){.os_threads = 0}, false);
+    free(first);
 }
 
 static int open_all(void **state)

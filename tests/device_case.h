@@ -34,6 +34,9 @@ double error_of(const void *got, int64_t count, const float *want);
 void *put(const void *from, int64_t bytes);
 float *room(int64_t floats);
 float *get(const void *from, int64_t floats);
+/* The emulator only: what `results` (to be freed) gives after its launches has the same bits
+ * whatever thread goes first, and there is no race and no address that is not the kernel's. */
+void same_in_any_order(float *(*results)(void *of, int64_t *count), void *of);
 /* main's all: the tests on the device that the first argument names. */
 int run_on_device(int argc, char **argv, const struct CMUnitTest *tests, size_t count);
 

@@ -32,7 +32,7 @@ rm -rf "$out" && mkdir -p "$out" || exit 1
 
 # Test programs that run on the emulator in `make test`, on the GPU here.
 for name in test_device test_device_kernels test_maps_device test_attention_device test_big_device \
-    test_causal_device test_decoding_device test_official_device test_softmax_device test_model_device; do
+    test_decoding_device test_official_device test_softmax_device test_model_device; do
     check "$name" "$build/tests/$name" cuda
 done
 

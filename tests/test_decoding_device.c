@@ -49,7 +49,7 @@ static void check_decoding(attention_device *ad, const attention_device_views *x
     device_free(dev, state), device_free(dev, work), device_free(dev, out);
 }
 
-static void driver_of(const char *feat, int64_t M)
+static void driver_of(const char *feat, int64_t M, bool masked)
 {
     const spectra_attention_desc d = {.attn = "performer",
                                       .feat = feat,
@@ -76,13 +76,19 @@ static void driver_of(const char *feat, int64_t M)
     float *in[4];
     for (int i = 0; i < 4; i++)
         in[i] = normal_floats(n, (uint64_t)i + 1, 0.7);
+    uint8_t mask[2 * TOKENS];
+    for (int i = 0; i < 2 * TOKENS; i++)
+        mask[i] = !masked || i % 7 != 3;
     attend_run run;
-    ok(attend(att, &shape, &(attend_inputs){in[0], in[1], in[2], in[3], NULL, NULL}, &run));
+    ok(attend(att, &shape, &(attend_inputs){in[0], in[1], in[2], in[3], NULL, mask}, &run));
     attention_device *ad;
     ok(attention_device_new(att, dev, false, &ad));
     ok(attention_device_changed(ad));
+    uint8_t *on_device = put(mask, sizeof mask);
     const attention_device_problem p = {
-        .p = {.B = 2, .T = TOKENS, .S = TOKENS}, .q_rows = 2 * TOKENS, .k_rows = 2 * TOKENS};
+        .p = {.B = 2, .T = TOKENS, .S = TOKENS, .k_mask = masked ? on_device : NULL},
+        .q_rows = 2 * TOKENS,
+        .k_rows = 2 * TOKENS};
     void *saved = room(attention_device_saved_bytes(ad, &p) / 4);
     void *work = room(attention_device_work_bytes(ad, &p) / 4);
     const attention_device_views x = {.q = rows_from(put(in[0], n * 4), 0),
@@ -101,7 +107,9 @@ static void driver_of(const char *feat, int64_t M)
     assert_true(eo <= 2e-5 && eq <= 2e-5 && ek <= 2e-5 && ev <= 2e-5);
     const uint8_t active[2] = {1, 0};
     void *on = put(active, 2);
-    check_decoding(ad, &x, on, run.o, n);
+    if (!masked)
+        check_decoding(ad, &x, on, run.o, n);
+    device_free(dev, on_device);
     device_free(dev, on), device_free(dev, saved), device_free(dev, work);
     const spectra_rows *rows_of[] = {&x.q, &x.k, &x.v, &x.go, &x.o, &x.gq, &x.gk, &x.gv};
     for (int i = 0; i < 8; i++)
@@ -116,27 +124,41 @@ static void driver_of(const char *feat, int64_t M)
 static void one_block_of_rows(void **state)
 {
     (void)state;
-    driver_of("posrf", 48);
+    driver_of("posrf", 48, false);
 }
 
 static void several_blocks_of_rows(void **state)
 {
     (void)state;
-    driver_of("posrf", 272);
+    driver_of("posrf", 272, false);
 }
 
 static void a_matrix_a_head(void **state)
 {
     (void)state;
-    driver_of("geomrf_plus", 32);
+    driver_of("geomrf_plus", 32, false);
+}
+
+static void lanes_and_signs(void **state)
+{
+    (void)state;
+    driver_of("trigrf", 64, false);
+    driver_of("hrf", 33, false);
+}
+
+static void masked_keys(void **state)
+{
+    (void)state;
+    driver_of("posrf", 48, true);
+    driver_of("hrf", 33, true);
 }
 
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(one_block_of_rows),
-        cmocka_unit_test(several_blocks_of_rows),
-        cmocka_unit_test(a_matrix_a_head),
+        cmocka_unit_test(one_block_of_rows), cmocka_unit_test(several_blocks_of_rows),
+        cmocka_unit_test(a_matrix_a_head),   cmocka_unit_test(lanes_and_signs),
+        cmocka_unit_test(masked_keys),
     };
     return run_on_device(argc, argv, tests, sizeof tests / sizeof tests[0]);
 }

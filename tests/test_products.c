@@ -38,6 +38,19 @@ static void for_each(void (*check)(const product_ops *ops, int64_t rows, int64_t
                 check(row->ops, row_counts[i], shapes[j][0], shapes[j][1]);
 }
 
+/* got = start + sum of n products, the k-th of left[k ls] and right[k rs]. */
+static void check_sum(float got, double start, int64_t n, const float *left, int64_t ls,
+                      const float *right, int64_t rs)
+{
+    double want = start, scale = 1;
+    for (int64_t k = 0; k < n; k++) {
+        const double term = (double)left[k * ls] * (double)right[k * rs];
+        want += term;
+        scale += fabs(term);
+    }
+    assert_true(fabs((double)got - want) <= 1e-6 * scale);
+}
+
 static void check_mul(const product_ops *ops, int64_t rows, int64_t in, int64_t out)
 {
     oracle_rng r = {(uint64_t)(rows + in)};
@@ -50,15 +63,9 @@ static void check_mul(const product_ops *ops, int64_t rows, int64_t in, int64_t 
         y[rows * out] = canary;
         ops->mul(rows, in, out, x, b, with ? bias : NULL, y);
         for (int64_t i = 0; i < rows; i++)
-            for (int64_t o = 0; o < out; o++) {
-                double want = with ? (double)bias[o] : 0, scale = 1;
-                for (int64_t k = 0; k < in; k++) {
-                    const double term = (double)x[i * in + k] * (double)b[k * out + o];
-                    want += term;
-                    scale += fabs(term);
-                }
-                assert_true(fabs((double)y[i * out + o] - want) <= 1e-6 * scale);
-            }
+            for (int64_t o = 0; o < out; o++)
+                check_sum(y[i * out + o], with ? (double)bias[o] : 0, in, x + i * in, 1, b + o,
+                          out);
         assert_true(y[rows * out] == canary);
     }
 }
@@ -73,15 +80,8 @@ static void check_rank(const product_ops *ops, int64_t rows, int64_t in, int64_t
     b[in * out] = canary;
     ops->rank(rows, in, out, a, x, b);
     for (int64_t o = 0; o < out; o++)
-        for (int64_t k = 0; k < in; k++) {
-            double want = 0.5, scale = 1;
-            for (int64_t i = 0; i < rows; i++) {
-                const double term = (double)a[i * out + o] * (double)x[i * in + k];
-                want += term;
-                scale += fabs(term);
-            }
-            assert_true(fabs((double)b[o * in + k] - want) <= 1e-6 * scale);
-        }
+        for (int64_t k = 0; k < in; k++)
+            check_sum(b[o * in + k], 0.5, rows, a + o, out, x + k, in);
     assert_true(b[in * out] == canary);
 }
 
