@@ -41,6 +41,11 @@ int64_t chunk_keep(const pass *p, const chunk *c, int use, int64_t layer, int64_
     return width;
 }
 
+static float *turned_at(const model *m, int64_t in, int64_t out, int64_t offset)
+{
+    return op_tiled(in, out) ? m->act.turned + (offset - m->at.dense) : NULL;
+}
+
 /* Transposes of the layers' matrices, so that products read them row by row. */
 static void turn(const model *m)
 {
@@ -50,15 +55,12 @@ static void turn(const model *m)
         const struct {
             int64_t in, out, offset;
         } matrix[] = {{E, 3 * HD, at->qkv_w}, {HD, E, at->out_w}, {E, F, at->w1}, {F, E, at->w2}};
-        for (int i = 0; i < 4; i++)
-            op_turn(matrix[i].in, matrix[i].out, m->params + matrix[i].offset,
-                    m->act.turned + (matrix[i].offset - m->at.dense));
+        for (int i = 0; i < 4; i++) {
+            float *turned = turned_at(m, matrix[i].in, matrix[i].out, matrix[i].offset);
+            if (turned)
+                op_turn(matrix[i].in, matrix[i].out, m->params + matrix[i].offset, turned);
+        }
     }
-}
-
-static const float *turned_at(const model *m, int64_t offset)
-{
-    return m->act.turned + (offset - m->at.dense);
 }
 
 static void embed(const pass *p, const chunk *c)
@@ -85,7 +87,7 @@ static void first_half(const pass *p, const chunk *c, int64_t l)
     const int64_t E = m->config.embed, HD3 = 3 * model_inner(&m->config);
     float *y = c->s->narrow[0];
     op_layernorm(&m->op, c->rows, E, m->act.x[l] + c->first * E, m->params + at->norm1, y);
-    op_linear(&m->op, c->rows, E, HD3, y, m->params + at->qkv_w, turned_at(m, at->qkv_w),
+    op_linear(&m->op, c->rows, E, HD3, y, m->params + at->qkv_w, turned_at(m, E, HD3, at->qkv_w),
               m->params + at->qkv_b, m->act.layer[l].qkv + c->first * HD3);
 }
 
@@ -100,15 +102,15 @@ static void second_half(const pass *p, const chunk *c, int64_t l)
     float *y = c->s->narrow[0], *z = c->s->wide[0];
     float *middle = v->middle + c->first * E, *hidden = v->hidden + c->first * F;
     op_linear(&m->op, c->rows, HD, E, v->mixed + c->first * HD, w + at->out_w,
-              turned_at(m, at->out_w), NULL, y);
+              turned_at(m, HD, E, at->out_w), NULL, y);
     int64_t ld = chunk_keep(p, c, RNG_DROPOUT_ATTN, l, E, &keep);
     op_dropout_residual(&m->op, c->rows, E, m->act.x[l] + c->first * E, y, w + at->out_b, keep, ld,
                         middle);
     op_layernorm(&m->op, c->rows, E, middle, w + at->norm2, y);
-    op_linear(&m->op, c->rows, E, F, y, w + at->w1, turned_at(m, at->w1), NULL, hidden);
+    op_linear(&m->op, c->rows, E, F, y, w + at->w1, turned_at(m, E, F, at->w1), NULL, hidden);
     ld = chunk_keep(p, c, RNG_DROPOUT_GELU, l, F, &keep);
     op_gelu(&m->op, c->rows, F, hidden, w + at->b1, keep, ld, z);
-    op_linear(&m->op, c->rows, F, E, z, w + at->w2, turned_at(m, at->w2), NULL, y);
+    op_linear(&m->op, c->rows, F, E, z, w + at->w2, turned_at(m, F, E, at->w2), NULL, y);
     ld = chunk_keep(p, c, RNG_DROPOUT_MLP, l, E, &keep);
     op_dropout_residual(&m->op, c->rows, E, middle, y, w + at->b2, keep, ld,
                         m->act.x[l + 1] + c->first * E);

@@ -84,7 +84,8 @@ typedef struct activations {
     float *scores;        /* (B, C) */
     float *label, *loss;  /* (B) */
     void *work;           /* of the attention */
-    float *turned; /* (count - dense) transposes of the layers' matrices, each at its offset */
+    float
+        *turned; /* (count - dense) transposes of the layers' tiled matrices, each at its offset */
     /* training only */
     float *g;               /* (rows, E) gradient of x, in place */
     float *g_mixed, *g_qkv; /* (rows, H*d), (rows, 3*H*d) */
@@ -202,7 +203,11 @@ void op_cross_entropy(const row_ops *op, int64_t rows, int64_t n, const float *s
                       const float *label, float *loss);
 void op_cross_entropy_grad(const row_ops *op, int64_t rows, int64_t n, const float *scores,
                            const float *label, const float *gloss, float *gscores);
-/* y (rows, out) = x (rows, in) W', W (out, in); bias NULL: none. turned: W' or NULL. */
+/* Whether products with a matrix W (out, in) are tiles of our own, which read W' in op_linear;
+ * OpenBLAS makes the others, and those of few rows. */
+bool op_tiled(int64_t in, int64_t out);
+/* y (rows, out) = x (rows, in) W', W (out, in); bias NULL: none. turned: W', or NULL unless tiled.
+ */
 void op_linear(const row_ops *op, int64_t rows, int64_t in, int64_t out, const float *x,
                const float *w, const float *turned, const float *bias, float *y);
 /* gx (rows, in) = gy W. */

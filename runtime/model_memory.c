@@ -43,6 +43,7 @@ static void mark_all(const model *m, marks *k)
         add(k, "kept by attention", v->saved[1]);
     }
     add(k, "work of attention", act->work);
+    add(k, "transposed weights", act->turned);
     add(k, "head", act->pooled);
     add(k, "chunks' scratch", act->local);
     add(k, "gradient of the stream", act->g);
@@ -69,7 +70,7 @@ int model_parts(const model *m, model_part out[MODEL_PARTS])
     count(out, &parts, "parameters", params);
     count(out, &parts, "gradients", params);
     count(out, &parts, "rows of the batch", m->index.size);
-    marks k = {.mark = malloc((size_t)(8 + 6 * m->config.layers) * sizeof *k.mark)};
+    marks k = {.mark = malloc((size_t)(9 + 6 * m->config.layers) * sizeof *k.mark)};
     if (!k.mark || !m->act.layer) {
         free(k.mark);
         count(out, &parts, "activations", m->values.size);

@@ -140,10 +140,17 @@ void op_cross_entropy_grad(const row_ops *op, int64_t rows, int64_t n, const flo
     op->cross_entropy->bwd(&a);
 }
 
-/* Of other sizes, and where there are few rows, OpenBLAS makes the products. */
+/* A larger matrix does not stay in cache beside its rows, and OpenBLAS copies what it reads. */
+enum { TILED_FLOATS = 1 << 15 };
+
+bool op_tiled(int64_t in, int64_t out)
+{
+    return in % PAD == 0 && out % PAD == 0 && in * out <= TILED_FLOATS;
+}
+
 static bool tiles(int64_t rows, int64_t in, int64_t out)
 {
-    return rows >= PAD && in % PAD == 0 && out % PAD == 0;
+    return rows >= PAD && op_tiled(in, out);
 }
 
 void op_linear(const row_ops *op, int64_t rows, int64_t in, int64_t out, const float *x,

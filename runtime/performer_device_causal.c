@@ -133,10 +133,10 @@ static spectra_status can_decode(const attention_device *ad)
     return SPECTRA_OK;
 }
 
-/* When it is first needed. */
+/* When it is first needed. Of its kernels MERGE is opened last. */
 static spectra_status open_decoding(performer_device *pd)
 {
-    return pd->kernel[STEP] ? SPECTRA_OK : cuda_open_kernels(pd, "decoding");
+    return pd->kernel[MERGE] ? SPECTRA_OK : cuda_open_kernels(pd, "decoding");
 }
 
 int64_t attention_device_state_bytes(const attention_device *ad, int64_t B)
