@@ -172,7 +172,9 @@ diff-gen:
 CLI_C := $(wildcard runtime/cli*.c) runtime/main.c
 LIB_C := $(filter-out $(CLI_C),$(wildcard runtime/*.c)) build/task_specs.c build/jit_sources.c build/cubins.c
 TABLE_C := build/base/features.c build/base/matrices.c build/registry.c
-KERNEL_O := $(foreach i,$(ISAS),$(KERNEL_C:%.c=$(O)/%.$(i).o))
+# AVX2 has no products of bf16
+KERNELS_avx2 := $(filter-out %/attn_bf16.c,$(KERNEL_C))
+KERNEL_O := $(foreach i,$(ISAS),$(patsubst %.c,$(O)/%.$(i).o,$(if $(KERNELS_$(i)),$(KERNELS_$(i)),$(KERNEL_C))))
 LIB_O := $(LIB_C:%.c=$(O)/%.o) $(TABLE_C:%.c=$(O)/%.o) $(KERNEL_O)
 CLI_O := $(CLI_C:%.c=$(O)/%.o)
 COMPILE = @mkdir -p $(@D); $(CC) $(CPPFLAGS) $(LUA_CFLAGS) $(CFLAGS) $(SAN)

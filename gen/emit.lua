@@ -91,15 +91,20 @@ local function real_define(dtype)
   return dtype == "f64" and "#define REAL double\n" or ""
 end
 
--- The C text of each kind a feature has, in the order of plan.kinds.
-function M.kernels(command, feature, id, sizes, dtype)
+-- The C text of each of these kinds.
+function M.kernels(command, feature, id, sizes, dtype, kinds)
   local top = header(command, feature) .. real_define(dtype)
   local prologue = ('#line 1 "%s"\n'):format(feature.path) .. target_c.prologue(feature, id, sizes)
   local texts = {}
-  for i, kind in ipairs(plan.kinds_of(feature)) do
-    texts[i] = splice.splice(top, prologue, M.read(kind.template), kind.template, MARK)
+  for i, kind in ipairs(kinds) do
+    local define = kind.define and ("#define %s\n"):format(kind.define) or ""
+    texts[i] = splice.splice(top .. define, prologue, M.read(kind.template), kind.template, MARK)
   end
   return texts
+end
+
+local function kinds_built(feature, sizes, dtype)
+  return plan.kinds_of(feature, sizes.D > 0 and dtype == "f32")
 end
 
 -- Kinds of CUDA text of a feature: what options.kind may be.
@@ -159,8 +164,9 @@ end
 
 -- The C files and phi.cu of one feature: list of { path, text }.
 local function attention_files(out, command, feature, id, sizes, dtype)
-  local files, texts = {}, M.kernels(command, feature, id, sizes, dtype)
-  for i, kind in ipairs(plan.kinds_of(feature)) do
+  local kinds = kinds_built(feature, sizes, dtype)
+  local files, texts = {}, M.kernels(command, feature, id, sizes, dtype, kinds)
+  for i, kind in ipairs(kinds) do
     files[i] = { ("%s/%s.c"):format(out, kind.name), texts[i] }
   end
   files[#files + 1] = { out .. "/phi.cu", sizes.D > 0 and M.cuda(feature, sizes, dtype, { kind = "phi" })
@@ -191,7 +197,7 @@ local function manifest(command, feature, matrix, sizes, dtype, id, files)
   for i, constant in ipairs(component.constants(feature, sizes)) do constants[i] = constant end
   for i, file in ipairs(files) do
     local name = file[1]:match("[^/]+$")
-    local kind = plan.kinds_of(feature)[i]
+    local kind = kinds_built(feature, sizes, dtype)[i]
     kinds[i] = object { { "file", name }, { "symbol", kind and ("%s_%s"):format(kind.name, id) or "" },
       { "fnv1a64", M.hash(file[2]) } }
   end
@@ -292,6 +298,7 @@ local function read_registry(folders)
         local texts = matrix == "NULL" and folder .. "/" .. id or folder
         table.insert(matrix == "NULL" and any or pairs_of, { feat = feat, matrix = matrix,
           sizes = ("%s, %s, %s"):format(D, DV, m), id = id, official = official == "1",
+          exact = D ~= "0" and this == "f32",
           hash = kernel_hash(texts) })
       end
     end
@@ -304,7 +311,7 @@ local function read_registry(folders)
 end
 
 -- One table: every row for every instruction set, x86 rows inside #if. The verification build, which
--- is portable, defines PORTABLE_ONLY, one without AVX2 kernels WITHOUT_avx2.
+-- is portable, defines PORTABLE_ONLY, one without AVX2 kernels WITHOUT_avx2, or WITHOUT_avx512.
 local function registry_table(out, declaration, rows, line)
   out[#out + 1] = declaration
   for _, isa in ipairs(plan.isas) do
@@ -324,10 +331,13 @@ function M.registry(out_path, folders)
   local out = { "/* lua5.4 gen/main.lua --registry " .. table.concat(folders, " ") .. " */",
     '#include "kernel.h"', "" }
   for _, row in ipairs(attn) do
-    row.kinds = plan.kinds_of(row)
-    for _, kind in ipairs(row.kinds) do
+    row.has = {}
+    for _, kind in ipairs(plan.kinds_of(row, row.exact)) do
+      row.has[kind] = true
       for _, isa in ipairs(plan.isas) do
-        out[#out + 1] = ("extern const %s %s_%s_%s;"):format(kind.type, kind.name, row.id, isa.name)
+        if plan.is_for(kind, isa) then
+          out[#out + 1] = ("extern const %s %s_%s_%s;"):format(kind.type, kind.name, row.id, isa.name)
+        end
       end
     end
   end
@@ -346,7 +356,8 @@ function M.registry(out_path, folders)
   registry_table(out, "const attn_row generated_attn[] = {", attn, function(row, isa)
     local functions = {}
     for i, kind in ipairs(plan.kinds) do
-      functions[i] = row.kinds[i] and ("&%s_%s_%s"):format(kind.name, row.id, isa.name) or "NULL"
+      functions[i] = row.has[kind] and plan.is_for(kind, isa) and
+        ("&%s_%s_%s"):format(kind.name, row.id, isa.name) or "NULL"
     end
     return ('    {"%s", %s, %s, %s,\n     %s,\n     "%s"},'):format(row.feat,
       row.matrix == "NULL" and "NULL" or ('"%s"'):format(row.matrix), row.sizes, isa.constant,

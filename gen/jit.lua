@@ -1,4 +1,4 @@
--- The text that is compiled at run time: every kind for one feature and exact sizes, and the table
+-- The text that is compiled at run time: the kinds of a group for one feature and exact sizes, and the table
 -- that names them, in one file that needs nothing but a C compiler. Its parts are compiled apart,
 -- -DPART=0, 1, ..., each as the file `make gen` writes would be; only the last, the table, is for no
 -- instruction set. The matrix has no part in it.
@@ -46,12 +46,14 @@ function M.feature(name, text)
 end
 
 local function table_of(feature, kinds, sizes, id, hash)
+  local has = {}
+  for _, kind in ipairs(kinds) do has[kind] = true end
   local out = { "#define FEATURE_ID " .. id, '#include "vec.h"', "" }
   if feature.own then out[#out + 1] = target_c.features { feature } end
   local operations = {}
   for i, kind in ipairs(plan.kinds) do
-    operations[i] = kinds[i] and ("&EXPORT(%s)"):format(kind.name) or "NULL"
-    if kinds[i] then out[#out + 1] = ("extern const %s EXPORT(%s);"):format(kind.type, kind.name) end
+    operations[i] = has[kind] and ("&EXPORT(%s)"):format(kind.name) or "NULL"
+    if has[kind] then out[#out + 1] = ("extern const %s EXPORT(%s);"):format(kind.type, kind.name) end
   end
   out[#out + 1] = '\n#define PUBLIC __attribute__((visibility("default")))'
   out[#out + 1] = "extern const attn_row jit_row PUBLIC;"
@@ -63,15 +65,13 @@ local function table_of(feature, kinds, sizes, id, hash)
   return table.concat(out, "\n") .. "\n"
 end
 
--- -> text, number of its parts. The reference's behaviour is there if the feature has `official`.
-function M.text(feature, sizes)
-  local command = ("lua5.4 gen/main.lua --jit FEAT=%s D=%d DV=%d M=%d"):format(
-    feature.own and feature.path or feature.name, sizes.D, sizes.DV, sizes.M)
+-- -> text, number of its parts. group: of plan.kinds.
+function M.text(feature, sizes, group)
+  local command = ("lua5.4 gen/main.lua --jit FEAT=%s D=%d DV=%d M=%d GROUP=%s"):format(
+    feature.own and feature.path or feature.name, sizes.D, sizes.DV, sizes.M, group)
   local id = ("%s_%d_%d_%d"):format(feature.id, sizes.D, sizes.DV, sizes.M)
-  local kinds, parts = {}, {}
-  for i, text in ipairs(emit.kernels(command, feature, id, sizes, "f32")) do
-    kinds[i], parts[i] = text, text
-  end
+  local kinds = plan.group(plan.kinds_of(feature, true), group)
+  local parts = emit.kernels(command, feature, id, sizes, "f32", kinds)
   parts[#parts + 1] = table_of(feature, kinds, sizes, id, emit.hash(table.concat(parts)))
   local out = { ("/* %s */\n"):format(command) }
   for i, part in ipairs(parts) do

@@ -15,7 +15,8 @@ disk.root = root
 local HELP = [[
 lua5.4 gen/main.lua FEAT=saderf KERNEL=qmc [D=32 DV=32 M=128 DTYPE=f32] OUT=build/saderf-qmc
 lua5.4 gen/main.lua --base OUT=build/base
-lua5.4 gen/main.lua --jit FEAT=saderf|./mine.lua [D=32 DV=32 M=128] OUT=file.c   what is compiled at run time
+lua5.4 gen/main.lua --jit FEAT=saderf|./mine.lua [D=32 DV=32 M=128] OUT=file.c   what is compiled at run time;
+    GROUP=causal|official|bf16   other kernels than those of attention, forward and backward
 lua5.4 gen/main.lua --cuda FEAT=saderf|./mine.lua KIND=phi [D=32 DV=32 M=128] OUT=file.cu   the same, for a GPU;
     KIND=attn_keys ... [DTYPE=bf16 PRECISION=fast LEARN=true ARCH=90]   kernels of attention
 lua5.4 gen/main.lua --ahead ARCH="sm_80 sm_90a" [FEAT=saderf KERNEL=qmc D=32 DV=32 M=128] OUT=folder
@@ -31,7 +32,7 @@ local COMMANDS = { ["--base"] = true, ["--registry"] = true, ["--list"] = true, 
   ["--deps"] = true, ["--jit"] = true, ["--cuda"] = true, ["--ahead"] = true, ["--catalogue"] = true,
   ["--help"] = true }
 local SETTINGS = { "FEAT", "KERNEL", "D", "DV", "M", "DTYPE", "OUT", "KIND", "PRECISION",
-  "LEARN", "ARCH" }
+  "LEARN", "ARCH", "GROUP" }
 
 local function usage(message, ...)
   error({ usage = message:format(...) }, 0)
@@ -96,7 +97,13 @@ local function feature_of(settings, command)
 end
 
 local function jit_files(settings)
-  return { { settings.OUT, (jit.text(feature_of(settings, "--jit"), sizes_of(settings))) } }
+  local groups, seen = {}, {}
+  for _, kind in ipairs(plan.kinds) do
+    if not seen[kind.group] then groups[#groups + 1] = kind.group end
+    seen[kind.group] = true
+  end
+  local text = jit.text(feature_of(settings, "--jit"), sizes_of(settings), choice(settings, "GROUP", groups))
+  return { { settings.OUT, text } }
 end
 
 local function cuda_files(settings)

@@ -13,6 +13,8 @@
 static spectra_status softmax_init(spectra_attention *att)
 {
     att->desc.feat = att->desc.kernel = NULL;
+    if (att->desc.bf16)
+        return fail(SPECTRA_EUNSUPPORTED, "attention softmax has no products of bf16");
     return blas_open();
 }
 

@@ -26,6 +26,7 @@ struct spectra_attention {
     const feature_info *feature;
     const matrix_info *matrix;
     const attn_row *kernels;
+    const attn_fwd_ops *forward; /* theirs, or of desc.bf16 */
     attn_plan plan;
     float *w;          /* (M, D) as sampled or given */
     float *second;     /* (M, D) matrix of a second projection that has its own, else NULL */

@@ -94,11 +94,6 @@ static const char *missing(const spectra_attention *att)
 spectra_status causal_check(const spectra_attention *att)
 {
     const char *feat = att->feature->name;
-    if (att->feature->linear != LINEAR_NONE)
-        return fail(SPECTRA_EINVAL,
-                    "causal attention cannot go with %s: its linear map is computed from all "
-                    "tokens, later ones too, and cannot be given",
-                    feat);
     const char *name = missing(att);
     if (name)
         return fail(SPECTRA_EINVAL,

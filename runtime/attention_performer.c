@@ -66,7 +66,7 @@ static layout layout_of(const spectra_attention *att, const spectra_problem *p)
     l.saved_moments = at, at += l.heads * l.moments;
     l.saved_den = at, at += performer_align(att->desc.H * l.den_rows);
     l.saved_total = at;
-    int64_t fwd = att->kernels->fwd->scratch(plan), bwd = att->kernels->bwd->scratch(plan);
+    int64_t fwd = att->forward->scratch(plan), bwd = att->kernels->bwd->scratch(plan);
     int64_t head = performer_head_scratch(att);
     l.scratch = performer_align(fwd > bwd ? fwd : bwd);
     l.scratch = head > l.scratch ? head : l.scratch;
@@ -139,6 +139,19 @@ static spectra_status check_pair(const spectra_attention_desc *d, const feature_
         return fail(SPECTRA_EUNSUPPORTED,
                     "causal attention has no %s: it reads all tokens, later ones too",
                     d->official ? "official behaviour" : "gradient through computed parameters");
+    if (d->causal && f->linear != LINEAR_NONE)
+        return fail(
+            SPECTRA_EINVAL,
+            "causal attention cannot go with %s: its linear map is computed from all tokens, later "
+            "ones too, and cannot be given",
+            f->name);
+    if (d->bf16 && (d->causal || d->official))
+        return fail(SPECTRA_EUNSUPPORTED, "%s has no products of bf16",
+                    d->causal ? "causal attention" : "the official behaviour");
+    if (d->bf16 && !registry_bf16())
+        return fail(SPECTRA_EUNSUPPORTED,
+                    "products of bf16 need a CPU with AVX512_BF16; this one's instructions are %s",
+                    registry_isa_name(registry_isa()));
     if (d->through && (f->linear != LINEAR_NONE || f->counts != COUNTS_NONE))
         return fail(SPECTRA_EUNSUPPORTED,
                     "the parameters of %s come from a decomposition or a draw; they are constants "
@@ -170,6 +183,22 @@ static spectra_status find_feature(const spectra_attention_desc *d, const featur
     return registry_feature(registry_form(plain->name, true, name, sizeof name), out);
 }
 
+static spectra_status find_kernels(spectra_attention *att)
+{
+    const spectra_attention_desc *d = &att->desc;
+    const char *feat = att->feature->name, *matrix = att->matrix->name;
+    const int groups =
+        ATTN_ATTENTION | (d->causal ? ATTN_CAUSAL : 0) | (d->official ? ATTN_OFFICIAL : 0);
+    TRY(registry_attn(feat, matrix, d->D, d->DV, d->M, groups, &att->kernels));
+    att->forward = att->kernels->fwd;
+    if (!d->bf16)
+        return SPECTRA_OK;
+    const attn_row *row = NULL;
+    TRY(registry_attn(feat, matrix, d->D, d->DV, d->M, ATTN_BF16, &row));
+    att->forward = row->bf16;
+    return SPECTRA_OK;
+}
+
 static spectra_status performer_init(spectra_attention *att)
 {
     spectra_attention_desc *d = &att->desc;
@@ -180,11 +209,11 @@ static spectra_status performer_init(spectra_attention *att)
                     (long long)d->M);
     TRY(registry_matrix(d->kernel, &att->matrix));
     if (jit_spec_find(d->feat)) /* known only once it is compiled */
-        TRY(registry_attn(d->feat, d->kernel, d->D, d->DV, d->M, &att->kernels));
+        TRY(registry_attn(d->feat, d->kernel, d->D, d->DV, d->M, ATTN_ATTENTION, &att->kernels));
     TRY(find_feature(d, &att->feature));
     const feature_info *f = att->feature;
     TRY(check_pair(d, f, att->matrix));
-    TRY(registry_attn(f->name, att->matrix->name, d->D, d->DV, d->M, &att->kernels));
+    TRY(find_kernels(att));
     d->feat = f->name;
     d->kernel = att->matrix->name;
     attn_plan *p = &att->plan;
@@ -301,7 +330,7 @@ static void split_keys(const spectra_attention *att, const spectra_problem *p,
     performer_view(att, block, &plan, &a);
     performer_clear_state(att, state);
     const uint8_t *mask = p->k_mask ? p->k_mask + rows_first(p->k_begin, b, p->S) + from : NULL;
-    att->kernels->fwd->keys(
+    att->forward->keys(
         &plan, &a, count, x->k.data + rows_at(&x->k, p->k_begin, b, h) + from * x->k.stride_t,
         x->k.stride_t, x->v.data + rows_at(&x->v, p->k_begin, b, h) + from * x->v.stride_t,
         x->v.stride_t, mask, state, scratch);
@@ -317,11 +346,11 @@ static void split_queries(const spectra_attention *att, const spectra_problem *p
     attn_params a;
     performer_view(att, saved + l->saved_block + n * l->block, &plan, &a);
     float *den = saved + l->saved_den + h * l->den_rows + rows_first(p->q_begin, b, p->T) + from;
-    att->kernels->fwd->queries(&plan, &a, count,
-                               x->q.data + rows_at(&x->q, p->q_begin, b, h) + from * x->q.stride_t,
-                               x->q.stride_t, saved + l->saved_state + n * l->state,
-                               x->o.data + rows_at(&x->o, p->q_begin, b, h) + from * x->o.stride_t,
-                               x->o.stride_t, den, scratch);
+    att->forward->queries(&plan, &a, count,
+                          x->q.data + rows_at(&x->q, p->q_begin, b, h) + from * x->q.stride_t,
+                          x->q.stride_t, saved + l->saved_state + n * l->state,
+                          x->o.data + rows_at(&x->o, p->q_begin, b, h) + from * x->o.stride_t,
+                          x->o.stride_t, den, scratch);
 }
 
 static spectra_status performer_forward(const spectra_attention *att, const spectra_problem *p,
@@ -333,7 +362,7 @@ static spectra_status performer_forward(const spectra_attention *att, const spec
         return causal_forward(att, p, x, saved_, work_);
     float *saved = saved_, *work = work_;
     const layout l = layout_of(att, p);
-    const attn_fwd_ops *ops = att->kernels->fwd;
+    const attn_fwd_ops *ops = att->forward;
 #pragma omp parallel
     {
         float *scratch = work + l.work_scratch + omp_get_thread_num() * l.scratch;

@@ -29,6 +29,8 @@ const bench_kind bench_kinds[] = {
     {"forward", NULL, "attention", 2, WHOLE, bench_attention, BENCH_FORWARD},
     {"backward", NULL, "its gradients, features made again", 2, WHOLE, bench_attention,
      BENCH_BACKWARD},
+    {"forward.bf16", NULL, "attention with products of bf16, its error against float", 2, WHOLE,
+     bench_attention, BENCH_BF16},
     {"causal", NULL, "causal attention", 2, WHOLE, bench_attention, BENCH_CAUSAL},
     {"causal_backward", NULL, "its gradients", 2, WHOLE, bench_attention, BENCH_CAUSAL_BACKWARD},
     {"step", NULL, "one new token a sequence", 2, TOKEN, bench_attention, BENCH_STEP},
@@ -101,6 +103,10 @@ bool bench_applies(const bench_kind *kind, const feature_info *f, const matrix_i
         return false;
     if (is_causal(kind) && f->linear != LINEAR_NONE) {
         *why = "its linear map is computed from all tokens";
+        return false;
+    }
+    if (kind->measure == bench_attention && kind->part == BENCH_BF16 && !registry_bf16()) {
+        *why = "the instructions in use have no products of bf16 (AVX512_BF16)";
         return false;
     }
     if (kind->measure == bench_kernel && kind->part >= BENCH_TOKEN_KEYS && !f->has_official) {

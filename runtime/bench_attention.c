@@ -171,9 +171,11 @@ static spectra_status prepare(attention_bench *b, const bench_case *c, int part)
                                          .D = c->D,
                                          .DV = c->DV,
                                          .M = c->M,
-                                         .seed = 42};
+                                         .seed = 42,
+                                         .bf16 = part == BENCH_BF16};
     if (!softmax)
-        jit_prefer(c->feat, c->kernel, c->D, c->DV, c->M);
+        jit_prefer(c->feat, c->kernel, c->D, c->DV, c->M,
+                   ATTN_ATTENTION | (causal ? ATTN_CAUSAL : 0));
     TRY(spectra_attention_new(&desc, &b->att));
     b->p = (spectra_problem){.B = c->B, .T = tokens, .S = tokens};
     TRY(take(b, c, tokens));
@@ -186,6 +188,37 @@ static spectra_status prepare(attention_bench *b, const bench_case *c, int part)
     }
     TRY(take_pass(b));
     return run_forward(b);
+}
+
+/* {"precision", "error"}: the largest difference from the same attention in float, by its largest
+ * output. */
+static spectra_status bf16_error(attention_bench *b, const bench_case *c, json_t **out)
+{
+    const int64_t n = c->B * c->H * b->p.T * c->DV;
+    attention_bench plain = *b;
+    spectra_attention_desc desc = b->att->desc;
+    float *o = malloc((size_t)n * sizeof *o);
+    plain.att = NULL, plain.saved = plain.work = NULL;
+    plain.r[O].data = o;
+    desc.bf16 = false;
+    spectra_status status = o ? spectra_attention_new(&desc, &plain.att)
+                              : fail(SPECTRA_ENOMEM, "bench: no memory for outputs");
+    if (status == SPECTRA_OK)
+        status = take_pass(&plain);
+    if (status == SPECTRA_OK)
+        status = run_forward(&plain);
+    double most = 0, scale = 0;
+    for (int64_t i = 0; i < n && status == SPECTRA_OK; i++) {
+        most = fmax(most, fabs((double)o[i] - (double)b->data[O][i]));
+        scale = fmax(scale, fabs((double)o[i]));
+    }
+    if (status == SPECTRA_OK)
+        *out = json_pack("{s:s, s:f}", "precision", "bf16", "error", most / scale);
+    free(o);
+    free(plain.saved);
+    free(plain.work);
+    spectra_attention_free(plain.att);
+    return status;
 }
 
 static spectra_status measure(attention_bench *b, const bench_kind *kind, const bench_case *c,
@@ -202,7 +235,10 @@ static spectra_status measure(attention_bench *b, const bench_kind *kind, const 
     r.count = softmax ? softmax_count(c, backward) : performer_count(b->att, c, backward);
     r.exact = !softmax && b->att->kernels->D > 0;
     r.chain = !softmax && b->att->plan.chain;
-    bench_floor(o, &r);
+    if (kind->part == BENCH_BF16) /* the rate measured is of multiply-adds */
+        TRY(bf16_error(b, c, &r.more));
+    else
+        bench_floor(o, &r);
     *out = r;
     return SPECTRA_OK;
 }

@@ -268,9 +268,12 @@ static spectra_status measure(kernel_bench *b, const bench_case *c, const bench_
                                          .DV = c->DV,
                                          .M = c->M,
                                          .seed = 42};
-    jit_prefer(c->feat, c->kernel, c->D, c->DV, c->M);
+    const int group = b->part >= BENCH_TOKEN_KEYS       ? ATTN_OFFICIAL
+                      : b->part >= BENCH_CAUSAL_FORWARD ? ATTN_CAUSAL
+                                                        : ATTN_ATTENTION;
+    jit_prefer(c->feat, c->kernel, c->D, c->DV, c->M, ATTN_ATTENTION | group);
     TRY(spectra_attention_new(&desc, &b->att));
-    b->row = b->att->kernels;
+    TRY(registry_attn(c->feat, c->kernel, c->D, c->DV, c->M, ATTN_ATTENTION | group, &b->row));
     for (int t = 0; t < c->threads; t++)
         TRY(make_head(b, t));
     bench_result r = {.isa = b->row->isa,

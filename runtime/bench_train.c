@@ -62,7 +62,7 @@ static spectra_status configure(training_bench *b, const bench_case *c)
     snprintf(t->feat, sizeof t->feat, "%s", c->feat);
     snprintf(t->kernel, sizeof t->kernel, "%s", c->kernel);
     snprintf(t->target, sizeof t->target, "softmax");
-    jit_prefer(c->feat, c->kernel, t->task.head_dim, t->task.head_dim, c->M);
+    jit_prefer(c->feat, c->kernel, t->task.head_dim, t->task.head_dim, c->M, ATTN_ATTENTION);
     return SPECTRA_OK;
 }
 
@@ -193,7 +193,7 @@ spectra_status bench_compile(const bench_kind *kind, const bench_case *c, const 
     bool compiled = false;
     machine_watch_start(&watch);
     const double from = omp_get_wtime();
-    TRY(jit_warm(c->feat, c->D, c->DV, c->M, &compiled));
+    TRY(jit_warm(c->feat, c->D, c->DV, c->M, ATTN_ATTENTION, &compiled));
     const double seconds = omp_get_wtime() - from;
     if (!compiled)
         return fail(SPECTRA_EINVAL,

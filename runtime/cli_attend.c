@@ -255,11 +255,11 @@ static spectra_status attend_all(attend *x)
     TRY(describe(x->args, &desc));
     TRY(cli_need(x->args, OPT_OUT, &out));
     TRY(cli_device(x->args, &x->dev));
-    if (!x->dev && strcmp(x->args->value[OPT_PRECISION].text, "float32") != 0)
-        return fail(SPECTRA_EUNSUPPORTED, "--precision %s is of devices: --device cuda or emu",
-                    x->args->value[OPT_PRECISION].text);
+    if (!x->dev && strcmp(x->args->value[OPT_PRECISION].text, "fast") == 0)
+        return fail(SPECTRA_EUNSUPPORTED, "--precision fast is of devices: --device cuda or emu");
     TRY(attend_read(x));
     desc.H = x->H, desc.D = x->D, desc.DV = x->DV;
+    desc.bf16 = !x->dev && strcmp(x->args->value[OPT_PRECISION].text, "bf16") == 0;
     TRY(spectra_attention_new(&desc, &x->att));
     TRY(set_inputs(x->args, &x->memory, x->att));
     return attend_run(x);

@@ -203,11 +203,14 @@ static spectra_status warm_one(const cli_args *a, const char *feat, const char *
     const int64_t D = a->value[OPT_D].integer, M = a->value[OPT_M].integer;
     const int64_t DV = a->value[OPT_VALUE_SIZE].given ? a->value[OPT_VALUE_SIZE].integer : D;
     struct timespec from, to;
+    const int groups = ATTN_ATTENTION | (a->value[OPT_CAUSAL].given ? ATTN_CAUSAL : 0) |
+                       (a->value[OPT_OFFICIAL].given ? ATTN_OFFICIAL : 0) |
+                       (strcmp(a->value[OPT_PRECISION].text, "bf16") == 0 ? ATTN_BF16 : 0);
     bool compiled = false;
     if (a->value[OPT_ARCH].given)
         return warm_cuda(a, feat, matrix, D, DV, M);
     clock_gettime(CLOCK_MONOTONIC, &from);
-    TRY(jit_warm(feat, D, DV, M, &compiled));
+    TRY(jit_warm(feat, D, DV, M, groups, &compiled));
     clock_gettime(CLOCK_MONOTONIC, &to);
     printf("%-16s D %lld DV %lld M %lld  %s  ", feat, (long long)D, (long long)DV, (long long)M,
            registry_isa_name(registry_isa()));

@@ -43,15 +43,15 @@ static const option options[OPT_COUNT] = {
                   NULL, 0, 9e15, "42", NULL, "seed of everything random"},
     [OPT_TARGET] = {"target", NULL, "NAME", SETTING_STRING, CLI_TRAIN | ARRAYS | CLI_APPROX,
                     "target", 0, 0, "softmax", "softmax|gaussian", "kernel that is approximated"},
-    [OPT_OFFICIAL] = {"official", NULL, NULL, FLAG, CLI_TRAIN | CLI_ATTEND, "official", 0, 0, NULL,
-                      NULL, "the reference system's behaviour"},
+    [OPT_OFFICIAL] = {"official", NULL, NULL, FLAG, CLI_TRAIN | CLI_ATTEND | CLI_JIT, "official", 0,
+                      0, NULL, NULL, "the reference system's behaviour"},
     [OPT_THROUGH] = {"through", NULL, NULL, FLAG, CLI_TRAIN | CLI_ATTEND, "through", 0, 0, NULL,
                      NULL, "differentiate through data-dependent parameters"},
     [OPT_ANTITHETIC] = {"antithetic", NULL, NULL, FLAG, CLI_TRAIN | ARRAYS | CLI_APPROX | CLI_GEN,
                         "antithetic", 0, 0, NULL, NULL,
                         "features of w and of -w, twice as many from one projection"},
     [OPT_CAUSAL] =
-        {"causal", NULL, NULL, FLAG, CLI_ATTEND, NULL, 0, 0, NULL, NULL,
+        {"causal", NULL, NULL, FLAG, CLI_ATTEND | CLI_JIT, NULL, 0, 0, NULL, NULL,
          "each query sees the keys up to its own; what is computed from data is to be given "
          "(--input)"},
     [OPT_LEARN] = {"learn", NULL, NULL, FLAG, CLI_TRAIN, "learn", 0, 0, NULL, NULL,
@@ -169,10 +169,11 @@ static const option options[OPT_COUNT] = {
          "with --warm: all CUDA text instead, for these GPUs (sm_80,sm_90a), which need not be "
          "here"},
     [OPT_PRECISION] =
-        {"precision", NULL, "NAME", SETTING_STRING, CLI_ATTEND | NETS, NULL, 0, 0, "float32",
-         "float32|fast|bf16",
-         "of a device: fast multiplies numbers of 10 bits (TF32); bf16, of attend, also "
-         "reads and writes numbers of 16 bits"},
+        {"precision", NULL, "NAME", SETTING_STRING, CLI_ATTEND | NETS | CLI_JIT, NULL, 0, 0,
+         "float32", "float32|fast|bf16",
+         "fast, of a device, multiplies numbers of 10 bits (TF32); bf16, of attend, multiplies "
+         "numbers of 8 "
+         "bits on a CPU that can (AVX512_BF16), and reads and writes them on a device"},
     [OPT_BENCH_FEATS] = {"features", "feat", "NAME,...", SETTING_STRING, CLI_BENCH, NULL, 0, 0,
                          "posrf", NULL,
                          "component functions, or all; posrf+ is the antithetic form of posrf"},

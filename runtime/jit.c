@@ -11,8 +11,6 @@
 #include <string.h>
 #include <sys/utsname.h>
 
-enum { SPEC_LIMIT = 1 << 20 };
-
 /* A kernel of this process; never freed, like the object it came in. */
 typedef struct loaded {
     attn_row row;
@@ -20,17 +18,9 @@ typedef struct loaded {
     struct loaded *next;
 } loaded;
 
-typedef struct own_spec {
-    jit_spec view;
-    char *name, *path, *text;
-    jit_hash hash;
-    struct own_spec *next;
-} own_spec;
-
 /* Under the lock: the lists, and `cache` of the settings. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static loaded *kernels;
-static own_spec *specs;
 static struct {
     jit_policy policy;
     char *compiler, *search, *cache, *temporary; /* cache NULL: none, or it cannot be used */
@@ -84,84 +74,6 @@ spectra_status jit_configure(const jit_options *o)
     return SPECTRA_OK;
 }
 
-/* ---- specs of users ---------------------------------------------------------------------------
- */
-
-bool jit_is_path(const char *name)
-{
-    size_t n = strlen(name);
-    return strchr(name, '/') && n > 4 && strcmp(name + n - 4, ".lua") == 0;
-}
-
-static own_spec *spec_find(const char *name)
-{
-    own_spec *s = specs;
-    while (s && strcmp(s->name, name) != 0)
-        s = s->next;
-    return s;
-}
-
-const jit_spec *jit_spec_find(const char *name)
-{
-    pthread_mutex_lock(&lock);
-    const own_spec *s = spec_find(name);
-    pthread_mutex_unlock(&lock);
-    return s ? &s->view : NULL;
-}
-
-static void spec_free(own_spec *s)
-{
-    free(s->name);
-    free(s->path);
-    free(s->text);
-    free(s);
-}
-
-static spectra_status spec_read(const char *path, const char *hash, own_spec *s)
-{
-    jit_bytes text;
-    TRY(jit_read_file(path, SPEC_LIMIT, &text));
-    s->text = text.data;
-    jit_digest(text.data, text.size, s->hash);
-    if (strlen(text.data) != text.size)
-        return fail(SPECTRA_EFORMAT, "%s: not a text", path);
-    if (hash && strcmp(hash, s->hash) != 0)
-        return fail(SPECTRA_EINVAL, "%s has changed: its SHA-256 is %s, it was %s", path, s->hash,
-                    hash);
-    s->path = realpath(path, NULL);
-    if (!s->path)
-        return fail(SPECTRA_EIO, "%s: cannot find where it is", path);
-    return jit_check_spec(path, s->text, &s->name);
-}
-
-spectra_status jit_spec_open(const char *path, const char *hash, const jit_spec **out)
-{
-    own_spec *s = calloc(1, sizeof *s);
-    if (!s)
-        return fail(SPECTRA_ENOMEM, "%s: out of memory", path);
-    spectra_status status = spec_read(path, hash, s);
-    if (status != SPECTRA_OK) {
-        spec_free(s);
-        return status;
-    }
-    pthread_mutex_lock(&lock);
-    own_spec *known = spec_find(s->name);
-    if (!known) {
-        s->view = (jit_spec){s->name, s->path, s->hash};
-        s->next = specs;
-        known = specs = s;
-    }
-    pthread_mutex_unlock(&lock);
-    if (strcmp(known->hash, s->hash) != 0)
-        status = fail(SPECTRA_EINVAL, "%s: another '%s' is loaded already, from %s", path, s->name,
-                      known->path);
-    else
-        *out = &known->view;
-    if (known != s)
-        spec_free(s);
-    return status;
-}
-
 /* ---- making a kernel --------------------------------------------------------------------------
  */
 
@@ -169,6 +81,7 @@ spectra_status jit_spec_open(const char *path, const char *hash, const jit_spec 
 typedef struct wanted {
     const char *feat, *matrix; /* matrix in messages only */
     int64_t D, DV, M;
+    int groups;
     isa isa;
 } wanted;
 
@@ -223,11 +136,12 @@ static bool key_of(const wanted *w, const jit_text *text, jit_key *key)
     return true;
 }
 
-/* A kernel on its way. */
+/* Kernels on their way. */
 typedef struct making {
     const wanted *wanted;
     const jit_text *text;
-    loaded *kernel;
+    attn_row row;
+    const feature_info *info;
 } making;
 
 static spectra_status load(void *context, const jit_bytes *image)
@@ -241,11 +155,8 @@ static spectra_status load(void *context, const jit_bytes *image)
     if (!row || !info || strcmp(row->feat, m->wanted->feat) != 0)
         return fail(SPECTRA_EUNSUPPORTED, "loading a kernel: it is not that of %s",
                     m->wanted->feat);
-    m->kernel = malloc(sizeof *m->kernel);
-    if (!m->kernel)
-        return fail(SPECTRA_ENOMEM, "loading a kernel: out of memory");
-    *m->kernel = (loaded){.row = *row, .info = *info};
-    m->kernel->row.isa = m->wanted->isa;
+    m->row = *row;
+    m->info = *info;
     return SPECTRA_OK;
 }
 
@@ -333,19 +244,62 @@ const char *jit_settings_temporary(void)
     return temporary_folder();
 }
 
-/* Under the lock. */
-static spectra_status make(const wanted *w, bool *compiled, loaded **out)
+static loaded *find(const wanted *w)
 {
-    const own_spec *own = spec_find(w->feat);
+    loaded *k = kernels;
+    while (k && (strcmp(k->row.feat, w->feat) != 0 || k->row.D != w->D || k->row.DV != w->DV ||
+                 k->row.M != w->M || k->row.isa != w->isa))
+        k = k->next;
+    return k;
+}
+
+/* Adds the kernels of an object to those there are of the same sizes. Others may be reading what
+ * was there, which stays. */
+static spectra_status keep(const wanted *w, const making *m)
+{
+    loaded *k = find(w);
+    if (!k) {
+        k = malloc(sizeof *k);
+        if (!k)
+            return fail(SPECTRA_ENOMEM, "loading a kernel: out of memory");
+        *k = (loaded){.row = m->row, .info = m->info, .next = kernels};
+        k->row.isa = w->isa;
+        kernels = k;
+        return SPECTRA_OK;
+    }
+    const attn_row *more = &m->row;
+    if (more->fwd)
+        k->row.fwd = more->fwd, k->row.bwd = more->bwd;
+    if (more->causal)
+        k->row.causal = more->causal;
+    if (more->token)
+        k->row.token = more->token;
+    if (more->bf16)
+        k->row.bf16 = more->bf16;
+    return SPECTRA_OK;
+}
+
+typedef struct group_name {
+    attn_group group;
+    const char *name;
+} group_name;
+
+/* Under the lock. */
+static spectra_status make_group(const wanted *w, const group_name *group, bool *compiled)
+{
+    const jit_spec *own = jit_spec_find(w->feat);
+    const bool plain = group->group == ATTN_ATTENTION;
     jit_text text;
-    TRY(jit_generate(own ? own->path : w->feat, own ? own->text : NULL, w->D, w->DV, w->M, &text));
-    making m = {w, &text, NULL};
+    TRY(jit_generate(own ? own->path : w->feat, own ? own->text : NULL, w->D, w->DV, w->M,
+                     group->name, &text));
+    making m = {.wanted = w, .text = &text};
     jit_job job = {.about = {.D = w->D, .DV = w->DV, .M = w->M},
                    .key = {.compiler = ""},
                    .context = &m,
                    .compile = compile,
                    .load = load};
-    snprintf(job.about.feature, sizeof job.about.feature, "%s", w->feat);
+    snprintf(job.about.feature, sizeof job.about.feature, "%s%s%s", w->feat, plain ? "" : " ",
+             plain ? "" : group->name);
     snprintf(job.about.isa, sizeof job.about.isa, "%s", registry_isa_name(w->isa));
     if (compiler()) {
         snprintf(job.about.compiler, sizeof job.about.compiler, "%s", compiler()->path);
@@ -357,21 +311,29 @@ static spectra_status make(const wanted *w, bool *compiled, loaded **out)
     else
         status = run_job(&job, compiled);
     free(text.text.data);
-    if (status != SPECTRA_OK)
-        return status;
-    m.kernel->next = kernels;
-    kernels = m.kernel;
-    *out = m.kernel;
-    return SPECTRA_OK;
+    return status == SPECTRA_OK ? keep(w, &m) : status;
 }
 
-static loaded *find(const wanted *w)
+static int groups_of(const loaded *k)
 {
-    loaded *k = kernels;
-    while (k && (strcmp(k->row.feat, w->feat) != 0 || k->row.D != w->D || k->row.DV != w->DV ||
-                 k->row.M != w->M || k->row.isa != w->isa))
-        k = k->next;
-    return k;
+    return k ? registry_groups(&k->row) : 0;
+}
+
+/* Under the lock: those that are wanted and not there. *compiled: one was. */
+static spectra_status make(const wanted *w, bool *compiled)
+{
+    static const group_name names[] = {{ATTN_ATTENTION, "attention"},
+                                       {ATTN_CAUSAL, "causal"},
+                                       {ATTN_OFFICIAL, "official"},
+                                       {ATTN_BF16, "bf16"}};
+    *compiled = false;
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        bool fresh = false;
+        if (names[i].group & w->groups & ~groups_of(find(w)))
+            TRY(make_group(w, &names[i], &fresh));
+        *compiled = *compiled || fresh;
+    }
+    return SPECTRA_OK;
 }
 
 const feature_info *jit_feature_info(const char *name)
@@ -392,7 +354,7 @@ static bool exact(const attn_row *row)
 static spectra_status refused(const wanted *w)
 {
     char why[320];
-    const own_spec *own = spec_find(w->feat);
+    const jit_spec *own = jit_spec_find(w->feat);
     if (own)
         snprintf(why, sizeof why,
                  "SPECTRA_JIT=never forbids to compile one; SPECTRA_JIT=auto does, or %s.lua in "
@@ -409,42 +371,41 @@ static spectra_status refused(const wanted *w)
 /* Under the lock. */
 static spectra_status choose(const wanted *w, const attn_row *built, const attn_row **out)
 {
-    loaded *k = exact(built) ? NULL : find(w);
+    const bool there = !exact(built) && !(w->groups & ~groups_of(find(w)));
+    const bool wants = settings.policy == JIT_ALWAYS ? !exact(built) : !built;
     bool compiled;
-    bool wants = settings.policy == JIT_ALWAYS ? !exact(built) : !built;
-    if (!k && !wants) {
+    if (!there && !wants) {
         *out = built;
         return SPECTRA_OK;
     }
-    if (!k && settings.policy == JIT_NEVER)
+    if (!there && settings.policy == JIT_NEVER)
         return refused(w);
-    if (!k)
-        TRY(make(w, &compiled, &k));
-    *out = &k->row;
+    if (!there)
+        TRY(make(w, &compiled));
+    *out = &find(w)->row;
     return SPECTRA_OK;
 }
 
 spectra_status jit_attn(const char *feat, const char *matrix, int64_t D, int64_t DV, int64_t M,
-                        const attn_row *built, const attn_row **out)
+                        int groups, const attn_row *built, const attn_row **out)
 {
-    const wanted w = {feat, matrix, D, DV, M, registry_isa()};
+    const wanted w = {feat, matrix, D, DV, M, groups, registry_isa()};
     pthread_mutex_lock(&lock);
     spectra_status status = choose(&w, built, out);
     pthread_mutex_unlock(&lock);
     return status;
 }
 
-void jit_prefer(const char *feat, const char *matrix, int64_t D, int64_t DV, int64_t M)
+void jit_prefer(const char *feat, const char *matrix, int64_t D, int64_t DV, int64_t M, int groups)
 {
-    const wanted w = {feat, matrix, D, DV, M, registry_isa()};
+    const wanted w = {feat, matrix, D, DV, M, groups, registry_isa()};
     const attn_row *built;
     if (settings.policy != JIT_AUTO ||
-        registry_attn(feat, matrix, D, DV, M, &built) != SPECTRA_OK || exact(built))
+        registry_attn(feat, matrix, D, DV, M, groups, &built) != SPECTRA_OK || exact(built))
         return;
     bool compiled = false;
-    loaded *k;
     pthread_mutex_lock(&lock);
-    if (make(&w, &compiled, &k) != SPECTRA_OK && compiler()) {
+    if (make(&w, &compiled) != SPECTRA_OK && compiler()) {
         char sentence[1024];
         snprintf(sentence, sizeof sentence, "going on with the kernel for any size: %s",
                  spectra_message());
@@ -453,29 +414,23 @@ void jit_prefer(const char *feat, const char *matrix, int64_t D, int64_t DV, int
     pthread_mutex_unlock(&lock);
 }
 
-spectra_status jit_warm(const char *feat, int64_t D, int64_t DV, int64_t M, bool *compiled)
+spectra_status jit_warm(const char *feat, int64_t D, int64_t DV, int64_t M, int groups,
+                        bool *compiled)
 {
-    const wanted w = {feat, "any matrix", D, DV, M, registry_isa()};
-    loaded *k;
+    const wanted w = {feat, "any matrix", D, DV, M, groups, registry_isa()};
     pthread_mutex_lock(&lock);
-    spectra_status status = SPECTRA_OK;
-    bool fresh = false;
-    if (settings.policy == JIT_NEVER)
-        status = fail(SPECTRA_EUNSUPPORTED, "SPECTRA_JIT=never forbids to compile kernels");
-    else if (!find(&w))
-        status = make(&w, &fresh, &k);
+    spectra_status status =
+        settings.policy == JIT_NEVER
+            ? fail(SPECTRA_EUNSUPPORTED, "SPECTRA_JIT=never forbids to compile kernels")
+            : make(&w, compiled);
     pthread_mutex_unlock(&lock);
-    if (status == SPECTRA_OK)
-        *compiled = fresh;
     return status;
 }
 
 spectra_status jit_programs_make(const jit_cuda_request *request, jit_programs *out)
 {
     jit_cuda_request r = *request;
-    pthread_mutex_lock(&lock);
-    const own_spec *own = r.feat ? spec_find(r.feat) : NULL;
-    pthread_mutex_unlock(&lock);
+    const jit_spec *own = r.feat ? jit_spec_find(r.feat) : NULL;
     if (own)
         r.feat = own->path;
     return jit_generate_cuda(&r, own ? own->text : NULL, out);

@@ -31,14 +31,14 @@ typedef struct jit_options {
 /* Copies everything but context. SPECTRA_ENOMEM. */
 spectra_status jit_configure(const jit_options *options);
 
-/* The kernel for feature, matrix and sizes when `built` (NULL: none) is the best there was: built
- * itself, or one that is loaded, or compiled now, as the policy says. SPECTRA_EUNSUPPORTED says
- * what is missing: leave, a compiler, or what the compiler wrote. */
+/* The kernels of these groups for feature, matrix and sizes when `built` (NULL: none) is the best
+ * there was: built itself, or one that is loaded, or compiled now, as the policy says.
+ * SPECTRA_EUNSUPPORTED says what is missing: leave, a compiler, or what the compiler wrote. */
 spectra_status jit_attn(const char *feat, const char *matrix, int64_t D, int64_t DV, int64_t M,
-                        const attn_row *built, const attn_row **out);
+                        int groups, const attn_row *built, const attn_row **out);
 /* Before a long job, where the policy is JIT_AUTO: exact sizes are compiled if none were built. No
  * failure: without a compiler nothing happens, and what else goes wrong is warned of. */
-void jit_prefer(const char *feat, const char *matrix, int64_t D, int64_t DV, int64_t M);
+void jit_prefer(const char *feat, const char *matrix, int64_t D, int64_t DV, int64_t M, int groups);
 /* The table row of a user's component function, once a kernel of it is loaded; NULL. */
 const feature_info *jit_feature_info(const char *name);
 
@@ -46,6 +46,7 @@ const feature_info *jit_feature_info(const char *name);
 typedef struct jit_spec {
     const char *name, *path; /* path is absolute */
     const char *hash;        /* SHA-256 of the text, 64 hexadecimal digits */
+    const char *text;
 } jit_spec;
 
 /* Is this the path of a spec rather than a name: has it a '/' and ends it in .lua? */
@@ -64,10 +65,12 @@ spectra_status jit_object(const char *name, const char *target, const char *text
 
 /* Kernels of one feature for exact sizes, compiled or taken from the cache whatever was built.
  * SPECTRA_EUNSUPPORTED under JIT_NEVER. */
-spectra_status jit_warm(const char *feat, int64_t D, int64_t DV, int64_t M, bool *compiled);
+spectra_status jit_warm(const char *feat, int64_t D, int64_t DV, int64_t M, int groups,
+                        bool *compiled);
 
 typedef struct jit_entry {
-    char feature[64], isa[16], compiler[128];
+    char feature[64]; /* and, behind a space, its group, but of ATTN_ATTENTION */
+    char isa[16], compiler[128];
     int64_t D, DV, M;       /* 0: an object of jit_object, named in `feature` */
     int64_t bytes, seconds; /* size of the file, age */
     bool good;              /* false: damaged, the fields above bytes are empty */

@@ -148,6 +148,7 @@ static spectra_status in_new_state(lua_CFunction run, void *request, const bool 
 typedef struct request {
     const char *feat, *spec;
     const int64_t *sizes; /* D, DV, M; NULL: the spec is only checked */
+    const char *group;
     jit_text text;
     char *name; /* of the feature; owned */
     bool no_memory;
@@ -161,7 +162,7 @@ static char *copy(const char *text, size_t size)
     return out;
 }
 
-/* require("gen.jit").feature(feat, spec), then .text(feature, sizes) */
+/* require("gen.jit").feature(feat, spec), then .text(feature, sizes, group) */
 static int run(lua_State *L)
 {
     request *r = lua_touserdata(L, 1);
@@ -181,7 +182,8 @@ static int run(lua_State *L)
     lua_getfield(L, -2, "text");
     lua_insert(L, -2);
     push_sizes(L, r->sizes);
-    lua_call(L, 2, 2);
+    lua_pushstring(L, r->group);
+    lua_call(L, 3, 2);
     const char *text = luaL_checklstring(L, -2, &size);
     r->text.parts = (int)luaL_checkinteger(L, -1);
     r->text.text = (jit_bytes){copy(text, size), size};
@@ -200,10 +202,10 @@ static spectra_status generate(request *r)
 }
 
 spectra_status jit_generate(const char *feat, const char *spec, int64_t D, int64_t DV, int64_t M,
-                            jit_text *out)
+                            const char *group, jit_text *out)
 {
     const int64_t sizes[] = {D, DV, M};
-    request r = {.feat = feat, .spec = spec, .sizes = sizes};
+    request r = {.feat = feat, .spec = spec, .sizes = sizes, .group = group};
     TRY(generate(&r));
     free(r.name);
     *out = r.text;

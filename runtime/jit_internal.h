@@ -61,10 +61,10 @@ typedef struct jit_text {
     int parts; /* -DPART=0 ... parts-1 */
 } jit_text;
 
-/* The text for a feature and its sizes. spec: text of a user's own, feat is then its path; NULL: a
- * built-in. SPECTRA_EFORMAT, SPECTRA_ENOTFOUND, SPECTRA_ENOMEM. */
+/* The text of a group of kernels for a feature and its sizes. spec: text of a user's own, feat is
+ * then its path; NULL: a built-in. SPECTRA_EFORMAT, SPECTRA_ENOTFOUND, SPECTRA_ENOMEM. */
 spectra_status jit_generate(const char *feat, const char *spec, int64_t D, int64_t DV, int64_t M,
-                            jit_text *out);
+                            const char *group, jit_text *out);
 /* Checks a user's own spec only; its name, to be freed. */
 spectra_status jit_check_spec(const char *path, const char *spec, char **name);
 

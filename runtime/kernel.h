@@ -241,7 +241,16 @@ typedef struct matrix_info {
     const char *learner; /* what makes W of the recipe's sample and of parameters; NULL: nothing */
 } matrix_info;
 
-/* A row of the kernel table. D = DV = M = 0: any size. matrix NULL: any matrix. */
+/* Kernels of a row that are there together: fwd and bwd, causal, token, bf16 (gen/plan.lua). */
+typedef enum attn_group {
+    ATTN_ATTENTION = 1,
+    ATTN_CAUSAL = 2,
+    ATTN_OFFICIAL = 4,
+    ATTN_BF16 = 8
+} attn_group;
+
+/* A row of the kernel table. What is not there is NULL. D = DV = M = 0: any size. matrix NULL: any
+ * matrix. */
 typedef struct attn_row {
     const char *feat, *matrix;
     int64_t D, DV, M;
@@ -249,8 +258,11 @@ typedef struct attn_row {
     const attn_fwd_ops *fwd;
     const attn_bwd_ops *bwd;
     const attn_causal_ops *causal;
-    const attn_token_ops *token; /* NULL where the feature has no such behaviour */
-    const char *hash;            /* of the generated texts */
+    const attn_token_ops *token;
+    /* fwd with dot products of bf16, sums of which are float: on CPUs with AVX512_BF16 those of
+     * ISA_AVX512; those of ISA_PORTABLE are a slow model of them. */
+    const attn_fwd_ops *bf16;
+    const char *hash; /* of the generated texts */
 } attn_row;
 
 /* Row operators (specs/row): `rows` independent rows of n elements.

@@ -22,6 +22,23 @@ isa registry_isa(void)
     return best < isa_cap ? best : isa_cap;
 }
 
+bool registry_bf16(void)
+{
+    if (registry_isa() == ISA_PORTABLE)
+        return true;
+#if defined(__x86_64__)
+    return registry_isa() == ISA_AVX512 && __builtin_cpu_supports("avx512bf16");
+#else
+    return false;
+#endif
+}
+
+int registry_groups(const attn_row *r)
+{
+    return (r->fwd && r->bwd ? ATTN_ATTENTION : 0) | (r->causal ? ATTN_CAUSAL : 0) |
+           (r->token ? ATTN_OFFICIAL : 0) | (r->bf16 ? ATTN_BF16 : 0);
+}
+
 const char *registry_isa_name(isa level)
 {
     static const char *const names[ISA_COUNT] = {"portable", "avx2", "avx512"};
@@ -97,13 +114,14 @@ static int fit(const attn_row *r, const char *feat, const char *matrix, int64_t 
 }
 
 spectra_status registry_attn(const char *feat, const char *matrix, int64_t D, int64_t DV, int64_t M,
-                             const attn_row **out)
+                             int groups, const attn_row **out)
 {
     const attn_row *best = NULL;
     int best_fit = 0;
     isa top = registry_isa();
     for (const attn_row *r = generated_attn; r->feat; r++) {
-        int f = r->isa <= top ? fit(r, feat, matrix, D, DV, M) : 0;
+        bool has = r->isa <= top && !(groups & ~registry_groups(r));
+        int f = has ? fit(r, feat, matrix, D, DV, M) : 0;
         if (f && (!best || r->isa > best->isa || (r->isa == best->isa && f > best_fit))) {
             best = r;
             best_fit = f;
@@ -112,7 +130,7 @@ spectra_status registry_attn(const char *feat, const char *matrix, int64_t D, in
     const feature_info *known;
     if (!best && !jit_spec_find(feat))
         TRY(registry_feature(feat, &known));
-    return jit_attn(feat, matrix, D, DV, M, best, out);
+    return jit_attn(feat, matrix, D, DV, M, groups, best, out);
 }
 
 spectra_status registry_row(const char *name, const row_op **out)

@@ -20,9 +20,14 @@ const char *registry_form(const char *feat, bool antithetic, char *buf, size_t s
  * registry_attn gave a kernel of it. */
 spectra_status registry_feature(const char *name, const feature_info **out);
 spectra_status registry_matrix(const char *name, const matrix_info **out);
-/* What was built, or what jit.h makes of it. SPECTRA_EUNSUPPORTED when nothing fits. */
+/* A row that has these groups (ATTN_ATTENTION | ...): of what was built, or what jit.h makes of it.
+ * SPECTRA_EUNSUPPORTED when nothing fits. */
 spectra_status registry_attn(const char *feat, const char *matrix, int64_t D, int64_t DV, int64_t M,
-                             const attn_row **out);
+                             int groups, const attn_row **out);
+/* The groups a row has. */
+int registry_groups(const attn_row *row);
+/* Whether kernels of ATTN_BF16 run at the instruction set in use. */
+bool registry_bf16(void);
 spectra_status registry_row(const char *name, const row_op **out);
 /* Never NULL. */
 const product_ops *registry_products(void);

@@ -74,6 +74,10 @@ typedef struct spectra_attention_desc {
     bool antithetic; /* features of w and of -w, from one projection */
     bool causal;     /* query i sees the keys j <= i: as many queries as keys, see below */
     bool learn;      /* train the feature's scalars that can be (gerf's A), one a head */
+    /* Performer's forward multiplies numbers of bf16 (8 bits) and adds them up in float; what it
+     * reads and writes is float, backward computes in float. For CPUs with AVX512_BF16, else
+     * SPECTRA_EUNSUPPORTED; neither causal nor official. */
+    bool bf16;
 } spectra_attention_desc;
 
 typedef struct spectra_attention spectra_attention;

@@ -249,7 +249,8 @@ static spectra_status run_session(session *s, train_result *result)
     if (c->feat[0] && strcmp(c->device, "cpu") == 0) {
         char feat[SETTING_TEXT + 1];
         jit_prefer(registry_form(c->feat, c->antithetic, feat, sizeof feat), c->kernel,
-                   c->task.head_dim, c->task.head_dim, c->m);
+                   c->task.head_dim, c->task.head_dim, c->m,
+                   ATTN_ATTENTION | (c->official ? ATTN_OFFICIAL : 0));
     }
     TRY(learner_open(s->config, 7, &s->learner));
     if (dataset_count(s->learner.data[SPLIT_TEST]) < s->config->task.batch)

@@ -54,7 +54,7 @@ static spectra_status kernel_json(const train_config *c, json_t *build)
     int64_t d = c->task.head_dim;
     TRY(registry_feature(c->feat, &feature));
     TRY(registry_matrix(c->kernel, &matrix));
-    TRY(registry_attn(c->feat, c->kernel, d, d, c->m, &row));
+    TRY(registry_attn(c->feat, c->kernel, d, d, c->m, ATTN_ATTENTION, &row));
     json_t *kernel = json_pack("{s:s, s:s, s:s, s:s}", "feature_spec", feature->hash, "matrix_spec",
                                matrix->hash, "kernel_text", row->hash, "instructions",
                                registry_isa_name(row->isa));

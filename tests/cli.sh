@@ -75,6 +75,14 @@ says 2 "parameter A would be computed.*--input A=FILE" attend --feat oprf --kern
 says 2 "linear map" attend --feat sderf --kernel orf --causal --q q.npy --k k.npy --v v.npy --out o.npy
 says 1 "as many queries as keys, here are 70 and 33" attend --attn softmax --causal --q q.npy --k k33.npy --v k33.npy --out o.npy
 says 2 "train has no option --causal" train --causal
+says 1 "fast is of devices" attend --feat posrf --kernel orf --precision fast --q q.npy --k k.npy --v v.npy --out o.npy
+says 1 "causal attention has no products of bf16" attend --feat posrf --kernel orf --causal --precision bf16 --q q.npy --k k.npy --v v.npy --out o.npy
+says 1 "softmax has no products of bf16" attend --attn softmax --precision bf16 --q q.npy --k k.npy --v v.npy --out o.npy
+if grep -q -w avx512_bf16 /proc/cpuinfo; then
+    is "attend --precision bf16" "$bin" attend --feat posrf --kernel orf --precision bf16 --q q.npy --k k.npy --v v.npy --out o.npy
+else
+    says 1 "need a CPU with AVX512_BF16" attend --feat posrf --kernel orf --precision bf16 --q q.npy --k k.npy --v v.npy --out o.npy
+fi
 says 1 "constants" attend --feat aderf --kernel orf --through --q q.npy --k k.npy --v v.npy --out o.npy
 says 1 "must be\|needs m > d" matrix --kernel mm --m 8 --d 16 --out w2.npy
 says 2 "needs --q" attend --attn softmax --out o.npy

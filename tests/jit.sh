@@ -195,10 +195,12 @@ is "HOME" test "$(find home/.cache/spectraformer -name '*.kernel' | wc -l)" -eq 
 is "warm, one" "$bin" jit --warm --feat trigrf --kernel qmc --d 16 --m 8
 is "warm again" sh -c "'$bin' jit --warm --feat trigrf --d 16 --m 8 | grep -q 'is there'"
 is "list" sh -c "'$bin' jit --list | grep -q 'trigrf  *any  *16  *16  *8 '"
+is "warm, its causal kernels" "$bin" jit --warm --feat trigrf --kernel qmc --d 16 --m 8 --causal
+is "an entry of their own" sh -c "test $(entries) -eq 2 && '$bin' jit --list | grep -q 'trigrf causal  *any  *16  *16  *8 '"
 is "list --json" sh -c "'$bin' jit --list --json | grep -q '\"M\": 8'"
 is "warm, every one" "$bin" jit --warm --m 16
 specs=$OLDPWD/specs/feature
-is "a kernel each, and of each antithetic form" test "$(entries)" -eq $((1 + $(find "$specs" -name "*.lua" | wc -l) + \
+is "a kernel each, and of each antithetic form" test "$(entries)" -eq $((2 + $(find "$specs" -name "*.lua" | wc -l) + \
     $(grep -l "antithetic = true" "$specs"/*.lua | wc -l)))
 echo keep >cache/notes.txt
 echo keep >cache/x.kernel

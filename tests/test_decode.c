@@ -231,10 +231,11 @@ static spectra_status try_forward(const spectra_attention *att, int64_t queries,
 static void test_refusals(void **state)
 {
     (void)state;
-    static const char *const names[][2] = {
-        {"oprf", "parameter A "},   {"saderf", "parameter A "}, {"poisrf", "parameter lambda"},
-        {"geomrf", "parameter p "}, {"sderf", "linear map"},    {"aderf", "linear map"},
-        {"cderf", "linear map"}};
+    static const char *const names[][2] = {{"oprf", "parameter A "},
+                                           {"saderf", "parameter A "},
+                                           {"poisrf", "parameter lambda"},
+                                           {"geomrf", "parameter p "}};
+    static const char *const linear[] = {"sderf", "aderf", "cderf"};
     spectra_attention *att = NULL;
     spectra_attention_desc desc = describe("oprf");
     float memory[1];
@@ -244,6 +245,10 @@ static void test_refusals(void **state)
         says(try_forward(att, 5, 5), SPECTRA_EINVAL, names[i][1]);
         says(spectra_attention_state_clear(att, 1, NULL, memory), SPECTRA_EINVAL, names[i][1]);
         spectra_attention_free(att);
+    }
+    for (size_t i = 0; i < sizeof linear / sizeof linear[0]; i++) {
+        desc = describe(linear[i]);
+        says(spectra_attention_new(&desc, &att), SPECTRA_EINVAL, "linear map");
     }
     const float A[H] = {-0.1F, -0.1F};
     const int64_t heads = H;

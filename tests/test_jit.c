@@ -77,16 +77,18 @@ static void put(const char *path, const void *bytes, size_t size)
 static void text_is_the_generators(void **state)
 {
     (void)state;
+    static const char *const groups[] = {"attention", "causal", "official", "bf16"};
     for (const feature_info *f = generated_features; f->name; f++) {
+        const char *group = groups[(f - generated_features) % 4];
         char path[96], command[256];
         snprintf(path, sizeof path, "%s/text.c", folder);
-        snprintf(command, sizeof command,
-                 "lua5.4 gen/main.lua --jit FEAT=%s D=20 DV=8 M=100 OUT=%s", f->name, path);
+        snprintf(command, sizeof command, "%s GROUP=%s FEAT=%s OUT=%s",
+                 "lua5.4 gen/main.lua --jit D=20 DV=8 M=100", group, f->name, path);
         assert_int_equal(system(command), 0);
         jit_bytes expected;
         jit_text got;
         ok(jit_read_file(path, 1 << 24, &expected));
-        ok(jit_generate(f->name, NULL, 20, 8, 100, &got));
+        ok(jit_generate(f->name, NULL, 20, 8, 100, group, &got));
         assert_int_equal(got.text.size, expected.size);
         assert_memory_equal(got.text.data, expected.data, expected.size);
         free(expected.data);
@@ -146,8 +148,7 @@ static void the_compilers_identity(void **state)
     assert_true(jit_compiler_find("cc -DX", path, &b));
     assert_int_equal(b.count, 1);
     assert_string_not_equal(a.identity, b.identity);
-    jit_compiler_free(&a);
-    jit_compiler_free(&b);
+    jit_compiler_free(&a), jit_compiler_free(&b);
     static const char *const absent[] = {"", " ", "no-such-compiler", "./no-such-compiler", "/tmp"};
     for (size_t i = 0; i < sizeof absent / sizeof absent[0]; i++)
         assert_false(jit_compiler_find(absent[i], path, &a));
@@ -207,38 +208,39 @@ static void policies(void **state)
     (void)state;
     const attn_row *row = NULL;
     configure(JIT_NEVER, NULL);
-    ok(registry_attn("posrf", "orf", 12, 16, 24, &row));
+    ok(registry_attn("posrf", "orf", 12, 16, 24, ATTN_ATTENTION, &row));
     assert_int_equal(row->D, 0);
-    fails(jit_attn("posrf", "orf", 12, 16, 24, NULL, &row), SPECTRA_EUNSUPPORTED,
+    fails(jit_attn("posrf", "orf", 12, 16, 24, ATTN_ATTENTION, NULL, &row), SPECTRA_EUNSUPPORTED,
           "posrf x orf for head size 12, value size 16 and 24 features");
     assert_non_null(strstr(spectra_message(), "make gen FEAT=posrf KERNEL=orf D=12 DV=16 M=24"));
     configure(JIT_AUTO, NULL);
-    ok(registry_attn("posrf", "orf", 12, 16, 24, &row));
+    ok(registry_attn("posrf", "orf", 12, 16, 24, ATTN_ATTENTION, &row));
     assert_int_equal(row->D, 0);
     configure(JIT_ALWAYS, "no-such-compiler");
-    fails(registry_attn("posrf", "orf", 12, 16, 24, &row), SPECTRA_EUNSUPPORTED,
+    fails(registry_attn("posrf", "orf", 12, 16, 24, ATTN_ATTENTION, &row), SPECTRA_EUNSUPPORTED,
           "no C compiler 'no-such-compiler'");
     assert_non_null(strstr(spectra_message(), "install gcc and libc6-dev"));
     configure(JIT_AUTO, "no-such-compiler");
-    jit_prefer("posrf", "orf", 12, 16, 24);
+    jit_prefer("posrf", "orf", 12, 16, 24, ATTN_ATTENTION);
     assert_int_equal(warnings, 0);
     configure(JIT_AUTO, "false");
-    jit_prefer("posrf", "orf", 12, 16, 24);
+    jit_prefer("posrf", "orf", 12, 16, 24, ATTN_ATTENTION);
     assert_int_equal(warnings, 1);
     configure(JIT_ALWAYS, NULL);
-    ok(registry_attn("posrf", "orf", 12, 16, 24, &row));
+    ok(registry_attn("posrf", "orf", 12, 16, 24, ATTN_ATTENTION, &row));
     assert_int_equal(row->D, 12);
     assert_int_equal(row->isa, registry_isa());
     const attn_row *again = NULL;
     configure(JIT_AUTO, "no-such-compiler");
-    ok(registry_attn("posrf", "gaus", 12, 16, 24, &again));
+    ok(registry_attn("posrf", "gaus", 12, 16, 24, ATTN_ATTENTION, &again));
     assert_ptr_equal(row, again); /* it is there, whatever the matrix */
-    fails(registry_attn("sadref", "orf", 12, 16, 24, &row), SPECTRA_ENOTFOUND, "'saderf'");
+    fails(registry_attn("sadref", "orf", 12, 16, 24, ATTN_ATTENTION, &row), SPECTRA_ENOTFOUND,
+          "'saderf'");
 }
 
 static void *look_up(void *out)
 {
-    spectra_status status = registry_attn("gerf", "orf", 9, 10, 11, out);
+    spectra_status status = registry_attn("gerf", "orf", 9, 10, 11, ATTN_ATTENTION, out);
     return status == SPECTRA_OK ? out : NULL;
 }
 
@@ -281,10 +283,10 @@ static void own_features(void **state)
     ok(jit_spec_open(path, spec->hash, &again));
     assert_ptr_equal(spec, again);
     assert_string_equal(spec->name, "mine");
-    fails(registry_attn("mine", "orf", 16, 16, 32, &row), SPECTRA_EUNSUPPORTED,
+    fails(registry_attn("mine", "orf", 16, 16, 32, ATTN_ATTENTION, &row), SPECTRA_EUNSUPPORTED,
           "SPECTRA_JIT=never");
     configure(JIT_AUTO, NULL);
-    ok(registry_attn("mine", "orf", 16, 16, 32, &row));
+    ok(registry_attn("mine", "orf", 16, 16, 32, ATTN_ATTENTION, &row));
     ok(registry_feature("mine", &info));
     assert_string_equal(info->doc, "d");
     assert_int_equal(info->scalars, 1);
@@ -336,6 +338,7 @@ static result attend(const attn_row *row, const char *matrix, bool official)
     configure(JIT_NEVER, NULL);
     ok(spectra_attention_new(&d, &att));
     att->kernels = row;
+    att->forward = row->fwd;
     const spectra_problem p = {.B = 1, .T = T, .S = T};
     const int64_t nd = H * T * row->D, nv = H * T * row->DV;
     float *q = floats(nd, 1), *k = floats(nd, 2), *v = floats(nv, 3), *go = floats(nv, 4);
@@ -349,9 +352,7 @@ static result attend(const attn_row *row, const char *matrix, bool official)
                                   DENSE(go, DV), DENSE(r.gq, D), DENSE(r.gk, D), DENSE(r.gv, DV),
                                   saved, work));
 #undef DENSE
-    float *all[] = {q, k, v, go, saved, work};
-    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
-        free(all[i]);
+    free(q), free(k), free(v), free(go), free(saved), free(work);
     spectra_attention_free(att);
     return r;
 }
@@ -368,7 +369,8 @@ static void bits_are_those_of_the_kernel_built_ahead(void **state)
     if (!ahead->feat)
         skip(); /* no pair was generated */
     configure(JIT_AUTO, "gcc");
-    ok(jit_attn(ahead->feat, ahead->matrix, ahead->D, ahead->DV, ahead->M, NULL, &now));
+    ok(jit_attn(ahead->feat, ahead->matrix, ahead->D, ahead->DV, ahead->M,
+                ATTN_ATTENTION | ATTN_OFFICIAL, NULL, &now));
     assert_ptr_not_equal(ahead, now);
     for (int official = 0; official < 2; official++) {
         result a = attend(ahead, ahead->matrix, official), b = attend(now, ahead->matrix, official);
@@ -378,9 +380,8 @@ static void bits_are_those_of_the_kernel_built_ahead(void **state)
         assert_memory_equal(a.gk, b.gk, nd);
         assert_memory_equal(a.gv, b.gv, nv);
         assert_true(isfinite(a.o[0]));
-        float *all[] = {a.o, a.gq, a.gk, a.gv, b.o, b.gq, b.gk, b.gv};
-        for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
-            free(all[i]);
+        free(a.o), free(a.gq), free(a.gk), free(a.gv), free(b.o), free(b.gq), free(b.gk),
+            free(b.gv);
     }
 }
 

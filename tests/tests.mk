@@ -5,6 +5,7 @@ TEST_NAMES := $(filter-out $(GRADIENT_NAMES),$(patsubst tests/%.c,%,$(wildcard t
 TEST_WITH_test_approx := oracle
 TEST_WITH_test_causal_device := attend emulated
 TEST_WITH_test_decoding_device := device_case oracle attend
+TEST_WITH_test_bf16 := oracle attend
 TEST_WITH_test_big_device := device_case oracle attend
 TEST_WITH_test_chain := oracle attend
 TEST_WITH_test_device := device_case oracle
@@ -46,8 +47,8 @@ endef
 $(foreach t,$(TEST_NAMES) golden,$(eval $(call TEST_RULE,$(t))))
 
 # vec.h and the skeletons alone, once for each instruction set; the skeletons with a positive and a signed
-# feature, in float and in double.
-ALONE := vec_ulp kernel_stub kernel_signed kernel_double
+# feature, in float and in double, and forward with pairs of bf16.
+ALONE := vec_ulp kernel_stub kernel_signed kernel_double kernel_pairs kernel_pairs_signed
 ALONE_BIN := $(foreach t,$(ALONE),$(foreach i,$(ISAS),$(B)/tests/$(t)_$(i)))
 define ALONE_RULE
 $(B)/tests/$(1)_$(2): tests/$(3).c $(HEADERS) $(wildcard templates/c/*.c)
@@ -58,7 +59,9 @@ $(foreach i,$(ISAS),\
     $(eval $(call ALONE_RULE,vec_ulp,$(i),vec_ulp))\
     $(eval $(call ALONE_RULE,kernel_stub,$(i),kernel_stub))\
     $(eval $(call ALONE_RULE,kernel_signed,$(i),kernel_stub,-DSTUB_SIGNED))\
-    $(eval $(call ALONE_RULE,kernel_double,$(i),kernel_stub,-DREAL=double)))
+    $(eval $(call ALONE_RULE,kernel_double,$(i),kernel_stub,-DREAL=double))\
+    $(eval $(call ALONE_RULE,kernel_pairs,$(i),kernel_stub,-DPAIRS=1))\
+    $(eval $(call ALONE_RULE,kernel_pairs_signed,$(i),kernel_stub,-DPAIRS=1 -DSTUB_SIGNED)))
 
 # Everything generated, in double: the verification build.
 DOUBLE_C := $(filter build/base/%,$(KERNEL_C))
@@ -114,13 +117,14 @@ test-programs: build/cuda-texts/list $(B)/spectraformer $(B)/libspectraformer.so
 	$(FAKE)/hide.so $(O)/cubin
 
 # The same sources under AddressSanitizer and UndefinedBehaviorSanitizer; the kernels in portable C and
-# for the widest vectors, which saves a third of the compilation.
+# for the widest vectors that this machine has, which saves a third of the compilation.
 ASAN_NAMES := test_support test_files test_matrix test_data test_softmax test_row test_jit \
 	test_property_attention test_property_state test_property_matrix_structure test_chain test_learned test_approx \
 	test_emulator test_emulator_product test_emulator_text test_curand \
 	test_causal test_decode test_device test_device_kernels
-ASAN_MAKE := B=build/asan OPT=-O1 $(if $(filter avx2,$(ISAS)),ISAS='portable avx512') \
-	SAN='-DWITHOUT_avx2 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer'
+WIDEST = $(if $(shell grep -m 1 -w avx512vl /proc/cpuinfo),avx512,avx2)
+ASAN_MAKE = B=build/asan OPT=-O1 $(if $(filter avx2,$(ISAS)),ISAS='portable $(WIDEST)') \
+	SAN='-DWITHOUT_$(if $(filter avx2,$(WIDEST)),avx512,avx2) -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer'
 sanitized:
 	@$(MAKE) --no-print-directory $(ASAN_MAKE) $(ASAN_NAMES:%=build/asan/tests/%) build/asan/tests/golden \
 	    $(GRADIENT_NAMES:%=build/asan/tests/%) build/asan/spectraformer

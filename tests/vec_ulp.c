@@ -150,6 +150,67 @@ static void test_falling(void **state)
     assert_true(vec_exp_falling(vset(-1e30F))[0] == 0 && isnan(vec_exp_falling(vset(NAN))[0]));
 }
 
+static void test_coarse(void **state)
+{
+    (void)state;
+    for (int64_t i = 0; i < STEPS; i++) {
+        float x = (float)(-86.5 * (double)i / STEPS);
+        double got = (double)vec_exp_coarse(vset(x))[0], want = exp((double)x);
+        assert_true(fabs(got - want) <= 1.1e-4 * want);
+    }
+    assert_true(vec_exp_coarse(vset(0))[0] == 1 && vec_exp_coarse(vset(-INFINITY))[0] == 0);
+    assert_true(vec_exp_coarse(vset(-1e30F))[0] == 0 && isnan(vec_exp_coarse(vset(NAN))[0]));
+}
+
+/* Low and high half of a lane as numbers. */
+static float half_of(vec pair, int lane, int which)
+{
+    uint32_t bits = ((uvec)pair)[lane];
+    bits = which ? bits & 0xffff0000U : bits << 16;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* To the nearest number of 8 bits, ties to even, infinity beyond the largest. */
+static void test_pairs(void **state)
+{
+    (void)state;
+#if VEC_BYTES == 64
+    if (!__builtin_cpu_supports("avx512bf16"))
+        skip();
+#endif
+    static const struct {
+        float x, rounded;
+    } cases[] = {{1, 1},
+                 {-1, -1},
+                 {0x1.01p0F, 0x1p0F},
+                 {0x1.03p0F, 0x1.04p0F},
+                 {0x1.011p0F, 0x1.02p0F},
+                 {-0x1.03p9F, -0x1.04p9F},
+                 {0x1.fffp5F, 0x1p6F},
+                 {0, 0},
+                 {INFINITY, INFINITY},
+                 {0x1.fffp127F, INFINITY}};
+    enum { CASES = sizeof cases / sizeof cases[0] };
+    vec a, b, numbers[2];
+    for (int i = 0; i < VL; i++) {
+        a[i] = cases[i % CASES].x, b[i] = cases[(i + 3) % CASES].x;
+        numbers[0][i] = (float)i, numbers[1][i] = (float)(VL + i);
+    }
+    const vec pair = vec_pair(a, b), next = vec_pair_neighbours(numbers[0], numbers[1]);
+    for (int i = 0; i < VL; i++) {
+        assert_true(half_of(pair, i, 0) == cases[i % CASES].rounded);
+        assert_true(half_of(pair, i, 1) == cases[(i + 3) % CASES].rounded);
+        assert_true(half_of(next, i, 0) == (float)(2 * i));
+        assert_true(half_of(next, i, 1) == (float)(2 * i + 1));
+    }
+    assert_true(isnan(half_of(vec_pair(vset(NAN), vset(1)), 0, 0)));
+    const vec dot = vec_dot(vset(0.5F), next, vec_pair(vset(3), vset(-5)));
+    for (int i = 0; i < VL; i++)
+        assert_true(dot[i] == 0.5F + 3 * (float)(2 * i) - 5 * (float)(2 * i + 1));
+}
+
 static void test_parts(void **state)
 {
     (void)state;
@@ -178,6 +239,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_ulp),    cmocka_unit_test(test_angles),
         cmocka_unit_test(test_limits), cmocka_unit_test(test_falling),
+        cmocka_unit_test(test_coarse), cmocka_unit_test(test_pairs),
         cmocka_unit_test(test_parts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

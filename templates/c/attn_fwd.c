@@ -2,10 +2,18 @@
  *
  * Features exist for one block of tokens at a time. The shift of a key's log is the running maximum
  * of its feature row (the state is rescaled when it grows), which a query gives back and then
- * subtracts its own maximum: exact, and no number can overflow or all vanish. */
+ * subtracts its own maximum: exact, and no number can overflow or all vanish.
+ *
+ * The three products are of reals, or with -DPAIRS=1 of pairs of bf16 (vec.h), along what
+ * they sum over: coordinates of W and a token, neighbouring tokens of features and values,
+ * neighbouring rows of features and state. Maxima, z, den and the state stay reals. */
 #include "stub.h"
 
 #include "attn.h"
+
+#ifndef PAIRS
+#define PAIRS 0
+#endif
 
 enum { FWD_TILES = 1 + SIGNED };
 
@@ -16,6 +24,9 @@ typedef struct fwd_scratch {
     real *sign; /* (block, ldf)  only if SIGNED */
     real *u2;   /* (block, MP + PAD)  second projections */
     real *v;    /* (block, DVP)  values of keys, numerators of queries */
+    /* only if PAIRS */
+    real *wt, *wt_second;        /* (DP / 2, MP)  of W, transposed */
+    real *features, *values, *S; /* (block / 2, ldf), (block / 2, DVP), (F / 2, DVP) */
 } fwd_scratch;
 
 VEC_FN int64_t fwd_take(const attn_sizes *z, real *scratch, fwd_scratch *w)
@@ -27,6 +38,11 @@ VEC_FN int64_t fwd_take(const attn_sizes *z, real *scratch, fwd_scratch *w)
     w->sign = attn_take(&arena, SIGNED ? z->block * z->ldf : 0);
     w->u2 = attn_take(&arena, NP > 1 ? z->block * (z->MP + PAD) : 0);
     w->v = attn_take(&arena, z->block * z->DVP);
+    w->wt = attn_take(&arena, PAIRS ? z->DP / 2 * z->MP : 0);
+    w->wt_second = attn_take(&arena, PAIRS && NP > 1 ? z->DP / 2 * z->MP : 0);
+    w->features = attn_take(&arena, PAIRS ? z->block / 2 * z->ldf : 0);
+    w->values = attn_take(&arena, PAIRS ? z->block / 2 * z->DVP : 0);
+    w->S = attn_take(&arena, PAIRS ? z->F / 2 * z->DVP : 0);
     return arena.used;
 }
 
@@ -35,6 +51,70 @@ static int64_t fwd_reals(const attn_plan *p)
     attn_sizes z = attn_sizes_of(p, FWD_TILES);
     fwd_scratch w;
     return fwd_take(&z, NULL, &w);
+}
+
+/* ---- pairs ------------------------------------------------------------------------------------
+ */
+
+/* Rows 2i and 2i + 1 of x (n, cols) as row i of `to` (n / 2 rounded up, cols). */
+VEC_FN void pair_rows(int64_t n, int64_t cols, const real *x, int64_t ldx, real *to, int64_t ldto)
+{
+    for (int64_t i = 0; i < n; i += 2)
+        for (int64_t c = 0; c < cols; c += VL) {
+            const real *at = x + i * ldx + c;
+            vstore(to + i / 2 * ldto + c,
+                   vec_pair(vload(at), i + 1 < n ? vload(at + ldx) : vset(0)));
+        }
+}
+
+/* Numbers 2i and 2i + 1 of each row of x (n, cols) as its number i, in place. */
+VEC_FN void pair_neighbours(int64_t n, int64_t cols, real *x, int64_t ldx)
+{
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t c = 0; c < cols; c += 2 * VL) {
+            real *at = x + i * ldx;
+            vec second = c + VL < cols ? vload(at + c + VL) : vset(0);
+            vstore(at + c / 2, vec_pair_neighbours(vload(at + c), second));
+        }
+}
+
+VEC_FN void pair_matrices(const attn_plan *p, const attn_sizes *z, const fwd_scratch *w)
+{
+    pair_rows(z->D, z->MP, p->wt, z->MP, w->wt, z->MP);
+    if (NP > 1)
+        pair_rows(z->D, z->MP, p->wt_second, z->MP, w->wt_second, z->MP);
+}
+
+/* As `project` does; tokens become pairs, but of a chain's, which is no product. */
+VEC_FN void project_block(const attn_plan *p, const attn_sizes *z, const fwd_scratch *w)
+{
+    const attn_block *b = &w->b;
+    if (!PAIRS) {
+        project(p, z, b, w->phi, z->ldf, w->u2);
+        return;
+    }
+    const int64_t rows = pad_block(b->n, z->DP, b->x), K = (z->D + 1) / 2;
+    if (p->chain != NULL) {
+        chain_project(p->chain, b->n, z->M, z->DP, b->x, z->DP, w->phi, z->ldf);
+    } else {
+        pair_neighbours(rows, z->DP, b->x, z->DP);
+        tile_mul_pairs(rows, z->MP, K, b->x, z->DP, w->wt, z->MP, w->phi, z->ldf);
+    }
+    if (NP > 1) {
+        pad_block(b->n, z->DP, b->second);
+        pair_neighbours(rows, z->DP, b->second, z->DP);
+        tile_mul_pairs(rows, z->MP, K, b->second, z->DP, w->wt_second, z->MP, w->u2, z->MP + PAD);
+    }
+}
+
+/* S += features of the block's keys, which become pairs, times values (n, DVP). */
+VEC_FN void add_pairs(const attn_sizes *z, const fwd_scratch *w, const real *values, int64_t ld,
+                      real *S)
+{
+    pair_rows(w->b.n, z->F, w->phi, z->ldf, w->features, z->ldf);
+    pair_rows(w->b.n, z->DVP, values, ld, w->values, z->DVP);
+    tile_rank_pairs((w->b.n + 1) / 2, z->F, z->DVP, w->features, z->ldf, w->values, z->DVP, S,
+                    z->DVP);
 }
 
 /* With one lane and no sign a log is a few operations: made a second time, not kept in between. */
@@ -95,6 +175,12 @@ VEC_FN vec raise_max(const attn_sizes *z, int64_t f, int64_t valid_rows, vec max
     return shift;
 }
 
+/* exp(x) of x <= 0 as what becomes of it needs. */
+VEC_FN vec falling(vec x)
+{
+    return PAIRS ? vec_exp_coarse(x) : vec_exp_falling(x);
+}
+
 /* The block's features of VL rows of W from r, in place of the projections; adds their sums to z.
  */
 VEC_FN void key_features(const attn_sizes *z, const fwd_scratch *w, int64_t r, real *state)
@@ -108,7 +194,7 @@ VEC_FN void key_features(const attn_sizes *z, const fwd_scratch *w, int64_t r, r
         for (int64_t t = 0; t < w->b.n; t++) {
             int64_t at = t * z->ldf + f;
             vec log = AGAIN ? log_again(w, t, row, w->phi + at) : vload(w->phi + at);
-            vec e = vec_exp_falling(log - shift);
+            vec e = falling(log - shift);
             if (SIGNED)
                 e *= vload(w->sign + at);
             vstore(w->phi + at, e);
@@ -126,6 +212,8 @@ static void fwd_keys(const attn_plan *p, const attn_params *a, int64_t n, const 
     fwd_scratch w;
     fwd_take(&z, scratch, &w);
     hoist(p, &z, 1, a, &w.h);
+    if (PAIRS)
+        pair_matrices(p, &z, &w);
     int64_t index[BLOCK_MAX + 1];
     for (int64_t first = 0; first < n;) {
         first = choose_tokens(first, n, mask, z.block, index, &w.b.n);
@@ -137,7 +225,7 @@ static void fwd_keys(const attn_plan *p, const attn_params *a, int64_t n, const 
         const real *values = gather_rows(index, w.b.n, z.DV, v, ldv, w.v, &ld);
         finish_block(&z, 1, a, &w.b);
         hoist_tokens(&w.h, &w.b);
-        project(p, &z, &w.b, w.phi, z.ldf, w.u2);
+        project_block(p, &z, &w);
         for (int64_t r = 0, t = 0; r < z.MP; r += VL) {
             key_features(&z, &w, r, state);
             for (; t < w.b.n * (r + VL) / z.MP && index[t] + z.block < n; t++) {
@@ -145,7 +233,10 @@ static void fwd_keys(const attn_plan *p, const attn_params *a, int64_t n, const 
                 expect_row(v + (index[t] + z.block) * ldv, z.DV);
             }
         }
-        tile_rank(w.b.n, z.F, z.DVP, w.phi, z.ldf, values, ld, state + 2 * z.F, z.DVP);
+        if (PAIRS)
+            add_pairs(&z, &w, values, ld, state + 2 * z.F);
+        else
+            tile_rank(w.b.n, z.F, z.DVP, w.phi, z.ldf, values, ld, state + 2 * z.F, z.DVP);
     }
 }
 
@@ -201,7 +292,7 @@ VEC_FN real query_features(const attn_sizes *z, const fwd_scratch *w, int64_t t,
         } else {
             log = vload(phi_t + f);
         }
-        vec e = vec_exp_falling(log - max);
+        vec e = falling(log - max);
         if (SIGNED)
             e *= vload(sign_t + f);
         vstore(phi_t + f, e);
@@ -218,13 +309,17 @@ static void fwd_queries(const attn_plan *p, const attn_params *a, int64_t n, con
     fwd_scratch w;
     fwd_take(&z, scratch, &w);
     hoist(p, &z, 0, a, &w.h);
+    if (PAIRS) {
+        pair_matrices(p, &z, &w);
+        pair_rows(z.F, z.DVP, state + 2 * z.F, z.DVP, w.S, z.DVP);
+    }
     for (int64_t first = 0; first < n; first += w.b.n) {
         w.b.n = n - first < z.block ? n - first : z.block;
         for (int64_t t = 0; t < w.b.n; t++)
             load_token(&z, 0, p->scale, q + (first + t) * ldq, a->v, &w.b, t);
         finish_block(&z, 0, a, &w.b);
         hoist_tokens(&w.h, &w.b);
-        project(p, &z, &w.b, w.phi, z.ldf, w.u2);
+        project_block(p, &z, &w);
         real max[BLOCK_MAX]; /* apart from what follows, or every token would wait for its own */
         for (int64_t t = 0; t < w.b.n; t++)
             max[t] = query_logs(&z, &w, t, state);
@@ -235,7 +330,12 @@ static void fwd_queries(const attn_plan *p, const attn_params *a, int64_t n, con
                 expect_row(q + (first + t + z.block) * ldq, z.D);
         }
         int64_t rows = pad_block(w.b.n, z.ldf, w.phi);
-        tile_mul(rows, z.DVP, z.F, w.phi, z.ldf, state + 2 * z.F, z.DVP, w.v, z.DVP);
+        if (PAIRS) {
+            pair_neighbours(rows, z.F, w.phi, z.ldf);
+            tile_mul_pairs(rows, z.DVP, z.F / 2, w.phi, z.ldf, w.S, z.DVP, w.v, z.DVP);
+        } else {
+            tile_mul(rows, z.DVP, z.F, w.phi, z.ldf, state + 2 * z.F, z.DVP, w.v, z.DVP);
+        }
         for (int64_t t = 0; t < w.b.n; t++)
             store_output(&z, den[first + t], w.v + t * z.DVP, o + (first + t) * ldo);
     }
@@ -278,8 +378,13 @@ static void fwd_features(const attn_plan *p, const attn_params *a, int side, int
     }
 }
 
-extern const attn_fwd_ops EXPORT(attn_fwd);
-const attn_fwd_ops EXPORT(attn_fwd) = {
+#if PAIRS
+#define FWD_NAME attn_bf16
+#else
+#define FWD_NAME attn_fwd
+#endif
+extern const attn_fwd_ops EXPORT(FWD_NAME);
+const attn_fwd_ops EXPORT(FWD_NAME) = {
     .scratch = fwd_reals,
     .keys = fwd_keys,
     .merge = fwd_merge,

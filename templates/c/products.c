@@ -27,7 +27,7 @@ static void products_mul(int64_t rows, int64_t in, int64_t out, const real *x, c
     tile_mul(whole, out, in, x, in, b, out, y, out);
     for (int64_t r = whole; r < rows; r++)
         for (int64_t j = 0; j < out; j += VL)
-            tile_mul_block(1, 1, in, x + r * in, in, b + j, out, y + r * out + j, out);
+            tile_mul_block(false, 1, 1, in, x + r * in, in, b + j, out, y + r * out + j, out);
     if (bias)
         add_bias(rows, out, bias, y);
 }

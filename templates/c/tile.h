@@ -3,6 +3,7 @@
  *     tile_mul    C = A B          rows of A are tokens; A (rows, K), B (K, cols), C (rows, cols)
  *     tile_row    c = a B          one row
  *     tile_rank   C += A^T B       sums over tokens;     A (n, rows), B (n, cols), C (rows, cols)
+ *     tile_mul_pairs, tile_rank_pairs   the same of pairs of bf16 (vec.h), K or n pairs
  *
  * Both cover C by register blocks of constant size, inlined so that the arrays of accumulators
  * become registers; they themselves are not inlined, as nothing else may compete for those
@@ -32,8 +33,24 @@ enum { TILE_ROWS = 12, MUL_R = 6, MUL_C = 2, RANK_R = 4, RANK_C = 2 };
 
 #define TILE_FN static __attribute__((noinline, unused))
 
-VEC_FN void tile_mul_block(int R, int C, int64_t K, const real *a, int64_t lda, const real *b,
-                           int64_t ldb, real *c, int64_t ldc)
+/* sum + a b; of pairs a dot product. */
+VEC_FN vec tile_add(bool pairs, vec sum, vec a, vec b)
+{
+    return pairs ? vec_dot(sum, a, b) : sum + a * b;
+}
+
+/* A number of A in every lane; a pair not by arithmetic, which it may not survive. */
+VEC_FN vec tile_spread(bool pairs, const real *p)
+{
+    vec_int bits;
+    if (!pairs)
+        return vset(*p);
+    memcpy(&bits, p, sizeof bits);
+    return (vec)(bits - (ivec){0});
+}
+
+VEC_FN void tile_mul_block(bool pairs, int R, int C, int64_t K, const real *a, int64_t lda,
+                           const real *b, int64_t ldb, real *c, int64_t ldc)
 {
     vec acc[MUL_R][MUL_C];
 #pragma GCC unroll 16
@@ -50,10 +67,10 @@ VEC_FN void tile_mul_block(int R, int C, int64_t K, const real *a, int64_t lda, 
         }
 #pragma GCC unroll 16
         for (int i = 0; i < R; i++) {
-            vec ai = vset(a[i * lda + k]);
+            vec ai = tile_spread(pairs, a + i * lda + k);
 #pragma GCC unroll 16
             for (int j = 0; j < C; j++)
-                acc[i][j] += ai * bk[j];
+                acc[i][j] = tile_add(pairs, acc[i][j], ai, bk[j]);
         }
     }
 #pragma GCC unroll 16
@@ -63,16 +80,29 @@ VEC_FN void tile_mul_block(int R, int C, int64_t K, const real *a, int64_t lda, 
             vstore(c + i * ldc + j * VL, acc[i][j]);
 }
 
-TILE_FN void tile_mul(int64_t rows, int64_t cols, int64_t K, const real *a, int64_t lda,
-                      const real *b, int64_t ldb, real *c, int64_t ldc)
+VEC_FN void tile_mul_all(bool pairs, int64_t rows, int64_t cols, int64_t K, const real *a,
+                         int64_t lda, const real *b, int64_t ldb, real *c, int64_t ldc)
 {
     for (int64_t i = 0; i < rows; i += MUL_R) {
         int64_t j = 0;
         for (; j + MUL_C * VL <= cols; j += MUL_C * VL)
-            tile_mul_block(MUL_R, MUL_C, K, a + i * lda, lda, b + j, ldb, c + i * ldc + j, ldc);
+            tile_mul_block(pairs, MUL_R, MUL_C, K, a + i * lda, lda, b + j, ldb, c + i * ldc + j,
+                           ldc);
         if (j < cols)
-            tile_mul_block(MUL_R, 1, K, a + i * lda, lda, b + j, ldb, c + i * ldc + j, ldc);
+            tile_mul_block(pairs, MUL_R, 1, K, a + i * lda, lda, b + j, ldb, c + i * ldc + j, ldc);
     }
+}
+
+TILE_FN void tile_mul(int64_t rows, int64_t cols, int64_t K, const real *a, int64_t lda,
+                      const real *b, int64_t ldb, real *c, int64_t ldc)
+{
+    tile_mul_all(false, rows, cols, K, a, lda, b, ldb, c, ldc);
+}
+
+TILE_FN void tile_mul_pairs(int64_t rows, int64_t cols, int64_t K, const real *a, int64_t lda,
+                            const real *b, int64_t ldb, real *c, int64_t ldc)
+{
+    tile_mul_all(true, rows, cols, K, a, lda, b, ldb, c, ldc);
 }
 
 /* The same for a single row a (K); c (cols). */
@@ -92,8 +122,8 @@ TILE_FN void tile_row(int64_t cols, int64_t K, const real *a, const real *b, int
     }
 }
 
-VEC_FN void tile_rank_block(int R, int C, int64_t n, const real *a, int64_t lda, const real *b,
-                            int64_t ldb, real *c, int64_t ldc)
+VEC_FN void tile_rank_block(bool pairs, int R, int C, int64_t n, const real *a, int64_t lda,
+                            const real *b, int64_t ldb, real *c, int64_t ldc)
 {
     vec acc[RANK_R][RANK_C];
 #pragma GCC unroll 16
@@ -110,10 +140,10 @@ VEC_FN void tile_rank_block(int R, int C, int64_t n, const real *a, int64_t lda,
         }
 #pragma GCC unroll 16
         for (int i = 0; i < R; i++) {
-            vec ai = vset(a[t * lda + i]);
+            vec ai = tile_spread(pairs, a + t * lda + i);
 #pragma GCC unroll 16
             for (int j = 0; j < C; j++)
-                acc[i][j] += ai * bt[j];
+                acc[i][j] = tile_add(pairs, acc[i][j], ai, bt[j]);
         }
     }
 #pragma GCC unroll 16
@@ -123,16 +153,28 @@ VEC_FN void tile_rank_block(int R, int C, int64_t n, const real *a, int64_t lda,
             vstore(c + i * ldc + j * VL, acc[i][j]);
 }
 
-TILE_FN void tile_rank(int64_t n, int64_t rows, int64_t cols, const real *a, int64_t lda,
-                       const real *b, int64_t ldb, real *c, int64_t ldc)
+VEC_FN void tile_rank_all(bool pairs, int64_t n, int64_t rows, int64_t cols, const real *a,
+                          int64_t lda, const real *b, int64_t ldb, real *c, int64_t ldc)
 {
     for (int64_t i = 0; i < rows; i += RANK_R) {
         int64_t j = 0;
         for (; j + RANK_C * VL <= cols; j += RANK_C * VL)
-            tile_rank_block(RANK_R, RANK_C, n, a + i, lda, b + j, ldb, c + i * ldc + j, ldc);
+            tile_rank_block(pairs, RANK_R, RANK_C, n, a + i, lda, b + j, ldb, c + i * ldc + j, ldc);
         if (j < cols)
-            tile_rank_block(RANK_R, 1, n, a + i, lda, b + j, ldb, c + i * ldc + j, ldc);
+            tile_rank_block(pairs, RANK_R, 1, n, a + i, lda, b + j, ldb, c + i * ldc + j, ldc);
     }
+}
+
+TILE_FN void tile_rank(int64_t n, int64_t rows, int64_t cols, const real *a, int64_t lda,
+                       const real *b, int64_t ldb, real *c, int64_t ldc)
+{
+    tile_rank_all(false, n, rows, cols, a, lda, b, ldb, c, ldc);
+}
+
+TILE_FN void tile_rank_pairs(int64_t n, int64_t rows, int64_t cols, const real *a, int64_t lda,
+                             const real *b, int64_t ldb, real *c, int64_t ldc)
+{
+    tile_rank_all(true, n, rows, cols, a, lda, b, ldb, c, ldc);
 }
 
 #endif

@@ -34,24 +34,31 @@ end
 
 describe("the text compiled at run time", function()
   it("needs no header of the tree", function()
-    assert.is_nil(jit.text(jit.feature("saderf"), SIZES):find('#include "', 1, true))
+    assert.is_nil(jit.text(jit.feature("saderf"), SIZES, "attention"):find('#include "', 1, true))
   end)
 
   it("is, part by part, what is built ahead", function()
     local feature = jit.feature("trigrf")
-    local text, parts = jit.text(feature, SIZES)
-    assert.equal(#plan.kinds + 1, parts)
-    for i, ahead in ipairs(emit.kernels("x", feature, "trigrf_20_32_100", SIZES, "f32")) do
-      assert.equal(preprocessed(ahead, "-Itemplates/c -Iruntime"),
-        preprocessed(text, "-DPART=" .. i - 1))
+    local all = 0
+    for _, group in ipairs { "attention", "causal", "official", "bf16" } do
+      local text, parts = jit.text(feature, SIZES, group)
+      local kinds = plan.group(plan.kinds, group)
+      assert.equal(#kinds + 1, parts)
+      all = all + #kinds
+      for i, ahead in ipairs(emit.kernels("x", feature, "trigrf_20_32_100", SIZES, "f32", kinds)) do
+        assert.equal(preprocessed(ahead, "-Itemplates/c -Iruntime"),
+          preprocessed(text, "-DPART=" .. i - 1))
+      end
     end
+    assert.equal(#plan.kinds, all)
   end)
 
   it("keeps the lines of templates and headers", function()
     local sources, path, number, compared = {}, nil, 0, 0
-    for line in jit.text(jit.feature("posrf"), SIZES):gmatch("([^\n]*)\n") do
+    local text = jit.text(jit.feature("posrf"), SIZES, "attention") .. jit.text(jit.feature("posrf"), SIZES, "causal")
+    for line in text:gmatch("([^\n]*)\n") do
       local at, file = line:match('^#line (%d+) "(.-)"')
-      if line:find("^#elif PART") then
+      if line:find("^#elif PART") or line:find("^#if PART") then
         path = nil
       elseif at then
         path, number = file, tonumber(at) - 1
@@ -70,17 +77,19 @@ describe("the text compiled at run time", function()
 
   it("is the same twice and wherever the spec lies", function()
     local here, there = jit.feature("./mine.lua", OWN), jit.feature("/home/me/mine.lua", OWN)
-    assert.equal(jit.text(here, SIZES), jit.text(there, SIZES))
-    assert.equal(jit.text(here, SIZES), jit.text(jit.feature("./mine.lua", OWN), SIZES))
-    assert.not_equal(jit.text(here, SIZES), jit.text(here, { D = 20, DV = 32, M = 101 }))
+    local text = jit.text(here, SIZES, "attention")
+    assert.equal(text, jit.text(there, SIZES, "attention"))
+    assert.equal(text, jit.text(jit.feature("./mine.lua", OWN), SIZES, "attention"))
+    assert.not_equal(text, jit.text(here, { D = 20, DV = 32, M = 101 }, "attention"))
+    assert.not_equal(text, jit.text(here, SIZES, "causal"))
   end)
 
   it("leaves out the official behaviour where a spec has none, and holds the feature's table", function()
-    local text, parts = jit.text(jit.feature("./mine.lua", OWN), SIZES)
-    assert.equal(#plan.kinds, parts)
+    local text, parts = jit.text(jit.feature("./mine.lua", OWN), SIZES, "official")
+    assert.equal(1, parts)
     assert.matches('jit_feature = generated_features;', text)
     assert.is_nil(text:find("attn_token_ops EXPORT", 1, true))
-    assert.matches("jit_feature = NULL;", (jit.text(jit.feature("posrf"), SIZES)))
+    assert.matches("jit_feature = NULL;", (jit.text(jit.feature("posrf"), SIZES, "attention")))
   end)
 
   it("refuses names that are taken or cannot be in C", function()
