@@ -66,12 +66,13 @@ describe("sizes of kernels", function()
   end
 
   it("exist for the usual sizes on every class, and fit", function()
-    -- these have device memory in place of shared memory, of which they need 107 KiB
-    local outside = { ["hrf_gaussian attn_causal_queries_bwd small"] = true,
-      ["hrf_gaussian attn_causal_keys_bwd small"] = true }
+    -- device memory in place of shared memory, and with it its twin, which has the same tiles
+    local outside = { ["hrf_gaussian attn_causal_queries_bwd small"] = 107 * KIB,
+      ["hrf_gaussian attn_causal_keys_bwd small"] = 94 * KIB }
     each({ D = 32, DV = 32, M = 128 }, function(k, class, what)
-      if outside[what] then
-        assert.is_true(k.SHARED_BYTES > class.block and k.SHARED_BYTES <= 107 * KIB, what)
+      local most = outside[what]
+      if most then
+        assert.is_true(k.SHARED_BYTES > most - KIB and k.SHARED_BYTES <= most, what)
         return
       end
       assert.is_true(k.SHARED_BYTES <= class.block, what)
