@@ -186,7 +186,7 @@ is "data" quiet data generate lra-listops --rows 4,2,2 --out data
 bin=$ordinary
 
 # Decoding has no command: its test, with machine code for the sizes it has.
-decoding="posrf-orf:48 posrf-orf:272 geomrf_plus-orf:32"
+decoding="posrf-orf:48 posrf-orf:272 geomrf_plus-orf:32 trigrf-orf:64 hrf-orf:33"
 for case in $decoding; do
     pair=${case%:*}
     "$lua" "$top/gen/main.lua" --ahead FEAT="${pair%-*}" KERNEL=orf D=16 DV=16 M="${case#*:}" ARCH=sm_90a \
