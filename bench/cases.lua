@@ -27,19 +27,16 @@ end
 
 -- Cases in the order in which they first come; records without a time (the machine's) stay as they are.
 function M.of(records)
-  local out, place, repeats = {}, {}, {}
+  local out, found = {}, {} -- found[key]: its place in out, and repeats
   for _, r in ipairs(records) do
     local key = time(r) and M.key(r)
-    if key and place[key] then
-      table.insert(repeats[key], r)
-    else
+    if not (key and found[key]) then
       out[#out + 1] = r
-      if key then place[key], repeats[key] = #out, { r } end
+      if key then found[key] = { place = #out, repeats = {} } end
     end
+    if key then table.insert(found[key].repeats, r) end
   end
-  for i, r in ipairs(out) do
-    if time(r) then out[i] = middle(repeats[M.key(r)]) end
-  end
+  for _, case in pairs(found) do out[case.place] = middle(case.repeats) end
   return out
 end
 

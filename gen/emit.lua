@@ -103,10 +103,6 @@ function M.kernels(command, feature, id, sizes, dtype, kinds)
   return texts
 end
 
-local function kinds_built(feature, sizes, dtype)
-  return plan.kinds_of(feature, sizes.D > 0 and dtype == "f32")
-end
-
 -- Kinds of CUDA text of a feature: what options.kind may be.
 M.CUDA_KINDS = { "phi" }
 local MAKERS = {}
@@ -164,7 +160,7 @@ end
 
 -- The C files and phi.cu of one feature: list of { path, text }.
 local function attention_files(out, command, feature, id, sizes, dtype)
-  local kinds = kinds_built(feature, sizes, dtype)
+  local kinds = plan.kinds_of(feature, sizes.D, dtype)
   local files, texts = {}, M.kernels(command, feature, id, sizes, dtype, kinds)
   for i, kind in ipairs(kinds) do
     files[i] = { ("%s/%s.c"):format(out, kind.name), texts[i] }
@@ -188,16 +184,21 @@ end
 
 local function templates()
   local list = { target_cuda.SKELETON, table.unpack(target_cuda.RUNTIME) }
-  for _, kind in ipairs(plan.kinds) do list[#list + 1] = kind.template end
+  local seen = {} -- two kinds may have one
+  for _, kind in ipairs(plan.kinds) do
+    if not seen[kind.template] then list[#list + 1] = kind.template end
+    seen[kind.template] = true
+  end
   return list
 end
 
 local function manifest(command, feature, matrix, sizes, dtype, id, files)
   local constants, kinds, costs, sources = object {}, {}, object {}, {}
+  local built = plan.kinds_of(feature, sizes.D, dtype)
   for i, constant in ipairs(component.constants(feature, sizes)) do constants[i] = constant end
   for i, file in ipairs(files) do
     local name = file[1]:match("[^/]+$")
-    local kind = kinds_built(feature, sizes, dtype)[i]
+    local kind = built[i]
     kinds[i] = object { { "file", name }, { "symbol", kind and ("%s_%s"):format(kind.name, id) or "" },
       { "fnv1a64", M.hash(file[2]) } }
   end
@@ -297,9 +298,8 @@ local function read_registry(folders)
         seen[id] = true
         local texts = matrix == "NULL" and folder .. "/" .. id or folder
         table.insert(matrix == "NULL" and any or pairs_of, { feat = feat, matrix = matrix,
-          sizes = ("%s, %s, %s"):format(D, DV, m), id = id, official = official == "1",
-          exact = D ~= "0" and this == "f32",
-          hash = kernel_hash(texts) })
+          sizes = ("%s, %s, %s"):format(D, DV, m), id = id,
+          kinds = plan.kinds_of({ official = official == "1" }, tonumber(D), this), hash = kernel_hash(texts) })
       end
     end
     for op, backward in text:gmatch("ROW%(([%w_]+), ([01])%)") do
@@ -331,9 +331,7 @@ function M.registry(out_path, folders)
   local out = { "/* lua5.4 gen/main.lua --registry " .. table.concat(folders, " ") .. " */",
     '#include "kernel.h"', "" }
   for _, row in ipairs(attn) do
-    row.has = {}
-    for _, kind in ipairs(plan.kinds_of(row, row.exact)) do
-      row.has[kind] = true
+    for _, kind in ipairs(row.kinds) do
       for _, isa in ipairs(plan.isas) do
         if plan.is_for(kind, isa) then
           out[#out + 1] = ("extern const %s %s_%s_%s;"):format(kind.type, kind.name, row.id, isa.name)
@@ -354,11 +352,9 @@ function M.registry(out_path, folders)
   end
   out[#out + 1] = ""
   registry_table(out, "const attn_row generated_attn[] = {", attn, function(row, isa)
-    local functions = {}
-    for i, kind in ipairs(plan.kinds) do
-      functions[i] = row.has[kind] and plan.is_for(kind, isa) and
-        ("&%s_%s_%s"):format(kind.name, row.id, isa.name) or "NULL"
-    end
+    local functions = plan.functions(row.kinds, function(kind)
+      return plan.is_for(kind, isa) and ("&%s_%s_%s"):format(kind.name, row.id, isa.name)
+    end)
     return ('    {"%s", %s, %s, %s,\n     %s,\n     "%s"},'):format(row.feat,
       row.matrix == "NULL" and "NULL" or ('"%s"'):format(row.matrix), row.sizes, isa.constant,
       table.concat(functions, ",\n     "), row.hash)

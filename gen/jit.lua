@@ -46,20 +46,17 @@ function M.feature(name, text)
 end
 
 local function table_of(feature, kinds, sizes, id, hash)
-  local has = {}
-  for _, kind in ipairs(kinds) do has[kind] = true end
   local out = { "#define FEATURE_ID " .. id, '#include "vec.h"', "" }
   if feature.own then out[#out + 1] = target_c.features { feature } end
-  local operations = {}
-  for i, kind in ipairs(plan.kinds) do
-    operations[i] = has[kind] and ("&EXPORT(%s)"):format(kind.name) or "NULL"
-    if has[kind] then out[#out + 1] = ("extern const %s EXPORT(%s);"):format(kind.type, kind.name) end
+  for _, kind in ipairs(kinds) do
+    out[#out + 1] = ("extern const %s EXPORT(%s);"):format(kind.type, kind.name)
   end
+  local functions = plan.functions(kinds, function(kind) return ("&EXPORT(%s)"):format(kind.name) end)
   out[#out + 1] = '\n#define PUBLIC __attribute__((visibility("default")))'
   out[#out + 1] = "extern const attn_row jit_row PUBLIC;"
   out[#out + 1] = "extern const feature_info *const jit_feature PUBLIC;"
   out[#out + 1] = ('const attn_row jit_row = {"%s", NULL, %d, %d, %d, ISA_PORTABLE,\n    %s, "%s"};'):format(
-    feature.name, sizes.D, sizes.DV, sizes.M, table.concat(operations, ", "), hash)
+    feature.name, sizes.D, sizes.DV, sizes.M, table.concat(functions, ", "), hash)
   out[#out + 1] = ("const feature_info *const jit_feature = %s;"):format(
     feature.own and "generated_features" or "NULL")
   return table.concat(out, "\n") .. "\n"
@@ -70,7 +67,7 @@ function M.text(feature, sizes, group)
   local command = ("lua5.4 gen/main.lua --jit FEAT=%s D=%d DV=%d M=%d GROUP=%s"):format(
     feature.own and feature.path or feature.name, sizes.D, sizes.DV, sizes.M, group)
   local id = ("%s_%d_%d_%d"):format(feature.id, sizes.D, sizes.DV, sizes.M)
-  local kinds = plan.group(plan.kinds_of(feature, true), group)
+  local kinds = plan.group(plan.kinds_of(feature, sizes.D, "f32"), group)
   local parts = emit.kernels(command, feature, id, sizes, "f32", kinds)
   parts[#parts + 1] = table_of(feature, kinds, sizes, id, emit.hash(table.concat(parts)))
   local out = { ("/* %s */\n"):format(command) }

@@ -17,15 +17,23 @@ M.kinds = {
 }
 
 -- Those of a feature: the reference's behaviour only where the spec describes it, products of bf16 only of
--- exact sizes and not in double.
-function M.kinds_of(spec, exact)
-  local list = {}
+-- exact sizes (D is not 0) and not in double.
+function M.kinds_of(spec, D, dtype)
+  local list, exact = {}, D > 0 and dtype == "f32"
   for _, kind in ipairs(M.kinds) do
     if (kind.group ~= "official" or spec.official) and (kind.group ~= "bf16" or exact) then
       list[#list + 1] = kind
     end
   end
   return list
+end
+
+-- The functions in a row of the kernel table: what reference(kind) gives of the kinds of a list, NULL of others.
+function M.functions(list, reference)
+  local has, out = {}, {}
+  for _, kind in ipairs(list) do has[kind] = true end
+  for i, kind in ipairs(M.kinds) do out[i] = has[kind] and reference(kind) or "NULL" end
+  return out
 end
 
 -- Of kinds, those of a group.

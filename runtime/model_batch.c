@@ -200,7 +200,8 @@ static void take_layers(const pass *p, arena *a, activations *act)
     act->x = x;
     act->layer = layer;
     act->work = arena_take(a, work);
-    act->turned = take_floats(a, m->at.count - m->at.dense);
+    const bool tiled = op_tiled(E, 3 * HD) || op_tiled(HD, E) || op_tiled(E, F);
+    act->turned = tiled ? take_floats(a, m->at.count - m->at.dense) : NULL;
 }
 
 static void take_head(const pass *p, arena *a, activations *act)

@@ -84,8 +84,7 @@ typedef struct activations {
     float *scores;        /* (B, C) */
     float *label, *loss;  /* (B) */
     void *work;           /* of the attention */
-    float
-        *turned; /* (count - dense) transposes of the layers' tiled matrices, each at its offset */
+    float *turned; /* (count - dense) transposes of tiled matrices at their offsets; NULL: none */
     /* training only */
     float *g;               /* (rows, E) gradient of x, in place */
     float *g_mixed, *g_qkv; /* (rows, H*d), (rows, 3*H*d) */

@@ -83,7 +83,7 @@ end
 
 -- Where a block has no room for the whole state, there is no kernel with clusters.
 local function is_there(spec, kernel, options)
-  return not kernel.cluster or options.arch >= 90 and plan_cuda.has_clusters(kernel.name, spec, SIZES, options)
+  return not kernel.cluster or plan_cuda.has_clusters(kernel.name, spec, SIZES, options)
 end
 
 -- A row with everything but what the compiler says; its text is written to the folder as <hash>.cu.

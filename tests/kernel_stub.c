@@ -21,10 +21,8 @@ static const double EPS = 1e-4; /* of the reference's features */
 
 #if VEC_DOUBLE
 static const double FORWARD = 1e-12, GRADIENT = 1e-6, FLOOR = 0.1, TIE = 1e-8;
-#elif PAIRS
-static const double FORWARD = 2e-2, GRADIENT = INFINITY, FLOOR = 2, TIE = 1e-6;
 #else
-static const double FORWARD = 2e-5, GRADIENT = 2e-4, FLOOR = 2, TIE = 1e-6;
+static const double FORWARD = PAIRS ? 2e-2 : 2e-5, GRADIENT = 2e-4, FLOOR = 2, TIE = 1e-6;
 #endif
 
 static uint64_t seed = 1;

@@ -122,7 +122,7 @@ ASAN_NAMES := test_support test_files test_matrix test_data test_softmax test_ro
 	test_property_attention test_property_state test_property_matrix_structure test_chain test_learned test_approx \
 	test_emulator test_emulator_product test_emulator_text test_curand \
 	test_causal test_decode test_device test_device_kernels
-WIDEST = $(if $(shell grep -m 1 -w avx512vl /proc/cpuinfo),avx512,avx2)
+WIDEST := $(if $(shell grep -m 1 -w avx512vl /proc/cpuinfo),avx512,avx2)
 ASAN_MAKE = B=build/asan OPT=-O1 $(if $(filter avx2,$(ISAS)),ISAS='portable $(WIDEST)') \
 	SAN='-DWITHOUT_$(if $(filter avx2,$(WIDEST)),avx512,avx2) -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer'
 sanitized:

@@ -78,9 +78,11 @@ VEC_FN void pair_neighbours(int64_t n, int64_t cols, real *x, int64_t ldx)
         }
 }
 
+/* Those that project_block multiplies by. */
 VEC_FN void pair_matrices(const attn_plan *p, const attn_sizes *z, const fwd_scratch *w)
 {
-    pair_rows(z->D, z->MP, p->wt, z->MP, w->wt, z->MP);
+    if (p->chain == NULL)
+        pair_rows(z->D, z->MP, p->wt, z->MP, w->wt, z->MP);
     if (NP > 1)
         pair_rows(z->D, z->MP, p->wt_second, z->MP, w->wt_second, z->MP);
 }

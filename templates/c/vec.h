@@ -280,6 +280,33 @@ VEC_FN vec v_exp(vec x)
 #endif
 }
 
+/* 2^n 2^rest = exp(x) of x <= 0, |rest| < 1/2: the rest, and n as its shifted form. x is not below
+ * what 2^n can say, NaN stays NaN. */
+VEC_FN vec vec_falling_rest(vec x, vec *shifted)
+{
+#if VEC_X86 == 512
+    vec y = _mm512_max_ps(vset(-110), x);
+#elif VEC_X86 == 256
+    vec y = __builtin_ia32_maxps256(vset(-87), x);
+#else
+    vec y = vec_select(x < vset(-87), vset(-87), x);
+#endif
+    *shifted = y * 0x1.715476p0F + VEC_ROUNDER;
+    return y * 0x1.715476p0F - (*shifted - VEC_ROUNDER);
+}
+
+/* 2^n e, where e = 2^rest of x; 0 below -86.5. */
+VEC_FN vec vec_falling_scale(vec x, vec e, vec shifted)
+{
+#if VEC_X86 == 512
+    (void)x;
+    return _mm512_scalef_ps(e, shifted - VEC_ROUNDER);
+#else
+    e = (vec)((ivec)e + ((ivec)shifted << 23));
+    return (vec)((ivec)e & ~(x < vset(-86.5F)));
+#endif
+}
+
 /* exp(x) of x <= 0, cheaper: the relative error is 1e-7 - 1.4e-8 x, less than the rounding of x
  * has cost already. 0 below -86.5, -infinity included. */
 VEC_FN vec vec_exp_falling(vec x)
@@ -287,27 +314,14 @@ VEC_FN vec vec_exp_falling(vec x)
 #if VEC_X86 == 0
     return v_exp(x);
 #else
-#if VEC_X86 == 512
-    vec y = _mm512_max_ps(vset(-110), x);
-#else
-    vec y = __builtin_ia32_maxps256(vset(-87), x);
-#endif
-    vec shifted = y * 0x1.715476p0F + VEC_ROUNDER;
-    vec n = shifted - VEC_ROUNDER;
-    vec r = y * 0x1.715476p0F - n;
-    /* (2^r - 1) / r, |r| < 1/2 */
+    vec shifted, r = vec_falling_rest(x, &shifted);
+    /* (2^r - 1) / r */
     vec q = r * 1.535315912e-4F + 1.339913252e-3F;
     q = q * r + 9.618439829e-3F;
     q = q * r + 0.05550331854F;
     q = q * r + 0.2402264788F;
     q = q * r + 0.6931472031F;
-    vec e = q * r + 1.0F;
-#if VEC_X86 == 512
-    return _mm512_scalef_ps(e, n);
-#else
-    e = (vec)((ivec)e + ((ivec)shifted << 23));
-    return (vec)((ivec)e & ~(x < vset(-86.5F)));
-#endif
+    return vec_falling_scale(x, q * r + 1.0F, shifted);
 #endif
 }
 
@@ -315,24 +329,10 @@ VEC_FN vec vec_exp_falling(vec x)
  * is 1.1e-4. */
 VEC_FN vec vec_exp_coarse(vec x)
 {
-#if VEC_X86 == 512
-    vec y = _mm512_max_ps(vset(-110), x);
-#else
-    vec y = vec_select(x < vset(-87), vset(-87), x);
-#endif
-    vec shifted = y * 0x1.715476p0F + VEC_ROUNDER;
-    vec n = shifted - VEC_ROUNDER;
-    vec r = y * 0x1.715476p0F - n;
-    /* (2^r - 1) / r, |r| < 1/2 */
-    vec q = r * 0.05500893106F + 0.2422109593F;
+    vec shifted, r = vec_falling_rest(x, &shifted);
+    vec q = r * 0.05500893106F + 0.2422109593F; /* (2^r - 1) / r */
     q = q * r + 0.6932829271F;
-    vec e = q * r + 1.0F;
-#if VEC_X86 == 512
-    return _mm512_scalef_ps(e, n);
-#else
-    e = (vec)((ivec)e + ((ivec)shifted << 23));
-    return (vec)((ivec)e & ~(x < vset(-86.5F)));
-#endif
+    return vec_falling_scale(x, q * r + 1.0F, shifted);
 }
 
 VEC_FN vec v_log(vec x)
