@@ -242,7 +242,7 @@ static int64_t option(const char *name, const char *text, int64_t low, int64_t h
 }
 
 static void report(const problem *b, double seconds[4][MAX_REPEAT], double peak, double off,
-                   double others, bool json)
+                   machine_load load, bool json)
 {
     static const char *const names[] = {"forward", "forward+backward"};
     static const double flops[] = {4.0 * D * M + 4.0 * M * D + 3.0 * M,
@@ -261,10 +261,12 @@ static void report(const problem *b, double seconds[4][MAX_REPEAT], double peak,
                 "\"gaus\", \"B\": %lld, \"H\": %d, \"N\": %lld, \"D\": %d, \"DV\": %d, \"M\": %d, "
                 "\"threads\": %d, \"isa\": \"%s\", \"blas\": \"%s\", \"repeats\": %lld, \"ns\": "
                 "%.2f, \"unfused_ns\": %.2f, \"ratio\": %.3f, \"fma_gflops\": %.1f, "
-                "\"peak_share\": %.3f, \"difference\": %.2e, \"others\": %.3f, \"busy\": %s}\n",
+                "\"peak_share\": %.3f, \"difference\": %.2e, \"others\": %.3f, \"cores\": %.3f, "
+                "\"busy\": %s}\n",
                 names[i], (long long)b->B, H, (long long)b->T, D, D, M, omp_get_max_threads(),
                 level, blas_config(), (long long)b->repeat, fused, plain, plain / fused,
-                peak * 1e-9, share, off, others, machine_busy(others) ? "true" : "false");
+                peak * 1e-9, share, off, load.others, load.cores,
+                machine_busy(&load) ? "true" : "false");
         else
             printf("%-17s fused %7.1f ns   unfused %7.1f ns   ratio %.2f   %4.1f %% of FMA peak\n",
                    names[i], fused, plain, plain / fused, 100 * share);
@@ -275,11 +277,11 @@ static void report(const problem *b, double seconds[4][MAX_REPEAT], double peak,
            "%lld; FMA peak %.0f GFLOP/s (%s); %s\nthe two sides differ by %.1e of the largest; ",
            (long long)b->B, H, (long long)b->T, D, M, omp_get_max_threads(), (long long)b->repeat,
            peak * 1e-9, level, blas_config(), off);
-    if (others < 0)
+    if (load.others < 0)
         puts("what others used of the machine is not known here: busy");
     else
-        printf("others used %.0f %% of the machine%s\n", 100 * others,
-               machine_busy(others) ? ": busy" : "");
+        printf("others used %.0f %% of the machine and %.0f %% of the cores%s\n", 100 * load.others,
+               100 * load.cores, machine_busy(&load) ? ": busy" : "");
 }
 
 int main(int argc, char **argv)
@@ -323,11 +325,12 @@ int main(int argc, char **argv)
     machine_watch_start(&watch);
     for (int64_t r = 0; r < b.repeat; r++)
         for (int i = 0; i < 4; i++) {
+            machine_watch_sample(&watch, (int)threads);
             double from = now();
             sides[i](&b);
             seconds[i][r] = now() - from;
         }
-    report(&b, seconds, peak, off, machine_watch_others(&watch), json);
+    report(&b, seconds, peak, off, machine_watch_load(&watch), json);
     spectra_attention_free(b.att);
     return off < 1e-4 ? 0 : 1;
 }

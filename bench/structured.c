@@ -61,6 +61,7 @@ static int measure(const char *matrix, int64_t D, int64_t M, bool json)
     machine_watch_start(&watch);
     for (int k = 0; k < 2 * REPEATS; k++) {
         att->plan.chain = k % 2 ? chain : NULL;
+        machine_watch_sample(&watch, omp_get_max_threads());
         double start = omp_get_wtime();
         spectra_attention_forward(att, &p, r[0], r[1], r[2], r[3], saved, work);
         spectra_attention_backward(att, &p, r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7], saved,
@@ -69,7 +70,7 @@ static int measure(const char *matrix, int64_t D, int64_t M, bool json)
     }
     for (int i = 0; i < 2; i++)
         qsort(time[i], REPEATS, sizeof **time, by_value);
-    double others = machine_watch_others(&watch);
+    const machine_load load = machine_watch_load(&watch);
     const double products = time[0][REPEATS / 2], steps = time[1][REPEATS / 2];
     if (json)
         printf(
@@ -77,14 +78,14 @@ static int measure(const char *matrix, int64_t D, int64_t M, bool json)
             "\"kernel\": \"%s\", \"B\": 1, \"H\": %d, \"N\": %d, \"D\": %lld, \"DV\": %lld, \"M\": "
             "%lld, \"threads\": %d, \"isa\": \"%s\", \"chosen\": %s, \"products_ns\": %.2f, "
             "\"ns\": "
-            "%.2f, \"ratio\": %.3f, \"others\": %.3f, \"busy\": %s}\n",
+            "%.2f, \"ratio\": %.3f, \"others\": %.3f, \"cores\": %.3f, \"busy\": %s}\n",
             matrix, HEADS, TOKENS, (long long)D, (long long)D, (long long)M, omp_get_max_threads(),
             registry_isa_name(att->kernels->isa), chain ? "true" : "false", products, steps,
-            products / steps, others, machine_busy(others) ? "true" : "false");
+            products / steps, load.others, load.cores, machine_busy(&load) ? "true" : "false");
     else
         printf("%-15s D %3lld M %4lld   products %7.0f ns   chain %7.0f ns   ratio %.2f%s%s\n",
                matrix, (long long)D, (long long)M, products, steps, products / steps,
-               chain ? "" : "   (not a chain here)", machine_busy(others) ? "   busy" : "");
+               chain ? "" : "   (not a chain here)", machine_busy(&load) ? "   busy" : "");
     for (int i = 0; i < 8; i++)
         free(x[i]);
     free(saved), free(work);

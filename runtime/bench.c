@@ -151,13 +151,14 @@ spectra_status bench_time(const bench_case *c, const bench_options *o, bench_cal
     while (r.repeats < BENCH_REPEATS &&
            (r.repeats < o->repeat || omp_get_wtime() - from < o->seconds)) {
         rate[r.repeats] = machine_fma_rate(r.isa, c->threads, burst_seconds);
+        machine_watch_sample(&watch, c->threads);
         const double start = omp_get_wtime();
         for (int64_t i = 0; i < r.inner; i++)
             TRY(call(context));
         const double took = omp_get_wtime() - start;
         ns[r.repeats++] = took * 1e9 / ((double)r.inner * units);
     }
-    r.others = machine_watch_others(&watch);
+    r.load = machine_watch_load(&watch);
     qsort(ns, (size_t)r.repeats, sizeof *ns, ascending);
     qsort(rate, (size_t)r.repeats, sizeof *rate, ascending);
     r.ns = quantile(ns, r.repeats, 0.5);

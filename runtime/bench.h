@@ -42,7 +42,7 @@ typedef struct bench_result {
     double fma_rate;   /* operations a second, median of bursts between the repetitions */
     double floor_ns;   /* 0: there is none */
     bool memory_bound; /* it is the memory's */
-    double others;     /* machine_watch_others */
+    machine_load load; /* by others meanwhile */
     isa isa;           /* of the kernel */
     bool exact;        /* made for these sizes */
     bool chain;        /* W's chain instead of products */

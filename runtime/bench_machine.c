@@ -13,7 +13,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
-const double machine_busy_share = 0.05;
+const double machine_busy_share = 0.05, machine_busy_cores = 0.10;
 
 /* ---- description ------------------------------------------------------------------------------
  */
@@ -200,25 +200,104 @@ static double own_seconds(void)
     return sum;
 }
 
+/* Instructions a cycle that a core gives a thread: independent additions and nops, as many as it
+ * issues, where a cycle is an addition of a chain of dependent ones, which nobody can slow down.
+ * 0: unknown here. */
+static double issue_rate(void)
+{
+#if defined(__x86_64__) || defined(__aarch64__)
+    enum { TURNS = 500, RUNS = 8, LINKS = 16, ADDITIONS = 8, NOPS = 4 };
+    uint64_t x = 0, y[ADDITIONS] = {0};
+    double chain = INFINITY, wide = 0; /* seconds of LINKS * TURNS cycles; of all runs */
+    for (int run = 0; run < RUNS; run++) {
+        const double start = omp_get_wtime();
+        for (int n = 0; n < TURNS; n++)
+            _Pragma("GCC unroll 16") for (int i = 0; i < LINKS; i++)
+            {
+                x += 1;
+                __asm__ volatile("" : "+r"(x));
+            }
+        const double middle = omp_get_wtime();
+        for (int n = 0; n < TURNS; n++) {
+            _Pragma("GCC unroll 8") for (int i = 0; i < ADDITIONS; i++)
+            {
+                y[i] += 1;
+                __asm__ volatile("" : "+r"(y[i]));
+            }
+            __asm__ volatile("nop\n\tnop\n\tnop\n\tnop");
+        }
+        wide += omp_get_wtime() - middle;
+        chain = fmin(chain, middle - start);
+    }
+    return (double)RUNS * (ADDITIONS + NOPS) / LINKS * chain / wide;
+#else
+    return 0;
+#endif
+}
+
+/* Of the thread that gets least. */
+static double least_issue_rate(int threads)
+{
+    double least = INFINITY;
+#pragma omp parallel num_threads(threads) reduction(min : least)
+    least = fmin(least, issue_rate());
+    return least;
+}
+
 void machine_watch_start(machine_watch *w)
 {
     *w = (machine_watch){.wall = omp_get_wtime(), .own = own_seconds(), .used = used_ticks()};
 }
 
-double machine_watch_others(const machine_watch *w)
+void machine_watch_sample(machine_watch *w, int threads)
+{
+    static double most;
+    const double from = omp_get_wtime();
+    if (most == 0)
+        do
+            most = fmax(most, issue_rate());
+        while (omp_get_wtime() - from < 0.2);
+    const double rate = least_issue_rate(threads);
+    most = fmax(most, rate);
+    w->slots += rate > 0 ? rate / most : 1;
+    w->samples++;
+}
+
+machine_load machine_watch_load(const machine_watch *w)
 {
     const int64_t used = used_ticks();
     const double ticks = (double)sysconf(_SC_CLK_TCK), wall = omp_get_wtime() - w->wall;
     const double all = wall * (double)sysconf(_SC_NPROCESSORS_ONLN);
-    if (w->used < 0 || used < 0 || all <= 0)
-        return -1;
-    const double others = (double)(used - w->used) / ticks - (own_seconds() - w->own);
-    return others > 0 ? others / all : 0;
+    machine_load load = {-1, w->samples ? 1 - w->slots / (double)w->samples : 0};
+    if (w->used >= 0 && used >= 0 && all > 0)
+        load.others = fmax(0, (double)(used - w->used) / ticks - (own_seconds() - w->own)) / all;
+    return load;
 }
 
-bool machine_busy(double others)
+bool machine_busy(const machine_load *load)
 {
-    return others < 0 || others > machine_busy_share;
+    return load->others < 0 || load->others > machine_busy_share ||
+           load->cores > machine_busy_cores;
+}
+
+machine_load machine_load_larger(machine_load a, machine_load b)
+{
+    return (machine_load){a.others < 0 || b.others < 0 ? -1 : fmax(a.others, b.others),
+                          fmax(a.cores, b.cores)};
+}
+
+void machine_busy_text(const machine_load *load, char *buf, size_t size)
+{
+    char others[32] = "unknown";
+    if (load->others >= 0)
+        snprintf(others, sizeof others, "%.0f %%", 100 * load->others);
+    const bool time = load->others < 0 || load->others > machine_busy_share;
+    if (time && load->cores > machine_busy_cores)
+        snprintf(buf, size, "others %s, %.0f %% of the cores", others, 100 * load->cores);
+    else if (time)
+        snprintf(buf, size, "others %s", others);
+    else
+        snprintf(buf, size, "others %.0f %% of the cores", 100 * load->cores);
 }
 
 /* ---- memory of this process -------------------------------------------------------------------

@@ -28,19 +28,37 @@ double machine_fma_rate(isa level, int threads, double seconds);
 spectra_status machine_memory_rate(int threads, double *read, double *copy);
 
 /* From machine_watch on: processor time that was used, and how much of it by this process and its
- * children. */
+ * children; instruction slots that cores had for this process. */
 typedef struct machine_watch {
     double wall, own;
     int64_t used; /* ticks of all processors, -1: unknown */
+    double slots; /* sum of samples */
+    int64_t samples;
 } machine_watch;
 
+/* What others took of the machine, 0 to 1; -1: unknown. */
+typedef struct machine_load {
+    /* share of all processors' time, with what the hypervisor took away. Ticks are 10 ms, so half a
+     * second tells 2 %. */
+    double others;
+    /* share of the cores' instruction slots: other hardware threads of the same cores, which may
+     * belong to another virtual machine, take them without a trace in processor times. Against the
+     * most that this process ever had; 0 where nobody sampled. */
+    double cores;
+} machine_load;
+
 void machine_watch_start(machine_watch *w);
-/* Share of all processors' time since then that went to others, to what the hypervisor took away
- * too: 0 to 1, -1 where unknown. Ticks are 10 ms, so half a second tells 2 %. */
-double machine_watch_others(const machine_watch *w);
-/* Above this share figures are not to be quoted. */
-extern const double machine_busy_share;
-bool machine_busy(double others);
+/* A sample of the cores that `threads` threads run on, about 0.2 ms; the first of a process takes
+ * 0.2 s to see what a core gives when it is alone for a moment. */
+void machine_watch_sample(machine_watch *w, int threads);
+machine_load machine_watch_load(const machine_watch *w);
+/* Above these shares, or where others' is unknown, figures are not to be quoted. */
+extern const double machine_busy_share, machine_busy_cores;
+bool machine_busy(const machine_load *load);
+/* The larger shares of two; unknown is larger than any. */
+machine_load machine_load_larger(machine_load a, machine_load b);
+/* "others 7 %, 31 % of the cores", of what makes it busy. */
+void machine_busy_text(const machine_load *load, char *buf, size_t size);
 
 /* Largest resident memory of this process since machine_peak_reset, or since its start where the
  * system does not allow that (false). */

@@ -209,6 +209,6 @@ spectra_status bench_compile(const bench_kind *kind, const bench_case *c, const 
                           .ns_high = 1e9 * seconds,
                           .isa = out->isa,
                           .exact = true,
-                          .others = machine_watch_others(&watch)};
+                          .load = machine_watch_load(&watch)};
     return SPECTRA_OK;
 }

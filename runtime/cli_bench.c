@@ -29,11 +29,11 @@ typedef struct bench_run {
     int features, matrices, kinds;
     int_list B, H, T, D, DV, M, threads;
     double read_rate[LIST], copy_rate[LIST]; /* of the thread counts */
-    double rates_others;                     /* share of others while rates were measured, or -1 */
+    machine_load rates_load;                 /* while rates were measured */
     outfile json;                            /* file NULL: not wanted */
     bool silent;                             /* JSON Lines have standard output for themselves */
     int cases, busy, left_out;
-    double most; /* share of others in the busiest case, or -1 */
+    machine_load most; /* in the busiest cases */
 } bench_run;
 
 /* ---- options ----------------------------------------------------------------------------------
@@ -199,26 +199,48 @@ static json_t *rates_json(const bench_run *x, const double *rate)
 }
 
 /* Watches the machine for a moment in which this process does nothing. */
-static double others_before(void)
+static machine_load load_before(void)
 {
     machine_watch w;
     machine_watch_start(&w);
     const struct timespec moment = {.tv_nsec = 500000000};
     nanosleep(&moment, NULL);
-    return machine_watch_others(&w);
+    return machine_watch_load(&w);
+}
+
+/* Of all threads that are asked for. */
+static void sample_cores(const bench_run *x, machine_watch *w)
+{
+    enum { SAMPLES = 20 };
+    for (int i = 0; i < SAMPLES; i++)
+        for (int t = 0; t < x->threads.count; t++)
+            machine_watch_sample(w, (int)x->threads.at[t]);
+}
+
+static void show_load(const machine_load *before, const machine_load *rates)
+{
+    if (before->others < 0 || rates->others < 0)
+        puts("what others use of the machine cannot be told here, so everything counts as "
+             "busy\n");
+    else
+        printf("others used %.0f %% of the machine before%s, %.0f %% and %.0f %% of the cores "
+               "meanwhile%s\n\n",
+               100 * before->others, machine_busy(before) ? ": busy" : "", 100 * rates->others,
+               100 * rates->cores, machine_busy(rates) ? ": busy" : "");
 }
 
 static spectra_status show_machine(bench_run *x)
 {
     machine_info m;
-    const double others = others_before();
+    const machine_load before = load_before();
     machine_watch watch;
     machine_describe(&m);
     machine_watch_start(&watch);
     for (int t = 0; t < x->threads.count; t++)
         TRY(machine_memory_rate((int)x->threads.at[t], &x->read_rate[t], &x->copy_rate[t]));
     json_t *fma = fma_json(x, m.best);
-    x->rates_others = machine_watch_others(&watch);
+    sample_cores(x, &watch);
+    x->rates_load = machine_watch_load(&watch);
     const bool blas = blas_open() == SPECTRA_OK;
     if (!x->silent) {
         char *rates = json_dumps(fma, JSON_COMPACT | JSON_REAL_PRECISION(4));
@@ -227,26 +249,21 @@ static spectra_status show_machine(bench_run *x)
                m.cpu, m.processors, registry_isa_name(m.best), m.bf16 ? ", bf16" : "",
                blas ? blas_config() : "no BLAS", rates ? rates : "", 1e-9 * x->read_rate[0],
                1e-9 * x->copy_rate[0]);
-        if (others < 0 || x->rates_others < 0)
-            puts("what others use of the machine cannot be told here, so everything counts as "
-                 "busy\n");
-        else
-            printf("others used %.0f %% of the machine before%s, %.0f %% meanwhile%s\n\n",
-                   100 * others, machine_busy(others) ? ": busy" : "", 100 * x->rates_others,
-                   machine_busy(x->rates_others) ? ": busy" : "");
+        show_load(&before, &x->rates_load);
         free(rates);
     }
     json_t *line = json_pack(
         "{s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:[I, I, I], s:s, s:b, s:s, s:I, s:o, s:o, s:o, s:f, "
-        "s:f, s:b}",
+        "s:f, s:f, s:b}",
         "record", "machine", "version", spectra_version(), "cpu", m.cpu, "kernel", m.kernel,
         "compiler", m.compiler, "processors", m.processors, "memory_bytes",
         (json_int_t)m.memory_bytes, "cache_bytes", (json_int_t)m.cache_bytes[0],
         (json_int_t)m.cache_bytes[1], (json_int_t)m.cache_bytes[2], "isa",
         registry_isa_name(m.best), "bf16", m.bf16, "blas", blas ? blas_config() : "", "time",
         (json_int_t)time(NULL), "fma_gflops", fma, "read_gbs", rates_json(x, x->read_rate),
-        "copy_gbs", rates_json(x, x->copy_rate), "others", others, "rates_others", x->rates_others,
-        "busy", machine_busy(others) || machine_busy(x->rates_others));
+        "copy_gbs", rates_json(x, x->copy_rate), "others", before.others, "rates_others",
+        x->rates_load.others, "rates_cores", x->rates_load.cores, "busy",
+        machine_busy(&before) || machine_busy(&x->rates_load));
     if (x->json.file)
         return print_line(x, line);
     json_decref(line);
@@ -259,7 +276,7 @@ static spectra_status show_machine(bench_run *x)
 /* Percentages of busy cases are quoted only on demand. */
 static bool quotes(const bench_run *x, const bench_result *r)
 {
-    return r->floor_ns > 0 && (!machine_busy(r->others) || x->args->value[OPT_ALLOW_BUSY].given);
+    return r->floor_ns > 0 && (!machine_busy(&r->load) || x->args->value[OPT_ALLOW_BUSY].given);
 }
 
 enum { COLUMNS = 7 };
@@ -303,15 +320,16 @@ static json_t *case_json(const bench_run *x, const bench_kind *kind, const bench
         json_object_set_new(line, "exact", json_boolean(r->exact));
         json_object_set_new(line, "chain", json_boolean(r->chain));
     }
-    json_t *numbers = json_pack(
-        "{s:I, s:I, s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:s, s:o, s:o, s:b}",
-        "repeats", (json_int_t)r->repeats, "inner", (json_int_t)r->inner, "unit", r->unit, "units",
-        r->units, "ns", r->ns, "ns_p10", r->ns_low, "ns_p90", r->ns_high, "flops", r->count.flops,
-        "exponentials", r->count.exponentials, "bytes", r->count.bytes, "gflops", per_ns,
-        "fma_gflops", 1e-9 * r->fma_rate, "floor_ns", r->floor_ns, "floor",
-        r->memory_bound ? "memory" : "multiply-adds", "share",
-        quotes(x, r) ? json_real(r->floor_ns / r->ns) : json_null(), "others", json_real(r->others),
-        "busy", machine_busy(r->others));
+    json_t *numbers =
+        json_pack("{s:I, s:I, s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:s, s:o, "
+                  "s:f, s:f, s:b}",
+                  "repeats", (json_int_t)r->repeats, "inner", (json_int_t)r->inner, "unit", r->unit,
+                  "units", r->units, "ns", r->ns, "ns_p10", r->ns_low, "ns_p90", r->ns_high,
+                  "flops", r->count.flops, "exponentials", r->count.exponentials, "bytes",
+                  r->count.bytes, "gflops", per_ns, "fma_gflops", 1e-9 * r->fma_rate, "floor_ns",
+                  r->floor_ns, "floor", r->memory_bound ? "memory" : "multiply-adds", "share",
+                  quotes(x, r) ? json_real(r->floor_ns / r->ns) : json_null(), "others",
+                  r->load.others, "cores", r->load.cores, "busy", machine_busy(&r->load));
     json_object_update(line, numbers);
     json_decref(numbers);
     if (line && r->more)
@@ -348,18 +366,13 @@ static spectra_status print_case(const bench_run *x, const bench_kind *kind, con
            r->count.flops / r->ns, floor, share);
     if (strcmp(r->unit, "token-head") != 0)
         printf("  per %s", r->unit);
-    if (r->others < 0)
-        printf("  busy?");
-    else if (machine_busy(r->others))
-        printf("  busy (others %.0f %%)", 100 * r->others);
+    if (machine_busy(&r->load)) {
+        char what[64];
+        machine_busy_text(&r->load, what, sizeof what);
+        printf("  busy (%s)", what);
+    }
     putchar('\n');
     return flushed(stdout, "standard output");
-}
-
-/* The larger of two shares; -1, which is unknown, is larger than any. */
-static double larger_share(double a, double b)
-{
-    return a < 0 || b < 0 ? -1 : fmax(a, b);
 }
 
 static spectra_status run_case(bench_run *x, const bench_kind *kind, const bench_case *c, int t)
@@ -371,10 +384,10 @@ static spectra_status run_case(bench_run *x, const bench_kind *kind, const bench
     TRY(kind->measure(kind, c, &o, &r));
     x->cases++;
     if (r.memory_bound) /* its floor is as good as the rate */
-        r.others = larger_share(r.others, x->rates_others);
-    if (machine_busy(r.others)) {
+        r.load = machine_load_larger(r.load, x->rates_load);
+    if (machine_busy(&r.load)) {
         x->busy++;
-        x->most = larger_share(x->most, r.others);
+        x->most = machine_load_larger(x->most, r.load);
     }
     spectra_status status = x->silent ? SPECTRA_OK : print_case(x, kind, c, &r);
     if (status == SPECTRA_OK && x->json.file)
@@ -450,13 +463,15 @@ static spectra_status run_shapes(bench_run *x)
 
 static spectra_status busy_run(const bench_run *x)
 {
-    char most[48] = "how much of it is not known here";
-    if (x->most >= 0)
-        snprintf(most, sizeof most, "up to %.0f %% of its processors", 100 * x->most);
+    char most[96] = "how much of it is not known here";
+    if (x->most.others >= 0)
+        snprintf(most, sizeof most,
+                 "up to %.0f %% of its processors' time and %.0f %% of its cores' instructions",
+                 100 * x->most.others, 100 * x->most.cores);
     return fail(SPECTRA_EBUSY,
                 "%d of %d cases were measured while others used the machine (%s, allowed are "
-                "%.0f %%): no percentages of those; --allow-busy quotes them, marked",
-                x->busy, x->cases, most, 100 * machine_busy_share);
+                "%.0f %% and %.0f %%): no percentages of those; --allow-busy quotes them, marked",
+                x->busy, x->cases, most, 100 * machine_busy_share, 100 * machine_busy_cores);
 }
 
 static spectra_status bench_all(bench_run *x)

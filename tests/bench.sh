@@ -114,6 +114,7 @@ verdict $((code == 4 ? 0 : 1)) "a busy machine -> 4" "exit $code: $(cat busy.err
 is "it says so" grep -q '2 of 2 cases were measured while others used the machine' busy.err
 is "cases are marked" sh -c '[ "$(grep -c "busy (others" busy.out)" -eq 2 ]'
 is "so is what is known of the machine" records busy.jsonl 'return m.busy and m.rates_others > 0.05'
+is "and the share of the cores" records marked.jsonl 'return m.rates_cores >= 0 and c[1].cores >= 0 and c[1].cores < 1'
 is "and have no percentage" records busy.jsonl 'return c[1].busy and c[1].others > 0.05 and not c[1].share and c[1].ns > 0'
 verdict $((marked == 0 ? 0 : 1)) "--allow-busy -> 0" "exit $marked: $(cat marked.err)"
 is "with percentages, marked" records marked.jsonl 'return c[1].busy and c[1].share > 0'
@@ -154,7 +155,7 @@ is "of repeats the median counts" sh -c "lua5.4 '$table' quiet.jsonl >quiet.txt 
 is "of cold compilations the slowest" grep -q 'pass  *1.75 s at most of 3$' quiet.txt
 is "busy repeats do not" sh -c "lua5.4 '$table' partly.jsonl | grep -q 'pass  *4.50x / 4.50x$'"
 is "nor do busy ones alone" sh -c "lua5.4 '$table' loud.jsonl >loud.txt && ! grep -q -e 4.50x -e 'machine was idle' loud.txt &&
-    grep -q 'Others used the machine during 6 of 9 measurements, up to 30 %' loud.txt &&
+    grep -q 'Others used the machine during 6 of 9 measurements, up to 30.0 %' loud.txt &&
     grep -q 'OpenBLAS.* not measured (the machine was busy)' loud.txt"
 is "unless allowed, marked" sh -c "BENCH_ALLOW_BUSY=1 lua5.4 '$table' loud.jsonl | grep -q 'pass (busy)  *4.50x / 4.50x$'"
 is "a load that is not known is not 0 %" sh -c "sed 's/0.02, \"busy\": false/-1, \"busy\": true/' quiet.jsonl >unknown.jsonl &&
@@ -173,6 +174,9 @@ is "and says which" grep -q 'loud.jsonl: others used the machine while 1 of 14 r
 is "nor busy rates" sh -c "sed '/machine/s/\"busy\": false/\"busy\": true/' quiet.jsonl >rates.jsonl
     ! lua5.4 '$table' --readme readme.md rates.jsonl 2>rates.err && grep -q 'its rates were measured' rates.err"
 sed -i 's/"busy":true/"busy":false/' all.jsonl # what the checks of the README's text need
+is "unless allowed, with its marks" sh -c "cp stale.md allowed.md && BENCH_ALLOW_BUSY=1 lua5.4 '$table' --readme allowed.md loud.jsonl &&
+    grep -q '4.50x / 4.50x | pass (busy) |' allowed.md && grep -q 'figures marked busy are of those' allowed.md &&
+    lua5.4 '$table' --check allowed.md loud.jsonl"
 mkdir readme.md.part
 is "a README that cannot be written stays" sh -c "! lua5.4 '$table' --readme readme.md all.jsonl 2>part.err &&
     cmp readme.md stale.md && [ \"\$(wc -l <part.err)\" -eq 1 ]"
