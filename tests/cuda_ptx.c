@@ -274,11 +274,30 @@ static bool generate(const ptx_tools *tools, const char *lua, int argc, char **a
     return list && pclose(list) == 0;
 }
 
+/* A text's PTX into a file, for launches that come from elsewhere. */
+static int compile_file(const char *from, const char *to)
+{
+    ptx_tools tools = {.schedules = 0};
+    char *text = nvrtc_read(from), *ptx = NULL;
+    if (!text || nvrtc_open(&tools.nvrtc) <= 0)
+        printf("%s: %s\n", from, text ? "no libnvrtc on this machine" : "cannot be read");
+    else
+        ptx = ptx_compile(&tools, from, text);
+    if (ptx)
+        ptx_write(to, ptx, strlen(ptx));
+    const int failed = !ptx;
+    free(text), free(ptx);
+    return failed;
+}
+
 int main(int argc, char **argv)
 {
     int passed = 0, failed = 0, count = 0;
+    if (argc == 4 && strcmp(argv[1], "--compile") == 0)
+        return compile_file(argv[2], argv[3]);
     if (argc < 4) {
-        fprintf(stderr, "usage: cuda_ptx INTERPRETER LUA FOLDER [case ...]\n");
+        fprintf(stderr, "usage: cuda_ptx INTERPRETER LUA FOLDER [case ...]\n"
+                        "       cuda_ptx --compile TEXT.cu FILE.ptx\n");
         return 2;
     }
     ptx_tools tools = {.interpreter = argv[1], .folder = argv[3], .schedules = 3};

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 const char *kind = "emu";
-char folder[64], cache[80];
+char folder[64], cache[512];
 int warnings;
 char last_warning[1024];
 device *dev;
@@ -142,7 +142,9 @@ static int open_all(void **state)
     snprintf(folder, sizeof folder, "/tmp/test_device-XXXXXX");
     if (!mkdtemp(folder))
         return -1;
-    snprintf(cache, sizeof cache, "%s/cache", folder);
+    const char *shared = getenv("KERNEL_CACHE");
+    snprintf(cache, sizeof cache, "%s%s", shared && *shared ? shared : folder,
+             shared && *shared ? "" : "/cache");
     configure(JIT_AUTO);
     if (device_open(kind, &dev) != SPECTRA_OK) {
         print_error("%s\n", spectra_message());
@@ -166,5 +168,7 @@ int run_on_device(int argc, char **argv, const struct CMUnitTest *tests, size_t 
 {
     if (argc > 1)
         kind = argv[1];
+    if (argc > 2)
+        cmocka_set_test_filter(argv[2]);
     return _cmocka_run_group_tests(kind, tests, count, open_all, close_all);
 }

@@ -1,5 +1,6 @@
 /* What the tests of devices share: the device, named on the command line ("emu", or "cuda", which
- * needs a GPU or the fake one of fake.h), a cache of their own, and short ways to device.h.
+ * needs a GPU or the fake one of fake.h), the cache that KERNEL_CACHE names or one of their own,
+ * and short ways to device.h.
  */
 #ifndef DEVICE_CASE_H
 #define DEVICE_CASE_H
@@ -16,7 +17,7 @@
 
 extern const char *kind;
 extern device *dev;
-extern char folder[64], cache[80];
+extern char folder[64], cache[512];
 extern int warnings; /* since configure */
 extern char last_warning[1024];
 
@@ -37,7 +38,8 @@ float *get(const void *from, int64_t floats);
 /* The emulator only: what `results` (to be freed) gives after its launches has the same bits
  * whatever thread goes first, and there is no race and no address that is not the kernel's. */
 void same_in_any_order(float *(*results)(void *of, int64_t *count), void *of);
-/* main's all: the tests on the device that the first argument names. */
+/* main's all: the tests on the device that the first argument names; a second one is a pattern of
+ * the tests to run. */
 int run_on_device(int argc, char **argv, const struct CMUnitTest *tests, size_t count);
 
 #endif

@@ -10,7 +10,8 @@
 
 extern const char *const jit_source_name[], *const jit_source_text[];
 
-static char folder[64];
+static char folder[512];
+static bool shared;
 
 typedef struct object {
     char *text;
@@ -21,9 +22,15 @@ static object *objects;
 
 void emulated_open(void)
 {
-    const char *temporary = getenv("TMPDIR");
-    snprintf(folder, sizeof folder, "%.40s/emulated-XXXXXX", temporary ? temporary : "/tmp");
-    assert_non_null(mkdtemp(folder));
+    const char *temporary = getenv("TMPDIR"), *kernels = getenv("KERNEL_CACHE");
+    shared = kernels && *kernels;
+    snprintf(folder, sizeof folder, "%s%s",
+             shared      ? kernels
+             : temporary ? temporary
+                         : "/tmp",
+             shared ? "" : "/emulated-XXXXXX");
+    if (!shared)
+        assert_non_null(mkdtemp(folder));
     emulated_allow(SPECTRA_JIT_AUTO, getenv("CC"));
 }
 
@@ -35,8 +42,10 @@ void emulated_allow(spectra_jit policy, const char *compiler)
 void emulated_close(void)
 {
     int removed;
-    emulated_ok(jit_clear(&removed));
-    assert_int_equal(rmdir(folder), 0);
+    if (!shared) {
+        emulated_ok(jit_clear(&removed));
+        assert_int_equal(rmdir(folder), 0);
+    }
     while (objects) {
         object *o = objects;
         objects = o->next;

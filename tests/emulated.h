@@ -13,7 +13,8 @@
 
 #include "emulator.h"
 
-/* Allows compiling with a cache of its own in a temporary folder, which emulated_close removes. */
+/* Allows compiling, with the cache that KERNEL_CACHE names, or one of its own in a temporary
+ * folder, which emulated_close removes. */
 void emulated_open(void);
 void emulated_close(void);
 /* The same folder with another policy and compiler. */

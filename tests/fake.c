@@ -22,6 +22,7 @@ typedef struct handle {
 static handle *handles;
 fake_machine fake;
 fake_stream *fake_recording;
+int fake_interpreted;
 __thread void *fake_current;
 
 static struct {
@@ -51,6 +52,8 @@ void fake_count(const char *what, int change)
 static __attribute__((destructor)) void at_exit(void)
 {
     int left = fake.retained;
+    if (fake_interpreted)
+        fprintf(stderr, "fake cuda: %d launches interpreted\n", fake_interpreted);
     if (fake.retained)
         fprintf(stderr, "fake cuda: the context was left %d times\n", fake.retained);
     for (int i = 0; i < 16 && counts[i].what; i++) {
@@ -197,6 +200,8 @@ static void multiply(const fake_product *p)
 
 static int launch(const fake_work *w)
 {
+    if (getenv("FAKE_PTX"))
+        return fake_interpret(w);
     int64_t count = 0;
     emulator_range ranges[4096];
     for (const fake_memory *m = fake.memories; m && count < 4096; m = m->next)

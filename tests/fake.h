@@ -8,7 +8,10 @@
  * FAKE_MEMORY (bytes of the GPU), FAKE_NVRTC (13990, a version
  * that no cache has entries of), FAKE_ARCHS (what NVRTC compiles for),
  * FAKE_TRUST (1: NVRTC takes every text, which the driver compiles when it is loaded),
- * FAKE_CACHE (folder of compiled texts; none otherwise).
+ * FAKE_CACHE (folder of compiled texts; none otherwise). FAKE_PTX names a PTX interpreter, in which
+ * kernels then run instead (fake_ptx.c): FAKE_PTX_FOLDER is where its files go, FAKE_PTX_COMPILER
+ * a program that makes PTX of a text, FAKE_PTX_LIBRARIES where that finds NVRTC. The end says how
+ * many launches were interpreted.
  */
 #ifndef FAKE_H
 #define FAKE_H
@@ -55,6 +58,7 @@ typedef struct fake_work {
     size_t bytes;
     int value;
     const emulator_kernel *kernel;
+    struct fake_function *function;
     device_grid grid;
     fake_product product;
     struct fake_graph *graph;
@@ -86,12 +90,15 @@ typedef struct fake_graph {
 typedef struct fake_function {
     struct fake_module *module;
     const emulator_kernel *kernel;
+    char name[64];
+    char *ptx;  /* file of its PTX, NULL: not made yet */
     int shared; /* what launches may ask for */
     struct fake_function *next;
 } fake_function;
 
 typedef struct fake_module {
     void *object;
+    char *text;
     fake_function *functions;
 } fake_module;
 
@@ -134,6 +141,9 @@ void fake_list_push(fake_list *l, const fake_work *work);
 void fake_list_free(fake_list *l);
 /* Does what a stream was asked for, or all of them. */
 int fake_finish(fake_stream *s);
+/* A launch in the PTX interpreter; their number so far. */
+int fake_interpret(const fake_work *w);
+extern int fake_interpreted;
 void fake_finish_all(void);
 extern fake_stream *fake_recording; /* the stream that records, NULL */
 /* Things that have to be gone at the end, by kind. */

@@ -12,8 +12,10 @@
 /* ---- modules ----------------------------------------------------------------------------------
  */
 
-/* An image is "FAKE <target> <version of NVRTC>\n" and the text it was made from. */
-static int image_suits(const char *image, const char **text)
+enum { NAME = 128 };
+
+/* An image is "FAKE <target> <version of NVRTC> <name>\n" and the text it was made from. */
+static int image_suits(const char *image, char name[NAME], const char **text)
 {
     char kind[16], suffix[4] = "";
     int target = 0, version = 0;
@@ -21,6 +23,7 @@ static int image_suits(const char *image, const char **text)
               sscanf(image, "FAKE %15[a-z]_%d %d", kind, &target, &version) == 3,
           FAKE_INVALID_IMAGE);
     *text = strchr(image, '\n') + 1;
+    CHECK(sscanf(image, "FAKE %*s %*d %127[^\n]", name) == 1, FAKE_INVALID_IMAGE);
     if (strcmp(kind, "compute") == 0) {
         CHECK(version <= fake_driver(), FAKE_UNSUPPORTED_PTX);
         return target <= fake_arch() ? FAKE_OK : FAKE_NO_BINARY;
@@ -34,19 +37,21 @@ static int image_suits(const char *image, const char **text)
 FAKE_PUBLIC int cuModuleLoadData(void **out, const void *image)
 {
     const char *text = NULL;
+    char name[NAME];
     ENTER();
     int code = fake_forbidden();
     if (code)
         return code;
     /* what `make gen ARCH=...` made is real machine code, which only a GPU runs */
     CHECK(strncmp(image, "FAKE ", 5) == 0, FAKE_INVALID_IMAGE);
-    code = image_suits(image, &text);
+    code = image_suits(image, name, &text);
     if (code)
         return code;
-    void *object = fake_compile("a module", text);
+    void *object = fake_compile(name, text);
     CHECK(object, FAKE_INVALID_IMAGE);
     fake_module *m = calloc(1, sizeof *m);
     m->object = object;
+    m->text = strdup(text);
     *out = fake_add(FAKE_HANDLE_MODULE, m);
     return FAKE_OK;
 }
@@ -63,9 +68,11 @@ FAKE_PUBLIC int cuModuleUnload(void *module)
         fake_function *f = m->functions;
         m->functions = f->next;
         fake_drop(FAKE_HANDLE_FUNCTION, f);
+        free(f->ptx);
         free(f);
     }
     fake_drop(FAKE_HANDLE_MODULE, m);
+    free(m->text);
     free(m);
     return FAKE_OK;
 }
@@ -78,7 +85,8 @@ FAKE_PUBLIC int cuModuleGetFunction(void **out, void *module, const char *name)
     CHECK(fake_valid(FAKE_HANDLE_MODULE, m), FAKE_INVALID_HANDLE);
     CHECK(emulator_load(m->object, name, &kernel) == SPECTRA_OK, FAKE_NOT_FOUND);
     fake_function *f = calloc(1, sizeof *f);
-    *f = (fake_function){m, kernel, 48 << 10, m->functions};
+    *f = (fake_function){.module = m, .kernel = kernel, .shared = 48 << 10, .next = m->functions};
+    snprintf(f->name, sizeof f->name, "%s", name);
     m->functions = f;
     *out = fake_add(FAKE_HANDLE_FUNCTION, f);
     return FAKE_OK;
@@ -116,7 +124,7 @@ FAKE_PUBLIC int cuFuncGetParamInfo(void *function, size_t number, size_t *offset
 /* ---- launches ---------------------------------------------------------------------------------
  */
 
-static int launch(const fake_function *f, const unsigned grid[3], const unsigned block[3],
+static int launch(fake_function *f, const unsigned grid[3], const unsigned block[3],
                   unsigned shared, unsigned cluster, void *stream, void **arguments, void **extra)
 {
     ENTER();
@@ -135,6 +143,7 @@ static int launch(const fake_function *f, const unsigned grid[3], const unsigned
                    .owned = malloc((size_t)f->kernel->args_bytes),
                    .bytes = (size_t)f->kernel->args_bytes,
                    .kernel = f->kernel,
+                   .function = f,
                    .grid = {.blocks = {grid[0], grid[1], grid[2]},
                             .threads = (int)block[0],
                             .cluster = (int)cluster,

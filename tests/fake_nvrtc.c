@@ -108,7 +108,7 @@ FAKE_PUBLIC int nvrtcCompileProgram(fake_program *p, int count, const char *cons
         p->log = strdup(spectra_message());
         return COMPILATION;
     }
-    if (asprintf(&p->image, "FAKE %s %d\n%s", p->target, version(), p->text) < 0)
+    if (asprintf(&p->image, "FAKE %s %d %s\n%s", p->target, version(), p->name, p->text) < 0)
         return 1;
     return 0;
 }

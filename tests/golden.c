@@ -119,7 +119,9 @@ int main(int argc, char **argv)
 {
     int first = 1;
     if (argc > 2 && strcmp(argv[1], "--device") == 0) {
-        if (jit_configure(&(jit_options){.policy = JIT_AUTO}) != SPECTRA_OK ||
+        if (jit_configure(&(jit_options){.policy = JIT_AUTO,
+                                         .search = getenv("PATH"),
+                                         .cache = getenv("KERNEL_CACHE")}) != SPECTRA_OK ||
             device_open(argv[2], &golden_device) != SPECTRA_OK) {
             printf("skipped: golden vectors on %s: %s\n0 passed, 0 failed, 1 skipped\n", argv[2],
                    spectra_message());

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { HEADS = 2, TOKENS = 150, PROMPT = 70, SIZE = 16 };
+enum { HEADS = 2, TOKENS = 100, PROMPT = 60, SIZE = 16 };
 
 static spectra_rows rows_from(float *x, int64_t t)
 {

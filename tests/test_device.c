@@ -238,7 +238,7 @@ static void fresh_counter(jit_entry *entry)
 
 static void damage(char *path)
 {
-    char command[256];
+    char command[600];
     snprintf(command, sizeof command, "ls %s/*.kernel", cache);
     FILE *pipe = popen(command, "r");
     assert_non_null(fgets(path, 256, pipe));
@@ -295,6 +295,7 @@ static void compiled_once(void **state)
 
 int main(int argc, char **argv)
 {
+    unsetenv("KERNEL_CACHE"); /* tests look into their own */
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(memory_keeps_what_is_written),
         cmocka_unit_test(memory_has_ends),

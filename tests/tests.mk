@@ -96,7 +96,7 @@ $(B)/tests/cuda_ptx: $(CUDA_PTX_O) $(B)/libspectraformer.a
 	@$(CC) $(CFLAGS) $(SAN) $^ $(LDLIBS) -o $@
 
 # A driver, an NVRTC and a cuBLAS of our own in one library under three names (tests/fake.h).
-FAKE_O := $(patsubst %,$(O)/tests/%.o,fake fake_cuda fake_modules fake_nvrtc fake_cublas)
+FAKE_O := $(patsubst %,$(O)/tests/%.o,fake fake_cuda fake_modules fake_ptx fake_nvrtc fake_cublas)
 FAKE := $(B)/tests/fake
 $(FAKE)/libfake.so: $(FAKE_O) $(B)/libspectraformer.a
 	@mkdir -p $(@D)
@@ -129,8 +129,10 @@ sanitized:
 	@$(MAKE) --no-print-directory $(ASAN_MAKE) $(ASAN_NAMES:%=build/asan/tests/%) build/asan/tests/golden \
 	    $(GRADIENT_NAMES:%=build/asan/tests/%) build/asan/spectraformer
 
+DEVICE_PTX = sh tests/device_ptx.sh $(FAKE) $(B)/tests/cuda_ptx build/cuda-ptx
+# The tests share what the emulator compiled.
 run-tests: test-programs
-	@sh tests/run.sh \
+	@KERNEL_CACHE=$(CURDIR)/build/kernels sh tests/run.sh \
 	    'newcomer=sh tests/newcomer.sh' \
 	    'asan-cli=CLI_SHORT=1 SPECTRAFORMER=build/asan/spectraformer sh tests/cli.sh' \
 	    'jit=sh tests/jit.sh' \
@@ -141,14 +143,17 @@ run-tests: test-programs
 	    $(foreach t,$(TEST_NAMES) $(GRADIENT_NAMES),'$(t)=$(B)/tests/$(t)') \
 	    $(foreach t,$(notdir $(ALONE_BIN)),'$(t)=$(B)/tests/$(t)') \
 	    $(foreach t,$(ASAN_NAMES) $(GRADIENT_NAMES),'asan-$(t)=build/asan/tests/$(t)') \
-	    'device=FAKE=$(FAKE) OBJECTS=$(O) LUA=$(LUA) LIBS="$(LDLIBS)" sh tests/device.sh' \
-	    $(foreach t,test_device test_device_kernels test_maps_device test_model_device,'fake-$(t)=LD_LIBRARY_PATH=$(FAKE) $(B)/tests/$(t) cuda') \
+	    'device=KERNEL_CACHE= FAKE=$(FAKE) OBJECTS=$(O) LUA=$(LUA) LIBS="$(LDLIBS)" sh tests/device.sh' \
+	    $(foreach t,test_device test_device_kernels test_maps_device test_model_device,'fake-$(t)=FAKE_CACHE=$$KERNEL_CACHE LD_LIBRARY_PATH=$(FAKE) $(B)/tests/$(t) cuda') \
 	    'golden=sh tests/golden.sh $(B)/tests/golden' \
 	    'golden-emu=sh tests/golden.sh $(B)/tests/golden --device emu' \
 	    'asan-golden=sh tests/golden.sh build/asan/tests/golden' \
 	    'nvrtc=$(B)/tests/nvrtc $(CUDA_TEXT) build/cuda-texts/*.cu' \
 	    'cuda-nvcc=sh tests/cuda_nvcc.sh $(LUA) build/cuda-nvcc' \
 	    'cuda-table=$(LUA) tests/cuda_table.lua $(B)/tests/cuda_resources build/cuda-table tests/cuda_table.txt' \
+	    'ptx-kernels=$(DEVICE_PTX) $(B)/tests/test_device_kernels cuda' \
+	    'ptx-decoding=$(DEVICE_PTX) $(B)/tests/test_decoding_device cuda lanes_and_signs' \
+	    'ptx-golden=$(DEVICE_PTX) sh tests/golden.sh $(B)/tests/golden --device cuda' \
 	    'cuda-ptx=sh tests/cuda_ptx.sh $(B)/tests/cuda_ptx $(LUA) build/cuda-ptx' \
 	    'gen-check=$(LUA) gen/main.lua --check' \
 	    'lint=sh tests/lint.sh'
