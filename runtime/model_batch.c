@@ -137,7 +137,7 @@ spectra_problem attention_problem(const pass *p, int64_t layer, int call)
     const model *m = p->m;
     const packing *k = &m->pack;
     int64_t N = m->config.length;
-    uint64_t where = (uint64_t)layer | (uint64_t)call << 11 | p->part << 12;
+    uint64_t where = (uint64_t)layer | (uint64_t)call << ATTENTION_CALL_BIT | p->part << 12;
     spectra_problem x = {.dropout = p->train ? m->config.attention_dropout : 0,
                          .seed = m->config.seed,
                          .step = where << 32 | (p->step & UINT32_MAX)};

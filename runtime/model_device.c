@@ -52,9 +52,6 @@ static spectra_status model_device_fill(model_device *md)
 {
     const model *m = md->m;
     const int64_t L = m->config.layers;
-    if (m->config.attention.official)
-        return fail(SPECTRA_EUNSUPPORTED,
-                    "the reference's behaviour (official) runs on the CPU only");
     md->attention = calloc((size_t)m->attentions, sizeof *md->attention);
     md->v.x = calloc((size_t)(L + 1), sizeof *md->v.x);
     md->v.layer = calloc((size_t)L, sizeof *md->v.layer);

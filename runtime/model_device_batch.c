@@ -23,10 +23,11 @@ static pass_shape shape_of(const pass *p)
 {
     const packing *k = &p->m->pack;
     const int64_t N = p->m->config.length;
+    const bool whole = k->mask != NULL; /* always all rows */
     return (pass_shape){.train = p->train,
                         .B = p->batch->B,
-                        .rows = round_up(k->rows, k->sequences * N),
-                        .longest = round_up(k->longest, N)};
+                        .rows = whole ? k->rows : round_up(k->rows, k->sequences * N),
+                        .longest = whole ? N : round_up(k->longest, N)};
 }
 
 /* ---- layout -------------------------------------------------------------------------------------
@@ -61,6 +62,7 @@ static void take_upload(const model_device *md, arena *a, upload *u)
     u->g_loss = floats(a, s->B);
     u->token = take(a, s->rows * (int64_t)sizeof *u->token);
     u->cell = take(a, s->rows * (int64_t)sizeof *u->cell);
+    u->mask = md->m->pack.mask ? take(a, s->rows) : NULL;
     if (!s->train)
         return;
     u->sorted = take(a, 2 * s->rows * (int64_t)sizeof *u->sorted);
@@ -68,13 +70,20 @@ static void take_upload(const model_device *md, arena *a, upload *u)
     u->key = take(a, (keys + 1) * (int64_t)sizeof *u->key);
 }
 
-attention_device_problem device_problem(const model_device *md, const pass *p, int64_t layer)
+attention_device_problem device_problem(const model_device *md, const pass *p, int64_t layer,
+                                        int call)
 {
-    attention_device_problem x = {.p = attention_problem(p, layer, 0),
-                                  .q_rows = md->shape.rows,
-                                  .k_rows = md->shape.rows,
+    const int64_t rows = md->shape.rows / attention_calls(md->m);
+    attention_device_problem x = {.p = attention_problem(p, layer, call),
+                                  .q_rows = rows,
+                                  .k_rows = rows,
                                   .batch = md->up.batch};
-    x.p.step = (uint64_t)layer << 32; /* the rest is in the uploaded block */
+    /* the rest is in the uploaded block */
+    x.p.step = ((uint64_t)layer | (uint64_t)call << ATTENTION_CALL_BIT) << 32;
+    if (md->m->pack.mask) {
+        x.p.q_mask = x.p.k_mask = md->up.mask + call * rows;
+        return x;
+    }
     x.p.T = x.p.S = md->shape.longest;
     x.p.q_begin = x.p.k_begin = md->up.begin;
     x.p.q_len = x.p.k_len = md->up.len;
@@ -87,7 +96,6 @@ static void take_layer(const model_device *md, const pass *p, arena *a, int64_t 
     const model_config *c = &md->m->config;
     const int64_t R = md->shape.rows, E = c->embed, F = c->hidden, HD = model_inner(c);
     const attention_device *ad = md->attention[l % md->m->attentions];
-    attention_device_problem x = device_problem(md, p, l);
     v->y1 = floats(a, R * E);
     v->qkv = floats(a, R * 3 * HD);
     v->mixed = floats(a, R * HD);
@@ -95,9 +103,12 @@ static void take_layer(const model_device *md, const pass *p, arena *a, int64_t 
     v->y2 = floats(a, R * E);
     v->hidden = floats(a, R * F);
     v->z = floats(a, R * F);
-    v->saved = take(a, attention_device_saved_bytes(ad, &x));
-    int64_t bytes = attention_device_work_bytes(ad, &x);
-    *work = bytes > *work ? bytes : *work;
+    for (int call = 0; call < attention_calls(md->m); call++) {
+        const attention_device_problem x = device_problem(md, p, l, call);
+        const int64_t bytes = attention_device_work_bytes(ad, &x);
+        v->saved[call] = take(a, attention_device_saved_bytes(ad, &x));
+        *work = bytes > *work ? bytes : *work;
+    }
 }
 
 static void take_values(const model_device *md, const pass *p, arena *a, device_values *v)
@@ -242,6 +253,8 @@ static void fill_upload(const model_device *md, const pass *p, int64_t entry)
         u->cell[r] = (int32_t)(k->sequence[r] * N + k->position[r]);
     for (int64_t r = k->rows; r < R; r++)
         u->token[r] = u->cell[r] = -1;
+    if (u->mask)
+        memcpy(u->mask, k->mask, (size_t)R);
     if (!p->train)
         return;
     memcpy(u->sorted, k->token_rows, row_bytes);

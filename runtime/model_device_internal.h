@@ -75,6 +75,7 @@ typedef struct upload {
     int64_t *begin, *len;  /* (sequences) */
     float *label, *g_loss; /* (B) */
     int32_t *token, *cell; /* (rows), -1: padding */
+    uint8_t *mask;         /* (rows) of the reference's behaviour, which keeps every position */
     /* training only, see table_cuda_args */
     int32_t *sorted;  /* (2 rows) */
     int32_t *segment; /* (segments + 1) */
@@ -83,7 +84,7 @@ typedef struct upload {
 
 typedef struct device_layer {
     float *y1, *qkv, *mixed, *middle, *y2, *hidden, *z; /* LN1, ..., LN2, W1 LN2, gelu */
-    void *saved;
+    void *saved[2];                                     /* one a call of the attention */
 } device_layer;
 
 /* All on the device; in evaluation layers share one. */
@@ -135,8 +136,9 @@ enum { NORM_BLOCKS = 64 };
 /* ---- model_device_batch.c ---- */
 /* Packs the batch, gives every array of its shape a place, uploads it. `entry`: of the journal. */
 spectra_status device_prepare(model_device *md, pass *p, int64_t entry);
-/* The attention's view of the batch. */
-attention_device_problem device_problem(const model_device *md, const pass *p, int64_t layer);
+/* The attention's view of the batch, or of its part that a call (of attention_calls) attends. */
+attention_device_problem device_problem(const model_device *md, const pass *p, int64_t layer,
+                                        int call);
 /* Forgets recordings, which hold addresses. */
 void device_forget(model_device *md);
 

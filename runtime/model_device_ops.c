@@ -301,6 +301,7 @@ void device_pool(model_device *md, const float *z, float *pooled)
                                    .x = z,
                                    .begin = md->up.begin,
                                    .len = md->up.len,
+                                   .mask = c->cls ? NULL : md->up.mask,
                                    .limit = longest,
                                    .sequences = md->m->pack.sequences,
                                    .out = pooled,
@@ -313,6 +314,7 @@ void device_pool_grad(model_device *md, const float *g_pooled, float *gz)
     const model_config *c = &md->m->config;
     const pool_cuda_args a = {.share = share_of(md->shape.rows, c->embed, g_pooled),
                               .cell = md->up.cell,
+                              .mask = c->cls ? NULL : md->up.mask,
                               .g = g_pooled,
                               .y = gz,
                               .length = c->length,

@@ -15,12 +15,13 @@ static float *grad_at(const model_device *md, int64_t offset)
 /* ---- attention ----------------------------------------------------------------------------------
  */
 
-static attention_device_views views(const model_device *md, const device_layer *v)
+/* Of the rows from `first` on. */
+static attention_device_views views(const model_device *md, const device_layer *v, int64_t first)
 {
     const int64_t d = md->m->config.head_dim, HD = model_inner(&md->m->config);
     const int64_t longest = md->shape.longest;
-    spectra_rows wide = {v->qkv, longest * 3 * HD, d, 3 * HD},
-                 narrow = {v->mixed, longest * HD, d, HD};
+    spectra_rows wide = {v->qkv + first * 3 * HD, longest * 3 * HD, d, 3 * HD},
+                 narrow = {v->mixed + first * HD, longest * HD, d, HD};
     attention_device_views x = {.q = wide,
                                 .k = wide,
                                 .v = wide,
@@ -31,12 +32,12 @@ static attention_device_views views(const model_device *md, const device_layer *
                                 .gv = wide};
     x.k.data += HD;
     x.v.data += 2 * HD;
-    x.go.data = md->v.g_mixed;
-    x.gq.data = md->v.g_qkv;
-    x.gk.data = x.gv.data = NULL;
+    x.go.data = x.gq.data = x.gk.data = x.gv.data = NULL;
     if (md->v.g_qkv) {
-        x.gk.data = md->v.g_qkv + HD;
-        x.gv.data = md->v.g_qkv + 2 * HD;
+        x.go.data = md->v.g_mixed + first * HD;
+        x.gq.data = md->v.g_qkv + first * 3 * HD;
+        x.gk.data = x.gq.data + HD;
+        x.gv.data = x.gq.data + 2 * HD;
     }
     return x;
 }
@@ -46,12 +47,14 @@ static void attend(model_device *md, const pass *p, int64_t l, bool backward)
     const model *m = md->m;
     const device_layer *v = &md->v.layer[l];
     const attention_device *ad = md->attention[l % m->attentions];
-    const attention_device_problem x = device_problem(md, p, l);
-    const attention_device_views rows = views(md, v);
+    for (int call = 0; call < attention_calls(m) && md->status == SPECTRA_OK; call++) {
+        const attention_device_problem x = device_problem(md, p, l, call);
+        const attention_device_views rows = views(md, v, call * x.q_rows);
+        md->status = backward ? attention_device_backward(ad, &x, &rows, v->saved[call], md->v.work)
+                              : attention_device_forward(ad, &x, &rows, v->saved[call], md->v.work);
+    }
     if (md->status != SPECTRA_OK)
         return;
-    md->status = backward ? attention_device_backward(ad, &x, &rows, v->saved, md->v.work)
-                          : attention_device_forward(ad, &x, &rows, v->saved, md->v.work);
     /* rows behind the batch's belong to no sequence, but the products below see them */
     if (backward)
         device_clear_tail(md, 3 * model_inner(&m->config), md->v.g_qkv);

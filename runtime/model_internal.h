@@ -156,6 +156,8 @@ spectra_status model_prepare(pass *p);
 /* The attention's view of the batch, call number `call` of attention_calls in this layer: one
  * for all sequences, or one a side where sequences of a batch influence each other. */
 int attention_calls(const model *m);
+/* The call's place in the numbering of dropout, above the layer's. */
+enum { ATTENTION_CALL_BIT = 11 };
 spectra_problem attention_problem(const pass *p, int64_t layer, int call);
 
 /* ---- model_forward.c ---- */

@@ -49,6 +49,14 @@ LUA
     is "and on on the CPU" quiet train --resume --run back --device cpu
     is "and the same numbers" same cpu back
 }
+official="--task lra-listops --attn performer --feat posrf --kernel orf --m 16 --official --data data --layers 1
+    --batch 2 --steps 4 --warmup 2 --eval-every 4 --eval-batches 1"
+# shellcheck disable=SC2086
+{
+    is "train as the reference does" quiet train $official --run official
+    is "on the device too" quiet train $official --run official-emu --device emu
+    is "with the same numbers" same official official-emu
+}
 # A moment that is no number: a step later a parameter is none, and then the scores.
 size=$(wc -c <parts/checkpoint.safetensors)
 printf '\377\377\377\177' | dd of=parts/checkpoint.safetensors bs=1 seek=$((size - 4)) conv=notrunc 2>/dev/null

@@ -224,6 +224,8 @@ KERNEL(column_part, column_cuda_args, 256, 4)
     const int64_t end = first + args.slab < rows ? first + args.slab : rows;
     for (int64_t r = first + own; j < s.n && r < end; r += shares) {
         real x[4];
+        if (args.mask && !global_load_byte(args.mask + begin + r))
+            continue;
         load_unit(x, args.x + (begin + r) * s.n + j, s.unit);
         UNROLL
         for (int c = 0; c < 4; c++)
@@ -262,7 +264,8 @@ KERNEL(pool_grad, pool_cuda_args, 256, 4)
     const cuda_share s = args.share;
     for (int64_t r = share_row(&s); r < s.rows; r += share_rows(&s)) {
         const int64_t cell = args.cell[r];
-        const int counts = cell >= 0 && (!args.first || cell % args.length == 0);
+        const int counts = cell >= 0 && (!args.first || cell % args.length == 0) &&
+                           (!args.mask || global_load_byte(args.mask + r));
         const real *g = args.g + cell / args.length * s.n;
         for (int64_t j = share_first(&s); j < s.n; j += share_step(&s)) {
             real x[4] = {0, 0, 0, 0};

@@ -74,21 +74,24 @@ typedef struct tail_cuda_args {
 
 /* Sums of columns of x, slabs of `slab` rows: part (sequences, slabs, n), then out (sequences, n)
  * = or += factor * their sum. begin NULL: one sequence, all rows; else rows begin[s] ..., at most
- * `limit` of len[s]. */
+ * `limit` of len[s]. mask: rows of 0 do not count. */
 typedef struct column_cuda_args {
     cuda_share share;
     const float *x;
     const int64_t *begin, *len;
+    const unsigned char *mask; /* (rows) or NULL */
     int64_t limit, slab, slabs, sequences;
     float *part, *out;
     float factor;
     int add;
 } column_cuda_args;
 
-/* y (rows, E) = factor * the pooled gradient of the row's sequence; first: only at position 0. */
+/* y (rows, E) = factor * the pooled gradient of the row's sequence; first: only at position 0;
+ * mask: 0 where it is 0. */
 typedef struct pool_cuda_args {
     cuda_share share;
     const int *cell;
+    const unsigned char *mask; /* (rows) or NULL */
     const float *g; /* (sequences, E) */
     float *y;
     int64_t length;
