@@ -100,16 +100,19 @@ local function other_pairs()
   return result(text, short == 0, used)
 end
 
--- ratio of forward and of forward + backward
-local function two_ratios(forward, both, limits)
-  local good = forward.ratio >= limits[1] and both.ratio >= limits[2]
-  return result(("%.2fx / %.2fx"):format(forward.ratio, both.ratio), good, { forward, both })
+-- What the others' times would be multiples of if ours were the multiply-adds alone, as text.
+local function at_floor(forward_ns, both_ns)
+  local f, b = dense "forward", dense "backward"
+  if not (f and b and f.floor_ns and b.floor_ns) then return "" end
+  return ("; at the floor %.1fx / %.1fx"):format(forward_ns / f.floor_ns, both_ns / (f.floor_ns + b.floor_ns))
 end
 
 local function unfused()
   local f = one(with(SHAPE, { record = "unfused", kind = "forward", threads = 2 }))
   local b = one(with(SHAPE, { record = "unfused", kind = "forward+backward", threads = 2 }))
-  return f and b and two_ratios(f, b, { 2.2, 2.2 }) or missing "not in this run"
+  if not (f and b) then return missing "not in this run" end
+  local floor = f.unfused_ns and at_floor(f.unfused_ns, b.unfused_ns) or ""
+  return result(("%.2fx / %.2fx"):format(f.ratio, b.ratio) .. floor, f.ratio >= 2.2 and b.ratio >= 2.2, { f, b })
 end
 
 local function no_peer()
@@ -129,7 +132,7 @@ local function peer(form, limits)
   if not (of and ob) then return missing "ours is not in this run" end
   local good = f.ns / of.ns >= limits[1] and b.ns / (of.ns + ob.ns) >= limits[2]
   local text = ("%.1fx / %.1fx (%s %s, %s)"):format(f.ns / of.ns, b.ns / (of.ns + ob.ns), f.library, f.version,
-    f.allocator)
+    f.allocator) .. at_floor(f.ns, b.ns)
   return result(text, good, { f, b, of, ob })
 end
 
@@ -201,8 +204,9 @@ local function step_peer()
   if not p then return no_peer() end
   if not r then return missing "ours is not in this run" end
   local ours = r.ns * 1e-6
-  return result(("%.1fx (%.1f against %.1f ms, %s %s)"):format(p.ms / ours, ours, p.ms, p.library, p.version),
-    p.ms / ours >= 10, { r, p })
+  local text = ("%.1fx (%.1f against %.1f ms, %s %s)"):format(p.ms / ours, ours, p.ms, p.library, p.version)
+  if (r.floor_ns or 0) > 0 then text = text .. ("; at the floor %.1fx"):format(p.ms / (r.floor_ns * 1e-6)) end
+  return result(text, p.ms / ours >= 10, { r, p })
 end
 
 local function memory()

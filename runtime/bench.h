@@ -113,6 +113,11 @@ spectra_status bench_give(struct spectra_attention *att, const struct spectra_at
                           const spectra_problem *p, const void *saved);
 /* Of one side (a query or a key): its projections, transposed ones too. */
 double bench_projection_flops(const struct spectra_attention *att);
+/* Of a token of a head: two sides of projections, the state made and used, normalisers, a function
+ * a feature and side. Backward makes projections and features again; causal kinds are counted
+ * alike, though what a token sees of its own block is more. Linear maps and moments are not
+ * counted. */
+bench_count bench_performer_count(const struct spectra_attention *att, bool backward);
 
 /* ---- bench_train.c ---- */
 /* A training step of c->task's model with sequences of full length; `more` has the time outside

@@ -76,12 +76,10 @@ double bench_projection_flops(const spectra_attention *att)
     return each * (double)p->M;
 }
 
-/* Two sides of projections, the state made and used, normalisers, a function a feature and side.
- * Backward makes projections and features again; causal kinds are counted alike, though what a
- * token sees of its own block is more. Linear maps and moments are not counted. */
-static bench_count performer_count(const spectra_attention *att, const bench_case *c, bool backward)
+bench_count bench_performer_count(const spectra_attention *att, bool backward)
 {
-    const double L = att->feature->lanes, M = (double)c->M, D = (double)c->D, DV = (double)c->DV;
+    const attn_plan *p = &att->plan;
+    const double L = att->feature->lanes, M = (double)p->M, D = (double)p->D, DV = (double)p->DV;
     const double passes = backward ? 2 : 1, project = bench_projection_flops(att);
     return (bench_count){.flops = passes * (2 * project + 4 * L * M * DV + 3 * L * M),
                          .exponentials = 2 * L * M,
@@ -232,7 +230,7 @@ static spectra_status measure(attention_bench *b, const bench_kind *kind, const 
                                                      : run_forward;
     bench_result r = {.isa = softmax ? registry_isa() : b->att->kernels->isa};
     TRY(bench_time(c, o, call, b, (double)(c->B * c->H * b->p.T), &r));
-    r.count = softmax ? softmax_count(c, backward) : performer_count(b->att, c, backward);
+    r.count = softmax ? softmax_count(c, backward) : bench_performer_count(b->att, backward);
     r.exact = !softmax && b->att->kernels->D > 0;
     r.chain = !softmax && b->att->plan.chain;
     if (kind->part == BENCH_BF16) /* the rate measured is of multiply-adds */

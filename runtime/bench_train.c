@@ -2,6 +2,7 @@
  * making of a kernel. */
 #include "bench.h"
 
+#include "attention.h"
 #include "jit.h"
 #include "optim.h"
 #include "status.h"
@@ -150,13 +151,39 @@ static json_t *more_json(training_bench *b)
         b->peak_known ? json_integer(peak) : json_null(), "buffers", memory_json(b, peak));
 }
 
+/* What a sequence needs at least: attention, and the linear maps of the layers three times
+ * (forward, gradients of the input and of the weights); what works on elements is not counted. */
+static spectra_status count(const training_bench *b, bench_count *out)
+{
+    const task *t = &b->config.task;
+    const spectra_attention_desc d = {.attn = "performer",
+                                      .feat = b->config.feat,
+                                      .kernel = b->config.kernel,
+                                      .H = t->heads,
+                                      .D = t->head_dim,
+                                      .DV = t->head_dim,
+                                      .M = b->config.m};
+    spectra_attention *att = NULL;
+    TRY(spectra_attention_new(&d, &att));
+    const bench_count f = bench_performer_count(att, false), g = bench_performer_count(att, true);
+    spectra_attention_free(att);
+    const double E = (double)t->embed, F = (double)t->hidden, H = (double)t->heads;
+    const double linear = 6 * (4 * E * H * (double)t->head_dim + 2 * E * F);
+    const double tokens = (double)(t->layers * t->length);
+    *out = (bench_count){.flops = tokens * (H * (f.flops + g.flops) + linear),
+                         .exponentials = tokens * H * (f.exponentials + g.exponentials)};
+    return SPECTRA_OK;
+}
+
 static spectra_status measure(training_bench *b, const bench_case *c, const bench_options *o,
                               bench_result *out)
 {
     TRY(prepare(b, c));
     bench_result r = {.isa = out->isa, .unit = "sequence"};
     const task *t = &b->config.task;
+    TRY(count(b, &r.count));
     TRY(bench_time(c, o, run_step, b, (double)(t->batch * t->sequences), &r));
+    bench_floor(&(bench_options){.memory_rate = 0}, &r);
     r.more = more_json(b);
     *out = r;
     return r.more ? SPECTRA_OK : fail(SPECTRA_ENOMEM, "bench: out of memory");

@@ -69,6 +69,7 @@ records() { lua5.4 records.lua "$tree" "$@"; }
     is "a training step" "$bin" bench $small --n 64,96 --kinds training --task lra-listops --json step.jsonl --threads 1
     is "once, with the sizes of its task" records step.jsonl '
         return #c == 1 and c[1].N == 2048 and c[1].B == 1 and c[1].exact == nil and c[1].chain == nil'
+    is "and a floor" records step.jsonl 'return c[1].floor_ns > 0 and c[1].floor_ns < c[1].ns and c[1].share == c[1].floor_ns / c[1].ns'
     is "its memory adds up" records step.jsonl '
         local sum, r = 0, c[1]
         for _, x in ipairs { "parameters", "gradients", "optimiser'"'"'s moments" } do sum = sum + r.buffers[x] end
@@ -152,6 +153,16 @@ sed '/"ratio": 9.5/s/0.02, "busy": false/0.3, "busy": true/' quiet.jsonl >partly
 table="$tree/bench/table.lua"
 is "of repeats the median counts" sh -c "lua5.4 '$table' quiet.jsonl >quiet.txt && grep -q 'pass  *4.50x / 4.50x$' quiet.txt &&
     grep -q 'The machine was idle: others used 2.0 %' quiet.txt"
+{
+    cat quiet.jsonl
+    for kind in forward backward; do
+        echo "{\"record\": \"case\", \"kind\": \"$kind\", $shape, \"isa\": \"avx2\", \"precision\": \"float32\", \"ns\": 2," \
+            '"floor_ns": 1, "share": 0.5, "others": 0.02, "busy": false}'
+        echo "{\"record\": \"peer\", \"form\": \"eager\", \"kind\": \"forward+backward\", $shape, \"ns\": 7," \
+            '"others": 0.02, "busy": false}'
+    done
+} | sed '/"peer"/s/$/,"library": "PyTorch", "version": "2", "allocator": "kept"}/;s/false},/false,/' >floors.jsonl
+is "what the floor allows" sh -c "lua5.4 '$table' floors.jsonl | grep -q 'eager .*3.5x / 1.8x (PyTorch 2, kept); at the floor 7.0x / 3.5x$'"
 is "of cold compilations the slowest" grep -q 'pass  *1.75 s at most of 3$' quiet.txt
 is "busy repeats do not" sh -c "lua5.4 '$table' partly.jsonl | grep -q 'pass  *4.50x / 4.50x$'"
 is "nor do busy ones alone" sh -c "lua5.4 '$table' loud.jsonl >loud.txt && ! grep -q -e 4.50x -e 'machine was idle' loud.txt &&
