@@ -117,15 +117,15 @@ test-programs: build/cuda-texts/list $(B)/spectraformer $(B)/libspectraformer.so
 	$(FAKE)/hide.so $(O)/cubin
 
 # The same sources under AddressSanitizer and UndefinedBehaviorSanitizer; the kernels in portable C and
-# for the widest vectors that this machine has, which saves a third of the compilation. Half of the rest
-# goes with checks as calls instead of inline, and without those of UBSan whose mistakes ASan sees too:
-# accesses beyond an object or to NULL, and pointers that leave the address space.
+# for the widest vectors that this machine has, which saves a third of the compilation. A third of the
+# rest would be checks of UBSan whose mistakes ASan sees too: accesses beyond an object or to NULL, and
+# pointers that leave the address space.
 ASAN_NAMES := test_support test_files test_matrix test_data test_softmax test_row test_jit \
 	test_property_attention test_property_state test_property_matrix_structure test_chain test_learned test_approx \
 	test_emulator test_emulator_product test_emulator_text test_curand \
 	test_causal test_decode test_device test_device_kernels
 WIDEST := $(if $(shell grep -m 1 -w avx512vl /proc/cpuinfo),avx512,avx2)
-ASAN_LESS = -fno-sanitize=null,object-size,pointer-overflow --param asan-instrumentation-with-call-threshold=0
+ASAN_LESS = -fno-sanitize=null,object-size,pointer-overflow
 ASAN_MAKE = B=build/asan OPT=-O1 $(if $(filter avx2,$(ISAS)),ISAS='portable $(WIDEST)') \
 	SAN='-DWITHOUT_$(if $(filter avx2,$(WIDEST)),avx512,avx2) -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer $(ASAN_LESS)'
 sanitized:
