@@ -2,7 +2,6 @@
  * making of a kernel. */
 #include "bench.h"
 
-#include "attention.h"
 #include "jit.h"
 #include "optim.h"
 #include "status.h"
@@ -153,26 +152,16 @@ static json_t *more_json(training_bench *b)
 
 /* What a sequence needs at least: attention, and the linear maps of the layers three times
  * (forward, gradients of the input and of the weights); what works on elements is not counted. */
-static spectra_status count(const training_bench *b, bench_count *out)
+static bench_count count(const training_bench *b)
 {
     const task *t = &b->config.task;
-    const spectra_attention_desc d = {.attn = "performer",
-                                      .feat = b->config.feat,
-                                      .kernel = b->config.kernel,
-                                      .H = t->heads,
-                                      .D = t->head_dim,
-                                      .DV = t->head_dim,
-                                      .M = b->config.m};
-    spectra_attention *att = NULL;
-    TRY(spectra_attention_new(&d, &att));
+    const spectra_attention *att = model_attention(b->model, 0);
     const bench_count f = bench_performer_count(att, false), g = bench_performer_count(att, true);
-    spectra_attention_free(att);
     const double E = (double)t->embed, F = (double)t->hidden, H = (double)t->heads;
     const double linear = 6 * (4 * E * H * (double)t->head_dim + 2 * E * F);
     const double tokens = (double)(t->layers * t->length);
-    *out = (bench_count){.flops = tokens * (H * (f.flops + g.flops) + linear),
+    return (bench_count){.flops = tokens * (H * (f.flops + g.flops) + linear),
                          .exponentials = tokens * H * (f.exponentials + g.exponentials)};
-    return SPECTRA_OK;
 }
 
 static spectra_status measure(training_bench *b, const bench_case *c, const bench_options *o,
@@ -181,7 +170,7 @@ static spectra_status measure(training_bench *b, const bench_case *c, const benc
     TRY(prepare(b, c));
     bench_result r = {.isa = out->isa, .unit = "sequence"};
     const task *t = &b->config.task;
-    TRY(count(b, &r.count));
+    r.count = count(b);
     TRY(bench_time(c, o, run_step, b, (double)(t->batch * t->sequences), &r));
     bench_floor(&(bench_options){.memory_rate = 0}, &r);
     r.more = more_json(b);

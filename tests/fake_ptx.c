@@ -8,6 +8,7 @@
  */
 #define _GNU_SOURCE
 #include "fake.h"
+#include "nvrtc.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,21 +38,6 @@ static int failed(const char *kernel, const char *what)
 {
     fprintf(stderr, "fake cuda: %s in the PTX interpreter: %s\n", kernel, what);
     return FAKE_LAUNCH_FAILED;
-}
-
-/* The file as text, to be freed; NULL. */
-static char *read_text(const char *path)
-{
-    FILE *f = fopen(path, "r");
-    char *text = NULL;
-    size_t room = 0;
-    if (f && getdelim(&text, &room, 0, f) < 0) {
-        free(text);
-        text = NULL;
-    }
-    if (f)
-        fclose(f);
-    return text;
 }
 
 static int write_file(const char *path, const void *data, size_t bytes)
@@ -223,7 +209,7 @@ int fake_interpret(const fake_work *w)
                  "'%s' '%s' '%s/launch.case' '%s' --global-race --sched %s >'%s' 2>&1",
                  getenv("FAKE_PTX"), f->ptx, folder(), out, orders[order], report);
         if (system(command) != 0) {
-            char *text = read_text(report);
+            char *text = nvrtc_read(report);
             code = failed(f->name, text ? text : "no report");
             free(text);
         } else {

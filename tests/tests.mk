@@ -96,7 +96,7 @@ $(B)/tests/cuda_ptx: $(CUDA_PTX_O) $(B)/libspectraformer.a
 	@$(CC) $(CFLAGS) $(SAN) $^ $(LDLIBS) -o $@
 
 # A driver, an NVRTC and a cuBLAS of our own in one library under three names (tests/fake.h).
-FAKE_O := $(patsubst %,$(O)/tests/%.o,fake fake_cuda fake_modules fake_ptx fake_nvrtc fake_cublas)
+FAKE_O := $(patsubst %,$(O)/tests/%.o,fake fake_cuda fake_modules fake_ptx fake_nvrtc fake_cublas nvrtc_load)
 FAKE := $(B)/tests/fake
 $(FAKE)/libfake.so: $(FAKE_O) $(B)/libspectraformer.a
 	@mkdir -p $(@D)
