@@ -15,12 +15,17 @@
 
 #include "vec.h"
 
-/* Register blocks: MUL_R x MUL_C accumulators, RANK_R x RANK_C likewise. */
+/* Register blocks: MUL_R x MUL_C accumulators of whole products, EDGE_R x EDGE_C of the columns
+ * that are left, RANK_R x RANK_C of sums over tokens, where multiples of LAST_R are left in the
+ * end. */
 #if VEC_BYTES == 64
-enum { TILE_ROWS = 12, MUL_R = 12, MUL_C = 2, RANK_R = 8, RANK_C = 2 };
+enum { MUL_R = 12, MUL_C = 2, EDGE_R = 12, EDGE_C = 1, RANK_R = 8, RANK_C = 2, LAST_R = 8 };
+#elif VEC_BYTES == 32
+enum { MUL_R = 3, MUL_C = 4, EDGE_R = 6, EDGE_C = 2, RANK_R = 6, RANK_C = 2, LAST_R = 4 };
 #else
-enum { TILE_ROWS = 12, MUL_R = 6, MUL_C = 2, RANK_R = 4, RANK_C = 2 };
+enum { MUL_R = 6, MUL_C = 2, EDGE_R = 6, EDGE_C = 1, RANK_R = 4, RANK_C = 2, LAST_R = 4 };
 #endif
+enum { TILE_ROWS = 12, BLOCK_R = 12, BLOCK_C = 4, ROW_C = 8 };
 
 /* Keeps a value that several products share in a register: gcc would rather load it again. */
 #if defined __x86_64__ && defined __AVX512F__
@@ -49,30 +54,52 @@ VEC_FN vec tile_spread(bool pairs, const real *p)
     return (vec)(bits - (ivec){0});
 }
 
+/* sums (R, C) += a b, a of R numbers lda apart and b of C vectors. The fewer of the two stay in
+ * registers, the others come one after the other. */
+VEC_FN void tile_outer(bool pairs, int R, int C, const real *a, int64_t lda, const real *b,
+                       vec sums[BLOCK_R][BLOCK_C])
+{
+    vec kept[BLOCK_C];
+    if (R < C) {
+#pragma GCC unroll 16
+        for (int i = 0; i < R; i++) {
+            kept[i] = tile_spread(pairs, a + i * lda);
+            TILE_KEEP(kept[i]);
+        }
+#pragma GCC unroll 16
+        for (int j = 0; j < C; j++) {
+            const vec bj = vload(b + j * VL);
+#pragma GCC unroll 16
+            for (int i = 0; i < R; i++)
+                sums[i][j] = tile_add(pairs, sums[i][j], kept[i], bj);
+        }
+        return;
+    }
+#pragma GCC unroll 16
+    for (int j = 0; j < C; j++) {
+        kept[j] = vload(b + j * VL);
+        TILE_KEEP(kept[j]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < R; i++) {
+        const vec ai = tile_spread(pairs, a + i * lda);
+#pragma GCC unroll 16
+        for (int j = 0; j < C; j++)
+            sums[i][j] = tile_add(pairs, sums[i][j], ai, kept[j]);
+    }
+}
+
 VEC_FN void tile_mul_block(bool pairs, int R, int C, int64_t K, const real *a, int64_t lda,
                            const real *b, int64_t ldb, real *c, int64_t ldc)
 {
-    vec acc[MUL_R][MUL_C];
+    vec acc[BLOCK_R][BLOCK_C];
 #pragma GCC unroll 16
     for (int i = 0; i < R; i++)
 #pragma GCC unroll 16
         for (int j = 0; j < C; j++)
             acc[i][j] = vset(0);
-    for (int64_t k = 0; k < K; k++) {
-        vec bk[MUL_C];
-#pragma GCC unroll 16
-        for (int j = 0; j < C; j++) {
-            bk[j] = vload(b + k * ldb + j * VL);
-            TILE_KEEP(bk[j]);
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < R; i++) {
-            vec ai = tile_spread(pairs, a + i * lda + k);
-#pragma GCC unroll 16
-            for (int j = 0; j < C; j++)
-                acc[i][j] = tile_add(pairs, acc[i][j], ai, bk[j]);
-        }
-    }
+    for (int64_t k = 0; k < K; k++)
+        tile_outer(pairs, R, C, a + k, lda, b + k * ldb, acc);
 #pragma GCC unroll 16
     for (int i = 0; i < R; i++)
 #pragma GCC unroll 16
@@ -83,14 +110,14 @@ VEC_FN void tile_mul_block(bool pairs, int R, int C, int64_t K, const real *a, i
 VEC_FN void tile_mul_all(bool pairs, int64_t rows, int64_t cols, int64_t K, const real *a,
                          int64_t lda, const real *b, int64_t ldb, real *c, int64_t ldc)
 {
-    for (int64_t i = 0; i < rows; i += MUL_R) {
-        int64_t j = 0;
-        for (; j + MUL_C * VL <= cols; j += MUL_C * VL)
+    const int64_t whole = cols - cols % (MUL_C * VL);
+    for (int64_t j = 0; j < whole; j += MUL_C * VL)
+        for (int64_t i = 0; i < rows; i += MUL_R)
             tile_mul_block(pairs, MUL_R, MUL_C, K, a + i * lda, lda, b + j, ldb, c + i * ldc + j,
                            ldc);
-        if (j < cols)
-            tile_mul_block(pairs, MUL_R, 1, K, a + i * lda, lda, b + j, ldb, c + i * ldc + j, ldc);
-    }
+    for (int64_t i = 0; i < rows && whole < cols; i += EDGE_R)
+        tile_mul_block(pairs, EDGE_R, EDGE_C, K, a + i * lda, lda, b + whole, ldb,
+                       c + i * ldc + whole, ldc);
 }
 
 TILE_FN void tile_mul(int64_t rows, int64_t cols, int64_t K, const real *a, int64_t lda,
@@ -105,47 +132,43 @@ TILE_FN void tile_mul_pairs(int64_t rows, int64_t cols, int64_t K, const real *a
     tile_mul_all(true, rows, cols, K, a, lda, b, ldb, c, ldc);
 }
 
+/* Of a single row a (K), C vectors of c. */
+VEC_FN void tile_row_block(int C, int64_t K, const real *a, const real *b, int64_t ldb, real *c)
+{
+    vec acc[ROW_C];
+#pragma GCC unroll 16
+    for (int j = 0; j < C; j++)
+        acc[j] = vset(0);
+    for (int64_t k = 0; k < K; k++)
+#pragma GCC unroll 16
+        for (int j = 0; j < C; j++)
+            acc[j] += a[k] * vload(b + k * ldb + j * VL);
+#pragma GCC unroll 16
+    for (int j = 0; j < C; j++)
+        vstore(c + j * VL, acc[j]);
+}
+
 /* The same for a single row a (K); c (cols). */
 TILE_FN void tile_row(int64_t cols, int64_t K, const real *a, const real *b, int64_t ldb, real *c)
 {
-    enum { AT_ONCE = PAD / VL < 4 ? 4 : PAD / VL };
-    for (int64_t j = 0; j < cols; j += AT_ONCE * VL) {
-        int64_t n = cols - j < AT_ONCE * VL ? (cols - j) / VL : AT_ONCE;
-        vec acc[AT_ONCE];
-        for (int64_t i = 0; i < AT_ONCE; i++)
-            acc[i] = vset(0);
-        for (int64_t k = 0; k < K; k++)
-            for (int64_t i = 0; i < n; i++)
-                acc[i] += a[k] * vload(b + k * ldb + j + i * VL);
-        for (int64_t i = 0; i < n; i++)
-            vstore(c + j + i * VL, acc[i]);
-    }
+    int64_t j = 0;
+    for (; j + ROW_C * VL <= cols; j += ROW_C * VL)
+        tile_row_block(ROW_C, K, a, b + j, ldb, c + j);
+    for (; j < cols; j += PAD)
+        tile_row_block(PAD / VL, K, a, b + j, ldb, c + j);
 }
 
 VEC_FN void tile_rank_block(bool pairs, int R, int C, int64_t n, const real *a, int64_t lda,
                             const real *b, int64_t ldb, real *c, int64_t ldc)
 {
-    vec acc[RANK_R][RANK_C];
+    vec acc[BLOCK_R][BLOCK_C];
 #pragma GCC unroll 16
     for (int i = 0; i < R; i++)
 #pragma GCC unroll 16
         for (int j = 0; j < C; j++)
             acc[i][j] = vload(c + i * ldc + j * VL);
-    for (int64_t t = 0; t < n; t++) {
-        vec bt[RANK_C];
-#pragma GCC unroll 16
-        for (int j = 0; j < C; j++) {
-            bt[j] = vload(b + t * ldb + j * VL);
-            TILE_KEEP(bt[j]);
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < R; i++) {
-            vec ai = tile_spread(pairs, a + t * lda + i);
-#pragma GCC unroll 16
-            for (int j = 0; j < C; j++)
-                acc[i][j] = tile_add(pairs, acc[i][j], ai, bt[j]);
-        }
-    }
+    for (int64_t t = 0; t < n; t++)
+        tile_outer(pairs, R, C, a + t * lda, 1, b + t * ldb, acc);
 #pragma GCC unroll 16
     for (int i = 0; i < R; i++)
 #pragma GCC unroll 16
@@ -153,16 +176,26 @@ VEC_FN void tile_rank_block(bool pairs, int R, int C, int64_t n, const real *a, 
             vstore(c + i * ldc + j * VL, acc[i][j]);
 }
 
+/* R rows of C. */
+VEC_FN void tile_rank_rows(bool pairs, int R, int64_t n, int64_t cols, const real *a, int64_t lda,
+                           const real *b, int64_t ldb, real *c, int64_t ldc)
+{
+    int64_t j = 0;
+    for (; j + RANK_C * VL <= cols; j += RANK_C * VL)
+        tile_rank_block(pairs, R, RANK_C, n, a, lda, b + j, ldb, c + j, ldc);
+    if (j < cols)
+        tile_rank_block(pairs, R, 1, n, a, lda, b + j, ldb, c + j, ldc);
+}
+
 VEC_FN void tile_rank_all(bool pairs, int64_t n, int64_t rows, int64_t cols, const real *a,
                           int64_t lda, const real *b, int64_t ldb, real *c, int64_t ldc)
 {
-    for (int64_t i = 0; i < rows; i += RANK_R) {
-        int64_t j = 0;
-        for (; j + RANK_C * VL <= cols; j += RANK_C * VL)
-            tile_rank_block(pairs, RANK_R, RANK_C, n, a + i, lda, b + j, ldb, c + i * ldc + j, ldc);
-        if (j < cols)
-            tile_rank_block(pairs, RANK_R, 1, n, a + i, lda, b + j, ldb, c + i * ldc + j, ldc);
-    }
+    int64_t i = 0;
+    for (; RANK_R > LAST_R && ((rows - i) % LAST_R != 0 || rows - i >= RANK_R + LAST_R);
+         i += RANK_R)
+        tile_rank_rows(pairs, RANK_R, n, cols, a + i, lda, b, ldb, c + i * ldc, ldc);
+    for (; i < rows; i += LAST_R)
+        tile_rank_rows(pairs, LAST_R, n, cols, a + i, lda, b, ldb, c + i * ldc, ldc);
 }
 
 TILE_FN void tile_rank(int64_t n, int64_t rows, int64_t cols, const real *a, int64_t lda,
