@@ -294,13 +294,29 @@ typedef struct row_op {
     void (*bwd)(const row_args *); /* NULL: has no backward (adamw) */
 } row_op;
 
-/* Products of the model's dense layers; arrays are dense, in and out multiples of PAD.
- * mul:  y (rows, out) = x (rows, in) B (in, out) + bias (out), which may be NULL
- * rank: C (out, in) += A' B, A (rows, out), B (rows, in) */
+/* Products of small matrices, and the loops over scores of exact attention. Columns of B and C, and
+ * the rows of a C that is added to, are multiples of PAD; other sizes are any.
+ * mul:  y (rows, out) = x (rows, in) B (in, out) + bias (out), which may be NULL; dense
+ * rank: C (out, in) += A' B, A (rows, out), B (rows, in); dense
+ * tile: C (rows, cols) = A (rows, K) B (K, cols)
+ * sum:  C (rows, cols) += A' B, A (n, rows), B (n, cols)
+ * Of one query and n keys, behind which x, s and dp have room up to a multiple of PAD:
+ * top:  the largest of x (n)
+ * exp:  x = exp(x - top), 0 behind them; returns the sum
+ * grad: from scores s and gradients dp of the probabilities after dropout (factors keep or NULL): s
+ *       = those probabilities, dp = gradients of s, 0 behind both. dot: <o, its gradient>; lse: log
+ *       of the sum of exponentials */
 typedef struct product_ops {
     void (*mul)(int64_t rows, int64_t in, int64_t out, const real *x, const real *b,
                 const real *bias, real *y);
     void (*rank)(int64_t rows, int64_t in, int64_t out, const real *a, const real *b, real *c);
+    void (*tile)(int64_t rows, int64_t cols, int64_t K, const real *a, int64_t lda, const real *b,
+                 int64_t ldb, real *c, int64_t ldc);
+    void (*sum)(int64_t n, int64_t rows, int64_t cols, const real *a, int64_t lda, const real *b,
+                int64_t ldb, real *c, int64_t ldc);
+    real (*top)(int64_t n, const real *x);
+    real (*exp)(int64_t n, real *x, real top);
+    void (*grad)(int64_t n, real *s, real *dp, const real *keep, real lse, real dot);
 } product_ops;
 
 /* Those of an instruction set. */
