@@ -187,6 +187,16 @@ function M.constants(spec, sizes)
   }
 end
 
+-- Of each lane the first lane that has the same log, from 0.
+function M.log_lanes(spec)
+  local logs, first, list = M.plan(spec).value, {}, {}
+  for l = 1, spec.lanes do
+    first[logs[l]] = first[logs[l]] or l - 1
+    list[l] = first[logs[l]]
+  end
+  return list
+end
+
 -- The pointer of each wide variable is a parameter or a row of v.
 local function moments_known(spec)
   local inputs, known = {}, { [E.length] = "count" }

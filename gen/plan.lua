@@ -1,4 +1,5 @@
 -- Which kernels there are, for which sizes, and what they cost: tables, no search.
+local E = require "gen.expr"
 local pass = require "gen.pass"
 local feature = require "gen.feature"
 local ops = require "gen.ops"
@@ -68,6 +69,24 @@ function M.operations(spec)
   local function stop(node) return plan.slots.class[node] ~= nil end
   local value = pass.flops(plan.value, stop) + spec.lanes * (ops.exp.flops + 1)
   return { value = value, grad = pass.flops(plan.grad, stop) + spec.lanes }
+end
+
+local TRANSCENDENTAL = { exp = true, log = true, sin = true, cos = true, atan = true, erf = true }
+
+-- Exponentials and the like of a row of W for one token: those of lanes with a log of their own that changes with
+-- the row, and what the features call for each row.
+function M.exponentials(spec)
+  local plan, count = feature.plan(spec), 0
+  local function hoisted(node) return plan.slots.class[node] ~= nil end
+  for l, first in ipairs(feature.log_lanes(spec)) do
+    local log = plan.value[l]
+    local class = pass.class(log)
+    if first == l - 1 and (class == "element" or class == "row") then count = count + 1 end
+  end
+  for _, node in ipairs(E.reachable(plan.value, hoisted)) do
+    if TRANSCENDENTAL[node.op] and not hoisted(node) then count = count + 1 end
+  end
+  return count
 end
 
 -- Cost of one token of one head, key and query together, as expressions in D, DV, M (lines of

@@ -1,6 +1,7 @@
 -- C: prologues of the attention skeletons, row operators, and the tables of features and matrices.
 local E = require "gen.expr"
 local feature = require "gen.feature"
+local plan = require "gen.plan"
 local row_operator = require "gen.rows"
 
 local M = {}
@@ -123,7 +124,9 @@ function M.prologue(spec, id, sizes)
   for _, constant in ipairs(feature.constants(spec, sizes)) do
     out[#out + 1] = ("    %s = %d,"):format(constant[1], constant[2])
   end
-  out[#out + 1] = "};\n"
+  out[#out + 1] = "};"
+  out[#out + 1] = ("/* the first lane with the same log */\nstatic const int LOG_LANE[LANES] "
+    .. "__attribute__((unused)) = {%s};\n"):format(table.concat(feature.log_lanes(spec), ", "))
   local functions = feature.functions(spec, vector, "FEATURE_FN ")
   return table.concat(table.move(functions, 1, #functions, #out + 1, out), "\n")
 end
@@ -162,6 +165,7 @@ local function feature_row(spec, out)
   local row = {
     field("name", quoted(spec.name)), field("doc", quoted(spec.doc)),
     field("source", quoted(spec.source)), field("lanes", spec.lanes),
+    field("exponentials", plan.exponentials(spec)),
     field("scalars", #spec.scalars), field("vectors", #spec.vectors),
     field("is_signed", tostring(spec.signed)), field("scalar_names", n .. "_scalars"),
     field("vector_names", n .. "_vectors"), field("scalar_default", n .. "_defaults"),

@@ -82,7 +82,7 @@ bench_count bench_performer_count(const spectra_attention *att, bool backward)
     const double L = att->feature->lanes, M = (double)p->M, D = (double)p->D, DV = (double)p->DV;
     const double passes = backward ? 2 : 1, project = bench_projection_flops(att);
     return (bench_count){.flops = passes * (2 * project + 4 * L * M * DV + 3 * L * M),
-                         .exponentials = 2 * L * M,
+                         .exponentials = 2 * att->feature->exponentials * M,
                          .bytes = passes * 4 * (2 * D + 2 * DV)};
 }
 

@@ -200,6 +200,7 @@ typedef struct learned_scalar {
 typedef struct feature_info {
     const char *name, *doc, *source;
     int lanes, scalars, vectors;
+    int exponentials; /* of a row of W and a token, sines and cosines among them */
     bool is_signed;
     const char *const *scalar_names; /* last one: "gaussian" */
     const char *const *vector_names;

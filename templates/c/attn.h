@@ -44,6 +44,20 @@ VEC_FN attn_sizes attn_sizes_of(const attn_plan *p, int tiles)
     return z;
 }
 
+/* exp(x) of x <= 0 as what becomes of it needs. */
+VEC_FN vec falling(vec x, bool coarse)
+{
+    return coarse ? vec_exp_coarse(x) : vec_exp_falling(x);
+}
+
+/* value = exp(log - shift) of each lane; lanes that have one log (LOG_LANE) have one shift. */
+VEC_FN void lane_values(const vec *log, const vec *shift, bool coarse, vec *value)
+{
+#pragma GCC unroll 16
+    for (int l = 0; l < LANES; l++)
+        value[l] = LOG_LANE[l] == l ? falling(log[l] - shift[l], coarse) : value[LOG_LANE[l]];
+}
+
 /* Hands out scratch in whole cache lines; without a base it only counts. */
 typedef struct attn_arena {
     real *base;
@@ -141,6 +155,65 @@ VEC_FN void take_block(const attn_sizes *z, attn_block *b, attn_arena *arena)
     b->y = attn_take(arena, LINEAR ? z->block * z->DP : 0);
     b->t = attn_take(arena, z->block * TOKEN);
     b->tok = attn_take(arena, z->block * NTOK);
+}
+
+/* Tokens of one side of a block with their projections, and what becomes of these. */
+typedef struct attn_side {
+    attn_hoisted h;
+    attn_block b;
+    real *u;       /* (block, ldu)  projections, then their gradients */
+    real *u2;      /* (block, ldu)  second projections, likewise */
+    real *gx;      /* (block, DP) */
+    real *gsecond; /* (block, DP)  through the second projections */
+    real *gs;      /* (NS, VL)     sums of the scalars' gradients */
+    real *gw;      /* (NW, MP)     gradients of the norms of the rows of W */
+    int64_t ldu;
+} attn_side;
+
+/* Without gradients only what comes before them. */
+VEC_FN void take_side(const attn_sizes *z, attn_side *w, bool gradients, attn_arena *arena)
+{
+    w->ldu = z->MP + PAD;
+    take_hoisted(z, &w->h, arena);
+    take_block(z, &w->b, arena);
+    w->u = attn_take(arena, z->block * w->ldu);
+    w->u2 = attn_take(arena, NP > 1 ? z->block * w->ldu : 0);
+    w->gx = attn_take(arena, gradients ? z->block * z->DP : 0);
+    w->gsecond = attn_take(arena, gradients && NP > 1 ? z->block * z->DP : 0);
+    w->gs = attn_take(arena, gradients ? PARAM_S * VL : 0);
+    w->gw = attn_take(arena, gradients ? NW * z->MP : 0);
+}
+
+VEC_FN void load_projections(const attn_side *w, int64_t t, int64_t r, vec *u)
+{
+    u[0] = vload(w->u + t * w->ldu + r);
+    if (NP > 1)
+        u[NP - 1] = vload(w->u2 + t * w->ldu + r);
+}
+
+/* Logs and signs of VL rows of W from r for token t, from its projections u (NP). They are made
+ * where they are needed, a few operations each; of signs that nobody asks for the compiler makes
+ * nothing. */
+VEC_FN void side_logs(const attn_side *s, int64_t t, int64_t r, const vec *row, vec *u, vec *log,
+                      vec *sign)
+{
+    load_projections(s, t, r, u);
+    phi(u, row, s->h.uni, s->b.tok + t * NTOK, log, sign);
+}
+
+/* The largest log of query t, each with the maximum of the keys. */
+VEC_FN real largest_log(const attn_sizes *z, const attn_side *s, int64_t t, const real *shift)
+{
+    vec max = vset(-REAL_MAX); /* finite, so that an empty state gives exp(-inf) = 0 */
+    for (int64_t r = 0; r < z->MP; r += VL) {
+        vec row[NROW], u[NP], log[LANES], sign[LANES];
+        load_row(z, &s->h, r, row);
+        side_logs(s, t, r, row, u, log, sign);
+        for (int l = 0; l < LANES; l++)
+            if (LOG_LANE[l] == l)
+                max = v_max(max, log[l] + vload(shift + l * z->MP + r));
+    }
+    return vhmax(max);
 }
 
 VEC_FN vec load_part(const real *p, int64_t left)
@@ -344,10 +417,9 @@ VEC_FN int64_t pad_block(int64_t n, int64_t ld, real *x)
     return rows;
 }
 
-/* Projections u = W x into the first MP columns of `u`; those of the second kind into `second`,
- * stride MP + PAD. */
+/* Projections u = W x into the first MP columns of `u`, those of the second kind into `second`. */
 VEC_FN void project(const attn_plan *p, const attn_sizes *z, const attn_block *b, real *u,
-                    int64_t ldu, real *second)
+                    real *second, int64_t ldu)
 {
     int64_t rows = pad_block(b->n, z->DP, b->x);
     if (p->chain != NULL)
@@ -356,7 +428,7 @@ VEC_FN void project(const attn_plan *p, const attn_sizes *z, const attn_block *b
         tile_mul(rows, z->MP, z->D, b->x, z->DP, p->wt, z->MP, u, ldu);
     if (NP > 1) {
         pad_block(b->n, z->DP, b->second);
-        tile_mul(rows, z->MP, z->D, b->second, z->DP, p->wt_second, z->MP, second, z->MP + PAD);
+        tile_mul(rows, z->MP, z->D, b->second, z->DP, p->wt_second, z->MP, second, ldu);
     }
 }
 

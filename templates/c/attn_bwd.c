@@ -7,12 +7,11 @@
 
 #include "attn_grad.h"
 
-enum { BWD_TILES = 3 + SIGNED };
+enum { BWD_TILES = 3 };
 
 typedef struct bwd_scratch {
     attn_side s;
-    real *phi;        /* (block, ldf)  logs of queries, then features */
-    real *sign;       /* (block, ldf)  only if SIGNED, of queries */
+    real *phi;        /* (block, ldf) */
     real *dphi;       /* (block, ldf) */
     real *v;          /* (block, DVP)  g of queries, values of keys */
     real *gv;         /* (block, DVP) */
@@ -26,7 +25,6 @@ VEC_FN int64_t bwd_take(const attn_sizes *z, real *scratch, bwd_scratch *w)
     attn_arena arena = {scratch, 0};
     take_side(z, &w->s, true, &arena);
     w->phi = attn_take(&arena, z->block * z->ldf);
-    w->sign = attn_take(&arena, SIGNED ? z->block * z->ldf : 0);
     w->dphi = attn_take(&arena, z->block * z->ldf);
     w->v = attn_take(&arena, z->block * z->DVP);
     w->gv = attn_take(&arena, z->block * z->DVP);
@@ -43,49 +41,30 @@ static int64_t bwd_reals(const attn_plan *p)
     return bwd_take(&z, NULL, &w);
 }
 
-/* Logs of token t with the keys' maxima, signs; returns the largest log. */
-VEC_FN real grad_logs(const attn_sizes *z, const bwd_scratch *w, int64_t t, const real *shift)
-{
-    vec max = vset(-REAL_MAX);
-    for (int64_t r = 0; r < z->MP; r += VL) {
-        vec row[NROW], log[LANES], sign[LANES], u[NP];
-        load_row(z, &w->s.h, r, row);
-        load_projections(&w->s, t, r, u);
-        phi(u, row, w->s.h.uni, w->s.b.tok + t * NTOK, log, sign);
-        for (int l = 0; l < LANES; l++) {
-            int64_t f = l * z->MP + r;
-            vec shifted = log[l] + vload(shift + f);
-            vstore(w->phi + t * z->ldf + f, shifted);
-            if (SIGNED)
-                vstore(w->sign + t * z->ldf + f, sign[l]);
-            max = v_max(max, shifted);
-        }
-    }
-    return vhmax(max);
-}
-
 /* Features of token t; dphi to the gradient of u; dz += phi gden. */
 VEC_FN sum_grad query_gradient(const attn_plan *p, const attn_sizes *z, const bwd_scratch *w,
-                               int64_t t, real max, const real *zsum, real *dz, bool want_params)
+                               int64_t t, real max, const real *shift, const real *zsum, real *dz,
+                               bool want_params)
 {
     sum_grad sum = {{vset(0), vset(0), vset(0)}};
-    vec gden = vset(w->gden[t]);
+    vec gden = vset(w->gden[t]), top[LANES];
+    for (int l = 0; l < LANES; l++)
+        top[l] = vset(max);
     for (int64_t r = 0; r < z->MP; r += VL) {
-        vec row[NROW], value[LANES], sign[LANES], dphi[LANES];
+        vec row[NROW], log[LANES], sign[LANES], value[LANES], dphi[LANES], u[NP];
         load_row(z, &w->s.h, r, row);
+        side_logs(&w->s, t, r, row, u, log, sign);
+        for (int l = 0; l < LANES; l++)
+            log[l] += vload(shift + l * z->MP + r);
+        lane_values(log, top, false, value);
         for (int l = 0; l < LANES; l++) {
             int64_t f = l * z->MP + r, at = t * z->ldf + f;
-            value[l] = vec_exp_falling(vload(w->phi + at) - max);
-            vec feature = value[l];
-            if (SIGNED) {
-                sign[l] = vload(w->sign + at);
-                feature *= sign[l];
-            }
+            vec feature = SIGNED ? value[l] * sign[l] : value[l];
             vstore(w->phi + at, feature);
             vstore(dz + f, vload(dz + f) + feature * gden);
             dphi[l] = vload(w->dphi + at) + vload(zsum + f) * gden;
         }
-        feature_gradient(p, z, &w->s, t, r, row, value, sign, dphi, &sum, want_params);
+        feature_gradient(p, z, &w->s, t, r, row, u, value, sign, dphi, &sum, want_params);
     }
     return sum;
 }
@@ -118,11 +97,11 @@ static void bwd_queries(const attn_plan *p, const attn_params *a, int64_t n, con
         }
         finish_block(&z, 0, a, &w.s.b);
         hoist_tokens(&w.s.h, &w.s.b);
-        project(p, &z, &w.s.b, w.s.u, w.s.ldu, w.s.u2);
+        project(p, &z, &w.s.b, w.s.u, w.s.u2, w.s.ldu);
         int64_t rows = pad_block(w.s.b.n, z.DVP, w.v);
         tile_mul(rows, z.F, z.DV, w.v, z.DVP, w.transposed, z.F, w.dphi, z.ldf);
         for (int64_t t = 0; t < w.s.b.n; t++)
-            max[t] = grad_logs(&z, &w, t, state);
+            max[t] = largest_log(&z, &w.s, t, state);
         for (int64_t t = 0; t < w.s.b.n; t++) {
             expect_row(gq + (first + t) * ldgq, z.D);
             if (first + t + z.block < n) {
@@ -131,8 +110,8 @@ static void bwd_queries(const attn_plan *p, const attn_params *a, int64_t n, con
                 expect_row(go + (first + t + z.block) * ldgo, z.DV);
             }
             sums[t] = dparams != NULL
-                          ? query_gradient(p, &z, &w, t, max[t], state + z.F, dstate, true)
-                          : query_gradient(p, &z, &w, t, max[t], state + z.F, dstate, false);
+                          ? query_gradient(p, &z, &w, t, max[t], state, state + z.F, dstate, true)
+                          : query_gradient(p, &z, &w, t, max[t], state, state + z.F, dstate, false);
         }
         tile_rank(w.s.b.n, z.F, z.DVP, w.phi, z.ldf, w.v, z.DVP, dstate + z.F, z.DVP);
         matrix_gradient(p, &z, &w.s, dparams);
@@ -152,17 +131,18 @@ VEC_FN sum_grad key_gradient(const attn_plan *p, const attn_sizes *z, const bwd_
 {
     sum_grad sum = {{vset(0), vset(0), vset(0)}};
     for (int64_t r = 0; r < z->MP; r += VL) {
-        vec row[NROW], value[LANES], sign[LANES], dphi[LANES], log[LANES], u[NP];
+        vec row[NROW], log[LANES], sign[LANES], shift[LANES], value[LANES], dphi[LANES], u[NP];
         load_row(z, &w->s.h, r, row);
-        load_projections(&w->s, t, r, u);
-        phi(u, row, w->s.h.uni, w->s.b.tok + t * NTOK, log, sign);
+        side_logs(&w->s, t, r, row, u, log, sign);
+        for (int l = 0; l < LANES; l++)
+            shift[l] = vload(w->shift + l * z->MP + r);
+        lane_values(log, shift, false, value);
         for (int l = 0; l < LANES; l++) {
             int64_t f = l * z->MP + r, at = t * z->ldf + f;
-            value[l] = vec_exp_falling(log[l] - vload(w->shift + f));
             vstore(w->phi + at, SIGNED ? value[l] * sign[l] : value[l]);
             dphi[l] = vload(w->dphi + at) + vload(dz + f);
         }
-        feature_gradient(p, z, &w->s, t, r, row, value, sign, dphi, &sum, want_params);
+        feature_gradient(p, z, &w->s, t, r, row, u, value, sign, dphi, &sum, want_params);
     }
     return sum;
 }
@@ -199,7 +179,7 @@ static void bwd_keys(const attn_plan *p, const attn_params *a, int64_t n, const 
         const real *values = gather_rows(index, w.s.b.n, z.DV, v, ldv, w.v, &ld);
         finish_block(&z, 1, a, &w.s.b);
         hoist_tokens(&w.s.h, &w.s.b);
-        project(p, &z, &w.s.b, w.s.u, w.s.ldu, w.s.u2);
+        project(p, &z, &w.s.b, w.s.u, w.s.u2, w.s.ldu);
         int64_t rows = pad_block(w.s.b.n, z.DP, w.s.b.x);
         tile_mul(rows, z.F, z.DV, values, ld, w.transposed, z.F, w.dphi, z.ldf);
         for (int64_t t = 0; t < w.s.b.n; t++) {

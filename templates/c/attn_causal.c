@@ -150,6 +150,8 @@ static void causal_forward(const attn_plan *p, const attn_params *a, const attn_
 
 /* ---- one token ------------------------------------------------------------------------------- */
 
+enum { STEP_C = 4 }; /* vectors of a row of the state at a time */
+
 /* One token of a side and its logs; u: projections (MP), twice where there are two. */
 typedef struct causal_one {
     attn_side q, k;
@@ -196,6 +198,27 @@ CAUSAL_FN void causal_load_one(const attn_plan *p, const attn_sizes *z, const at
         tile_row(z->MP, z->D, s->b.second, p->wt_second, z->MP, s->u2);
 }
 
+/* C vectors of columns of S (F, DVP): the token's value, which num holds, goes into S, and what the
+ * query makes of S into num. */
+VEC_FN void causal_step_columns(const attn_sizes *z, int C, const causal_one *w, real *S, real *num)
+{
+    vec value[ROW_C], sum[ROW_C];
+#pragma GCC unroll 16
+    for (int i = 0; i < C; i++)
+        value[i] = vload(num + i * VL), sum[i] = vset(0);
+    for (int64_t f = 0; f < z->F; f++)
+#pragma GCC unroll 16
+        for (int i = 0; i < C; i++) {
+            real *at = S + f * z->DVP + i * VL;
+            const vec s = vload(at) + value[i] * w->psi[f];
+            vstore(at, s);
+            sum[i] += s * w->phi[f];
+        }
+#pragma GCC unroll 16
+    for (int i = 0; i < C; i++)
+        vstore(num + i * VL, sum[i]);
+}
+
 static void causal_step(const attn_plan *p, const attn_params *a, const real *q, const real *k,
                         const real *v, real *o, real *state, real *scratch)
 {
@@ -214,16 +237,12 @@ static void causal_step(const attn_plan *p, const attn_params *a, const real *q,
     causal_minus(&z, ref, w.factor);
     causal_keys(&z, 0, 1, w.factor, w.psi, z.F, w.sign_k, zsum, zsum);
     real den = causal_query(p, &z, ref, w.phi, w.sign_q, zsum);
-    memset(w.num, 0, (size_t)z.DVP * sizeof(real));
-    for (int64_t c = 0; c < z.DVP; c += VL) {
-        vec value = c < z.DV ? load_part(v + c, z.DV - c) : vset(0), sum = vset(0);
-        for (int64_t f = 0; f < z.F; f++) {
-            vec s = vload(S + f * z.DVP + c) + value * w.psi[f];
-            vstore(S + f * z.DVP + c, s);
-            sum += s * w.phi[f];
-        }
-        vstore(w.num + c, sum);
-    }
+    copy_padded(z.DV, v, w.num);
+    int64_t c = 0;
+    for (; c + STEP_C * VL <= z.DVP; c += STEP_C * VL)
+        causal_step_columns(&z, STEP_C, &w, S + c, w.num + c);
+    for (; c < z.DVP; c += PAD)
+        causal_step_columns(&z, PAD / VL, &w, S + c, w.num + c);
     store_output(&z, den, w.num, o);
 }
 
@@ -272,21 +291,6 @@ VEC_FN int64_t causal_queries_take(const attn_sizes *z, real *scratch, causal_qu
     return arena.used;
 }
 
-/* The largest shifted log of query t. */
-CAUSAL_FN real causal_top(const attn_sizes *z, const attn_side *s, int64_t t, const real *ref)
-{
-    vec max = vset(-REAL_MAX);
-    for (int64_t r = 0; r < z->MP; r += VL) {
-        vec row[NROW], u[NP], log[LANES], sign[LANES];
-        load_row(z, &s->h, r, row);
-        load_projections(s, t, r, u);
-        phi(u, row, s->h.uni, s->b.tok + t * NTOK, log, sign);
-        for (int l = 0; l < LANES; l++)
-            max = v_max(max, log[l] + vload(ref + l * z->MP + r));
-    }
-    return vhmax(max);
-}
-
 /* What queries lo..hi-1 are to the keys before `state`: dstate, by its references. */
 CAUSAL_FN void causal_before(const attn_sizes *z, const causal_queries *w, int64_t lo, int64_t hi,
                              const real *start, real *dstate)
@@ -328,7 +332,7 @@ CAUSAL_FN void causal_queries_segment(const attn_plan *p, const attn_sizes *z,
         tile_mul(TILE_ROWS, z->F, z->DVP + keys, rows, w->ldg, w->T, z->ldf, w->dphi + i * z->ldf,
                  z->ldf);
         for (int64_t t = i; t < end; t++)
-            sums[t] = causal_gradient(p, z, &w->q, t, w->ref, causal_top(z, &w->q, t, w->ref),
+            sums[t] = causal_gradient(p, z, &w->q, t, w->ref, largest_log(z, &w->q, t, w->ref),
                                       w->dphi + t * z->ldf, w->zsum, w->gden[t], p->row_weight,
                                       causal_gweight(p, z, dparams), w->phi + t * z->ldf,
                                       dparams != NULL);
@@ -498,10 +502,10 @@ CAUSAL_FN void causal_keys_segment(const attn_plan *p, const attn_sizes *z,
             dz += vload(w->phi + t * z->ldf + f) * w->gden[t];
         vstore(w->dz + f, dz);
     }
-    tile_rank(hi - lo, z->F, z->DVP, w->phi + lo * z->ldf, z->ldf, w->gS + lo * z->DVP, z->DVP,
-              w->gS + w->KB * z->DVP, z->DVP);
-    tile_rank(hi - lo, z->DVP, z->F, w->gS + lo * z->DVP, z->DVP, w->phi + lo * z->ldf, z->ldf,
-              w->phi + w->KB * z->ldf, z->ldf);
+    real *dS = w->gS + w->KB * z->DVP;
+    tile_rank(hi - lo, z->F, z->DVP, w->phi + lo * z->ldf, z->ldf, w->gS + lo * z->DVP, z->DVP, dS,
+              z->DVP);
+    causal_transpose(z->F, z->DVP, dS, z->DVP, w->phi + w->KB * z->ldf, z->ldf);
 }
 
 /* One block: everything loaded, its segments from the last to the first, gradients stored. */

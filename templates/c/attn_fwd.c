@@ -15,15 +15,12 @@
 #define PAIRS 0
 #endif
 
-enum { FWD_TILES = 1 + SIGNED };
+enum { FWD_TILES = 1 };
 
 typedef struct fwd_scratch {
-    attn_hoisted h;
-    attn_block b;
-    real *phi;  /* (block, ldf)  projections, then logs, then features */
-    real *sign; /* (block, ldf)  only if SIGNED */
-    real *u2;   /* (block, MP + PAD)  second projections */
-    real *v;    /* (block, DVP)  values of keys, numerators of queries */
+    attn_side s; /* its projections where features come to be, second ones with the same stride */
+    real *phi;   /* (block, ldf) */
+    real *v;     /* (block, DVP)  values of keys, numerators of queries */
     /* only if PAIRS */
     real *wt, *wt_second;        /* (DP / 2, MP)  of W, transposed */
     real *features, *values, *S; /* (block / 2, ldf), (block / 2, DVP), (F / 2, DVP) */
@@ -32,11 +29,11 @@ typedef struct fwd_scratch {
 VEC_FN int64_t fwd_take(const attn_sizes *z, real *scratch, fwd_scratch *w)
 {
     attn_arena arena = {scratch, 0};
-    take_hoisted(z, &w->h, &arena);
-    take_block(z, &w->b, &arena);
-    w->phi = attn_take(&arena, z->block * z->ldf);
-    w->sign = attn_take(&arena, SIGNED ? z->block * z->ldf : 0);
-    w->u2 = attn_take(&arena, NP > 1 ? z->block * (z->MP + PAD) : 0);
+    take_hoisted(z, &w->s.h, &arena);
+    take_block(z, &w->s.b, &arena);
+    w->s.ldu = z->ldf;
+    w->s.u = w->phi = attn_take(&arena, z->block * z->ldf);
+    w->s.u2 = attn_take(&arena, NP > 1 ? z->block * z->ldf : 0);
     w->v = attn_take(&arena, z->block * z->DVP);
     w->wt = attn_take(&arena, PAIRS ? z->DP / 2 * z->MP : 0);
     w->wt_second = attn_take(&arena, PAIRS && NP > 1 ? z->DP / 2 * z->MP : 0);
@@ -90,9 +87,9 @@ VEC_FN void pair_matrices(const attn_plan *p, const attn_sizes *z, const fwd_scr
 /* As `project` does; tokens become pairs, but of a chain's, which is no product. */
 VEC_FN void project_block(const attn_plan *p, const attn_sizes *z, const fwd_scratch *w)
 {
-    const attn_block *b = &w->b;
+    const attn_block *b = &w->s.b;
     if (!PAIRS) {
-        project(p, z, b, w->phi, z->ldf, w->u2);
+        project(p, z, b, w->s.u, w->s.u2, z->ldf);
         return;
     }
     const int64_t rows = pad_block(b->n, z->DP, b->x), K = (z->D + 1) / 2;
@@ -105,7 +102,7 @@ VEC_FN void project_block(const attn_plan *p, const attn_sizes *z, const fwd_scr
     if (NP > 1) {
         pad_block(b->n, z->DP, b->second);
         pair_neighbours(rows, z->DP, b->second, z->DP);
-        tile_mul_pairs(rows, z->MP, K, b->second, z->DP, w->wt_second, z->MP, w->u2, z->MP + PAD);
+        tile_mul_pairs(rows, z->MP, K, b->second, z->DP, w->wt_second, z->MP, w->s.u2, z->ldf);
     }
 }
 
@@ -113,50 +110,22 @@ VEC_FN void project_block(const attn_plan *p, const attn_sizes *z, const fwd_scr
 VEC_FN void add_pairs(const attn_sizes *z, const fwd_scratch *w, const real *values, int64_t ld,
                       real *S)
 {
-    pair_rows(w->b.n, z->F, w->phi, z->ldf, w->features, z->ldf);
-    pair_rows(w->b.n, z->DVP, values, ld, w->values, z->DVP);
-    tile_rank_pairs((w->b.n + 1) / 2, z->F, z->DVP, w->features, z->ldf, w->values, z->DVP, S,
+    pair_rows(w->s.b.n, z->F, w->phi, z->ldf, w->features, z->ldf);
+    pair_rows(w->s.b.n, z->DVP, values, ld, w->values, z->DVP);
+    tile_rank_pairs((w->s.b.n + 1) / 2, z->F, z->DVP, w->features, z->ldf, w->values, z->DVP, S,
                     z->DVP);
 }
 
-/* With one lane and no sign a log is a few operations: made a second time, not kept in between. */
-enum { AGAIN = LANES == 1 && !SIGNED && NP == 1 };
-
-/* phi of VL rows of W from r for token t, whose first projections are still in the place of phi. */
-VEC_FN void row_features(const attn_sizes *z, const fwd_scratch *w, int64_t t, int64_t r,
-                         const vec *row, vec *log, vec *sign)
-{
-    vec u[NP];
-    u[0] = vload(w->phi + t * z->ldf + r);
-    if (NP > 1)
-        u[NP - 1] = vload(w->u2 + t * (z->MP + PAD) + r);
-    phi(u, row, w->h.uni, w->b.tok + t * NTOK, log, sign);
-}
-
-VEC_FN vec log_again(const fwd_scratch *w, int64_t t, const vec *row, const real *u)
-{
-    vec log[LANES], sign[LANES], projection[NP];
-    projection[0] = vload(u);
-    phi(projection, row, w->h.uni, w->b.tok + t * NTOK, log, sign);
-    return log[0];
-}
-
-/* Logs and signs of VL rows of W from r for all tokens of the block; maxima (LANES). */
-VEC_FN void block_logs(const attn_sizes *z, const fwd_scratch *w, int64_t r, const vec *row,
-                       bool keep, vec *max)
+/* Maxima (LANES) of the logs of VL rows of W from r over the tokens of the block. */
+VEC_FN void block_maxima(const fwd_scratch *w, int64_t r, const vec *row, vec *max)
 {
     for (int l = 0; l < LANES; l++)
         max[l] = vset(-(real)INFINITY);
-    for (int64_t t = 0; t < w->b.n; t++) {
-        vec log[LANES], sign[LANES];
-        row_features(z, w, t, r, row, log, sign);
-        for (int l = 0; l < LANES; l++) {
-            if (keep)
-                vstore(w->phi + t * z->ldf + l * z->MP + r, log[l]);
-            if (keep && SIGNED)
-                vstore(w->sign + t * z->ldf + l * z->MP + r, sign[l]);
+    for (int64_t t = 0; t < w->s.b.n; t++) {
+        vec u[NP], log[LANES], sign[LANES];
+        side_logs(&w->s, t, r, row, u, log, sign);
+        for (int l = 0; l < LANES; l++)
             max[l] = v_max(max[l], log[l]);
-        }
     }
 }
 
@@ -177,33 +146,29 @@ VEC_FN vec raise_max(const attn_sizes *z, int64_t f, int64_t valid_rows, vec max
     return shift;
 }
 
-/* exp(x) of x <= 0 as what becomes of it needs. */
-VEC_FN vec falling(vec x)
-{
-    return PAIRS ? vec_exp_coarse(x) : vec_exp_falling(x);
-}
-
 /* The block's features of VL rows of W from r, in place of the projections; adds their sums to z.
  */
 VEC_FN void key_features(const attn_sizes *z, const fwd_scratch *w, int64_t r, real *state)
 {
-    vec max[LANES], row[NROW];
-    load_row(z, &w->h, r, row);
-    block_logs(z, w, r, row, !AGAIN, max);
+    vec max[LANES], shift[LANES], sum[LANES], row[NROW];
+    load_row(z, &w->s.h, r, row);
+    block_maxima(w, r, row, max);
     for (int l = 0; l < LANES; l++) {
-        int64_t f = l * z->MP + r;
-        vec shift = raise_max(z, f, z->M - r, max[l], state), sum = vload(state + z->F + f);
-        for (int64_t t = 0; t < w->b.n; t++) {
-            int64_t at = t * z->ldf + f;
-            vec log = AGAIN ? log_again(w, t, row, w->phi + at) : vload(w->phi + at);
-            vec e = falling(log - shift);
-            if (SIGNED)
-                e *= vload(w->sign + at);
-            vstore(w->phi + at, e);
-            sum += e;
-        }
-        vstore(state + z->F + f, sum);
+        shift[l] = raise_max(z, l * z->MP + r, z->M - r, max[l], state);
+        sum[l] = vload(state + z->F + l * z->MP + r);
     }
+    for (int64_t t = 0; t < w->s.b.n; t++) {
+        vec u[NP], log[LANES], sign[LANES], value[LANES];
+        side_logs(&w->s, t, r, row, u, log, sign);
+        lane_values(log, shift, PAIRS, value);
+        for (int l = 0; l < LANES; l++) {
+            vec feature = SIGNED ? value[l] * sign[l] : value[l];
+            vstore(w->phi + t * z->ldf + l * z->MP + r, feature);
+            sum[l] += feature;
+        }
+    }
+    for (int l = 0; l < LANES; l++)
+        vstore(state + z->F + l * z->MP + r, sum[l]);
 }
 
 static void fwd_keys(const attn_plan *p, const attn_params *a, int64_t n, const real *k,
@@ -213,24 +178,24 @@ static void fwd_keys(const attn_plan *p, const attn_params *a, int64_t n, const 
     attn_sizes z = attn_sizes_of(p, FWD_TILES);
     fwd_scratch w;
     fwd_take(&z, scratch, &w);
-    hoist(p, &z, 1, a, &w.h);
+    hoist(p, &z, 1, a, &w.s.h);
     if (PAIRS)
         pair_matrices(p, &z, &w);
     int64_t index[BLOCK_MAX + 1];
     for (int64_t first = 0; first < n;) {
-        first = choose_tokens(first, n, mask, z.block, index, &w.b.n);
-        for (int64_t t = 0; t < w.b.n; t++)
-            load_token(&z, 1, p->scale, k + index[t] * ldk, a->v, &w.b, t);
-        if (w.b.n == 0)
+        first = choose_tokens(first, n, mask, z.block, index, &w.s.b.n);
+        for (int64_t t = 0; t < w.s.b.n; t++)
+            load_token(&z, 1, p->scale, k + index[t] * ldk, a->v, &w.s.b, t);
+        if (w.s.b.n == 0)
             continue;
         int64_t ld;
-        const real *values = gather_rows(index, w.b.n, z.DV, v, ldv, w.v, &ld);
-        finish_block(&z, 1, a, &w.b);
-        hoist_tokens(&w.h, &w.b);
+        const real *values = gather_rows(index, w.s.b.n, z.DV, v, ldv, w.v, &ld);
+        finish_block(&z, 1, a, &w.s.b);
+        hoist_tokens(&w.s.h, &w.s.b);
         project_block(p, &z, &w);
         for (int64_t r = 0, t = 0; r < z.MP; r += VL) {
             key_features(&z, &w, r, state);
-            for (; t < w.b.n * (r + VL) / z.MP && index[t] + z.block < n; t++) {
+            for (; t < w.s.b.n * (r + VL) / z.MP && index[t] + z.block < n; t++) {
                 expect_row(k + (index[t] + z.block) * ldk, z.D);
                 expect_row(v + (index[t] + z.block) * ldv, z.DV);
             }
@@ -238,7 +203,7 @@ static void fwd_keys(const attn_plan *p, const attn_params *a, int64_t n, const 
         if (PAIRS)
             add_pairs(&z, &w, values, ld, state + 2 * z.F);
         else
-            tile_rank(w.b.n, z.F, z.DVP, w.phi, z.ldf, values, ld, state + 2 * z.F, z.DVP);
+            tile_rank(w.s.b.n, z.F, z.DVP, w.phi, z.ldf, values, ld, state + 2 * z.F, z.DVP);
     }
 }
 
@@ -258,47 +223,25 @@ static void fwd_merge(const attn_plan *p, real *dst, const real *src)
     }
 }
 
-/* Logs of token t with the keys' maxima, and signs, in place of the projections; returns the
- * largest. */
-VEC_FN real query_logs(const attn_sizes *z, const fwd_scratch *w, int64_t t, const real *shift)
-{
-    real *phi_t = w->phi + t * z->ldf, *sign_t = w->sign + t * z->ldf;
-    vec max = vset(-REAL_MAX); /* finite, so that an empty state gives exp(-inf) = 0 */
-    for (int64_t r = 0; r < z->MP; r += VL) {
-        vec row[NROW], log[LANES], sign[LANES];
-        load_row(z, &w->h, r, row);
-        row_features(z, w, t, r, row, log, sign);
-        for (int l = 0; l < LANES; l++) {
-            vec shifted = log[l] + vload(shift + l * z->MP + r);
-            if (!AGAIN)
-                vstore(phi_t + l * z->MP + r, shifted);
-            if (SIGNED)
-                vstore(sign_t + l * z->MP + r, sign[l]);
-            max = v_max(max, shifted);
-        }
-    }
-    return vhmax(max);
-}
-
-/* Features of token t relative to its largest; returns den. */
+/* Features of token t relative to its largest, in place of the projections; returns den. */
 VEC_FN real query_features(const attn_sizes *z, const fwd_scratch *w, int64_t t, real max,
                            const real *shift, const real *zsum)
 {
-    real *phi_t = w->phi + t * z->ldf, *sign_t = w->sign + t * z->ldf;
-    vec den = vset(0);
-    for (int64_t f = 0; f < z->F; f += VL) {
-        vec log, row[NROW];
-        if (AGAIN) {
-            load_row(z, &w->h, f, row);
-            log = log_again(w, t, row, phi_t + f) + vload(shift + f);
-        } else {
-            log = vload(phi_t + f);
+    vec den = vset(0), top[LANES];
+    for (int l = 0; l < LANES; l++)
+        top[l] = vset(max);
+    for (int64_t r = 0; r < z->MP; r += VL) {
+        vec row[NROW], u[NP], log[LANES], sign[LANES], value[LANES];
+        load_row(z, &w->s.h, r, row);
+        side_logs(&w->s, t, r, row, u, log, sign);
+        for (int l = 0; l < LANES; l++)
+            log[l] += vload(shift + l * z->MP + r);
+        lane_values(log, top, PAIRS, value);
+        for (int l = 0; l < LANES; l++) {
+            vec feature = SIGNED ? value[l] * sign[l] : value[l];
+            vstore(w->phi + t * z->ldf + l * z->MP + r, feature);
+            den += feature * vload(zsum + l * z->MP + r);
         }
-        vec e = falling(log - max);
-        if (SIGNED)
-            e *= vload(sign_t + f);
-        vstore(phi_t + f, e);
-        den += e * vload(zsum + f);
     }
     return vsum(den);
 }
@@ -310,56 +253,55 @@ static void fwd_queries(const attn_plan *p, const attn_params *a, int64_t n, con
     attn_sizes z = attn_sizes_of(p, FWD_TILES);
     fwd_scratch w;
     fwd_take(&z, scratch, &w);
-    hoist(p, &z, 0, a, &w.h);
+    hoist(p, &z, 0, a, &w.s.h);
     if (PAIRS) {
         pair_matrices(p, &z, &w);
         pair_rows(z.F, z.DVP, state + 2 * z.F, z.DVP, w.S, z.DVP);
     }
-    for (int64_t first = 0; first < n; first += w.b.n) {
-        w.b.n = n - first < z.block ? n - first : z.block;
-        for (int64_t t = 0; t < w.b.n; t++)
-            load_token(&z, 0, p->scale, q + (first + t) * ldq, a->v, &w.b, t);
-        finish_block(&z, 0, a, &w.b);
-        hoist_tokens(&w.h, &w.b);
+    for (int64_t first = 0; first < n; first += w.s.b.n) {
+        w.s.b.n = n - first < z.block ? n - first : z.block;
+        for (int64_t t = 0; t < w.s.b.n; t++)
+            load_token(&z, 0, p->scale, q + (first + t) * ldq, a->v, &w.s.b, t);
+        finish_block(&z, 0, a, &w.s.b);
+        hoist_tokens(&w.s.h, &w.s.b);
         project_block(p, &z, &w);
         real max[BLOCK_MAX]; /* apart from what follows, or every token would wait for its own */
-        for (int64_t t = 0; t < w.b.n; t++)
-            max[t] = query_logs(&z, &w, t, state);
-        for (int64_t t = 0; t < w.b.n; t++) {
+        for (int64_t t = 0; t < w.s.b.n; t++)
+            max[t] = largest_log(&z, &w.s, t, state);
+        for (int64_t t = 0; t < w.s.b.n; t++) {
             den[first + t] = query_features(&z, &w, t, max[t], state, state + z.F);
             expect_row(o + (first + t) * ldo, z.DV);
             if (first + t + z.block < n)
                 expect_row(q + (first + t + z.block) * ldq, z.D);
         }
-        int64_t rows = pad_block(w.b.n, z.ldf, w.phi);
+        int64_t rows = pad_block(w.s.b.n, z.ldf, w.phi);
         if (PAIRS) {
             pair_neighbours(rows, z.F, w.phi, z.ldf);
             tile_mul_pairs(rows, z.DVP, z.F / 2, w.phi, z.ldf, w.S, z.DVP, w.v, z.DVP);
         } else {
             tile_mul(rows, z.DVP, z.F, w.phi, z.ldf, state + 2 * z.F, z.DVP, w.v, z.DVP);
         }
-        for (int64_t t = 0; t < w.b.n; t++)
+        for (int64_t t = 0; t < w.s.b.n; t++)
             store_output(&z, den[first + t], w.v + t * z.DVP, o + (first + t) * ldo);
     }
 }
 
 /* Logs and signs of one block into (n, LANES, M). */
-VEC_FN void write_features(const attn_sizes *z, const fwd_scratch *w, real *log, real *sign)
+VEC_FN void write_features(const attn_sizes *z, const fwd_scratch *w, real *log_out, real *sign_out)
 {
-    for (int64_t r = 0; r < z->MP; r += VL) {
-        vec max[LANES], row[NROW];
-        load_row(z, &w->h, r, row);
-        block_logs(z, w, r, row, true, max);
-    }
-    for (int64_t t = 0; t < w->b.n; t++)
-        for (int64_t l = 0; l < LANES; l++) {
-            int64_t in = t * z->ldf + l * z->MP, out = (t * LANES + l) * z->M;
-            for (int64_t r = 0; r < z->M; r += VL) {
-                vec s = SIGNED ? vload(w->sign + in + r) : vset(1);
-                store_part(log + out + r, vload(w->phi + in + r), z->M - r);
-                store_part(sign + out + r, s, z->M - r);
+    for (int64_t r = 0; r < z->M; r += VL) {
+        vec row[NROW];
+        load_row(z, &w->s.h, r, row);
+        for (int64_t t = 0; t < w->s.b.n; t++) {
+            vec u[NP], log[LANES], sign[LANES];
+            side_logs(&w->s, t, r, row, u, log, sign);
+            for (int64_t l = 0; l < LANES; l++) {
+                const int64_t at = (t * LANES + l) * z->M + r;
+                store_part(log_out + at, log[l], z->M - r);
+                store_part(sign_out + at, SIGNED ? sign[l] : vset(1), z->M - r);
             }
         }
+    }
 }
 
 static void fwd_features(const attn_plan *p, const attn_params *a, int side, int64_t n,
@@ -368,14 +310,14 @@ static void fwd_features(const attn_plan *p, const attn_params *a, int side, int
     attn_sizes z = attn_sizes_of(p, FWD_TILES);
     fwd_scratch w;
     fwd_take(&z, scratch, &w);
-    hoist(p, &z, side, a, &w.h);
-    for (int64_t first = 0; first < n; first += w.b.n) {
-        w.b.n = n - first < z.block ? n - first : z.block;
-        for (int64_t t = 0; t < w.b.n; t++)
-            load_token(&z, side, p->scale, x + (first + t) * ldx, a->v, &w.b, t);
-        finish_block(&z, side, a, &w.b);
-        hoist_tokens(&w.h, &w.b);
-        project(p, &z, &w.b, w.phi, z.ldf, w.u2);
+    hoist(p, &z, side, a, &w.s.h);
+    for (int64_t first = 0; first < n; first += w.s.b.n) {
+        w.s.b.n = n - first < z.block ? n - first : z.block;
+        for (int64_t t = 0; t < w.s.b.n; t++)
+            load_token(&z, side, p->scale, x + (first + t) * ldx, a->v, &w.s.b, t);
+        finish_block(&z, side, a, &w.s.b);
+        hoist_tokens(&w.s.h, &w.s.b);
+        project(p, &z, &w.s.b, w.s.u, w.s.u2, z.ldf);
         write_features(&z, &w, log + first * LANES * z.M, sign + first * LANES * z.M);
     }
 }

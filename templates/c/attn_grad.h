@@ -5,50 +5,16 @@
 
 #include "attn.h"
 
-/* Tokens of one side of a block with their projections, and what becomes of these. */
-typedef struct attn_side {
-    attn_hoisted h;
-    attn_block b;
-    real *u;       /* (block, ldu)  projections, then their gradients */
-    real *u2;      /* (block, ldu)  second projections, likewise */
-    real *gx;      /* (block, DP) */
-    real *gsecond; /* (block, DP)  through the second projections */
-    real *gs;      /* (NS, VL)     sums of the scalars' gradients */
-    real *gw;      /* (NW, MP)     gradients of the norms of the rows of W */
-    int64_t ldu;
-} attn_side;
-
-/* Without gradients only what comes before them. */
-VEC_FN void take_side(const attn_sizes *z, attn_side *w, bool gradients, attn_arena *arena)
-{
-    w->ldu = z->MP + PAD;
-    take_hoisted(z, &w->h, arena);
-    take_block(z, &w->b, arena);
-    w->u = attn_take(arena, z->block * w->ldu);
-    w->u2 = attn_take(arena, NP > 1 ? z->block * w->ldu : 0);
-    w->gx = attn_take(arena, gradients ? z->block * z->DP : 0);
-    w->gsecond = attn_take(arena, gradients && NP > 1 ? z->block * z->DP : 0);
-    w->gs = attn_take(arena, gradients ? PARAM_S * VL : 0);
-    w->gw = attn_take(arena, gradients ? NW * z->MP : 0);
-}
-
-VEC_FN void load_projections(const attn_side *w, int64_t t, int64_t r, vec *u)
-{
-    u[0] = vload(w->u + t * w->ldu + r);
-    if (NP > 1)
-        u[NP - 1] = vload(w->u2 + t * w->ldu + r);
-}
-
 /* Through VL features from row r of token t: dphi to the gradients of the projections (stored) and
- * of the token's sums; value: exp of the shifted log. */
+ * of the token's sums; u: the projections, from which the compiler has cosines already; value: exp
+ * of the shifted log. */
 VEC_FN void feature_gradient(const attn_plan *p, const attn_sizes *z, const attn_side *w, int64_t t,
-                             int64_t r, const vec *row, const vec *value, const vec *sign,
-                             const vec *dphi, sum_grad *sum, bool want_params)
+                             int64_t r, const vec *row, const vec *u, const vec *value,
+                             const vec *sign, const vec *dphi, sum_grad *sum, bool want_params)
 {
     const attn_block *b = &w->b;
     const real *tok = b->tok + t * NTOK;
-    vec u[NP], norms[NW], glog[LANES], gsign[LANES], gu[NP], gt[TOKEN];
-    load_projections(w, t, r, u);
+    vec norms[NW], glog[LANES], gsign[LANES], gu[NP], gt[TOKEN];
     load_norms(p, z, &w->h, r, norms);
     for (int l = 0; l < LANES; l++) {
         vec g = dphi[l] * value[l];

@@ -56,7 +56,7 @@ VEC_FN void token_load(const attn_plan *p, const attn_sizes *z, const token_scra
     attn_block b = w->b;
     for (int64_t t = 0; t < b.n; t++)
         load_token(z, side, p->scale, x + t * ldx, vectors, &b, t);
-    project(p, z, &b, w->u, w->ldu, NULL);
+    project(p, z, &b, w->u, NULL, w->ldu);
 }
 
 /* 1 in the lanes that hold rows of W, 0 in the padding. */

@@ -51,7 +51,7 @@ CAUSAL_FN void causal_load(const attn_plan *p, const attn_sizes *z, const attn_p
     finish_block(z, side, a, &s->b);
     hoist_tokens(&s->h, &s->b);
     if (n > 0)
-        project(p, z, &s->b, s->u, s->ldu, s->u2);
+        project(p, z, &s->b, s->u, s->u2, s->ldu);
 }
 
 /* Logs of n tokens from `from` into log (n, ld), -inf where W has no row, and signs; their maxima
@@ -67,8 +67,7 @@ CAUSAL_FN void causal_logs(const attn_sizes *z, const attn_side *s, int64_t from
             max[l] = vset(-(real)INFINITY);
         for (int64_t t = 0; t < n; t++) {
             vec u[NP], log[LANES], sign[LANES];
-            load_projections(s, from + t, r, u);
-            phi(u, row, s->h.uni, s->b.tok + (from + t) * NTOK, log, sign);
+            side_logs(s, from + t, r, row, u, log, sign);
             for (int l = 0; l < LANES; l++) {
                 log[l] += edge;
                 vstore(log_out + t * ld + l * z->MP + r, log[l]);
@@ -106,8 +105,12 @@ CAUSAL_FN void causal_raise(const attn_sizes *z, const real *log, real *ref, rea
 /* What is added to the logs of keys: -reference, -inf where W has no row. */
 CAUSAL_FN void causal_minus(const attn_sizes *z, const real *ref, real *minus)
 {
-    for (int64_t f = 0; f < z->F; f++)
-        minus[f] = f % z->MP < z->M ? -ref[f] : -(real)INFINITY;
+    for (int l = 0; l < LANES; l++)
+        for (int64_t r = 0; r < z->MP; r += VL) {
+            const vec inside = v_lt(viota(), vset((real)(z->M - r)));
+            const int64_t f = l * z->MP + r;
+            vstore(minus + f, v_where(inside, -vload(ref + f), vset(-(real)INFINITY)));
+        }
 }
 
 CAUSAL_FN void causal_scale_rows(const attn_sizes *z, const real *factor, real *zsum, real *S)
@@ -128,16 +131,26 @@ CAUSAL_FN void causal_scale_columns(const attn_sizes *z, const real *factor, rea
 CAUSAL_FN void causal_keys(const attn_sizes *z, int64_t from, int64_t to, const real *minus,
                            real *phi_k, int64_t ld, const real *sign, const real *zsum, real *more)
 {
-    for (int64_t f = 0; f < z->F; f += VL) {
-        vec sum = vload(zsum + f), shift = vload(minus + f);
+    const vec none[LANES] = {0};
+    for (int64_t r = 0; r < z->MP; r += VL) {
+        vec sum[LANES], log[LANES], value[LANES];
+        for (int l = 0; l < LANES; l++)
+            sum[l] = vload(zsum + l * z->MP + r);
         for (int64_t t = from; t < to; t++) {
-            vec e = vec_exp_falling(vload(phi_k + t * ld + f) + shift);
-            if (SIGNED)
-                e *= vload(sign + t * z->ldf + f);
-            vstore(phi_k + t * ld + f, e);
-            sum += e;
+            for (int l = 0; l < LANES; l++) {
+                int64_t f = l * z->MP + r;
+                log[l] = vload(phi_k + t * ld + f) + vload(minus + f);
+            }
+            lane_values(log, none, false, value);
+            for (int l = 0; l < LANES; l++) {
+                int64_t f = l * z->MP + r;
+                vec e = SIGNED ? value[l] * vload(sign + t * z->ldf + f) : value[l];
+                vstore(phi_k + t * ld + f, e);
+                sum[l] += e;
+            }
         }
-        vstore(more + f, sum);
+        for (int l = 0; l < LANES; l++)
+            vstore(more + l * z->MP + r, sum[l]);
     }
 }
 
@@ -154,17 +167,24 @@ CAUSAL_FN real causal_query(const attn_plan *p, const attn_sizes *z, const real 
     vec max = vset(-REAL_MAX), den = vset(0);
     for (int64_t f = 0; f < z->F; f += VL)
         max = v_max(max, vload(phi_q + f) + vload(ref + f));
-    const real top = vhmax(max);
-    for (int l = 0; l < LANES; l++)
-        for (int64_t r = 0; r < z->MP; r += VL) {
+    vec top[LANES];
+    top[0] = vset(vhmax(max));
+    for (int l = 1; l < LANES; l++)
+        top[l] = top[0];
+    for (int64_t r = 0; r < z->MP; r += VL) {
+        vec log[LANES], value[LANES];
+        for (int l = 0; l < LANES; l++) {
             int64_t f = l * z->MP + r;
-            vec e = vec_exp_falling(vload(phi_q + f) + vload(ref + f) - top);
-            if (SIGNED)
-                e *= vload(sign + f);
-            e *= causal_weight(p, r);
+            log[l] = vload(phi_q + f) + vload(ref + f);
+        }
+        lane_values(log, top, false, value);
+        for (int l = 0; l < LANES; l++) {
+            int64_t f = l * z->MP + r;
+            vec e = (SIGNED ? value[l] * vload(sign + f) : value[l]) * causal_weight(p, r);
             vstore(phi_q + f, e);
             den += e * vload(zsum + f);
         }
+    }
     return vsum(den);
 }
 
@@ -221,15 +241,19 @@ CAUSAL_FN sum_grad causal_gradient(const attn_plan *p, const attn_sizes *z, cons
                                    real *features, bool want_params)
 {
     sum_grad sum = {{vset(0), vset(0), vset(0)}};
+    vec tops[LANES];
+    for (int l = 0; l < LANES; l++)
+        tops[l] = vset(top);
     for (int64_t r = 0; r < z->MP; r += VL) {
         vec row[NROW], u[NP], log[LANES], value[LANES], sign[LANES], dphi[LANES];
         vec w = weight != NULL ? vload(weight + r) : vset(1);
         load_row(z, &s->h, r, row);
-        load_projections(s, t, r, u);
-        phi(u, row, s->h.uni, s->b.tok + t * NTOK, log, sign);
+        side_logs(s, t, r, row, u, log, sign);
+        for (int l = 0; l < LANES; l++)
+            log[l] += vload(add + l * z->MP + r);
+        lane_values(log, tops, false, value);
         for (int l = 0; l < LANES; l++) {
             int64_t f = l * z->MP + r;
-            value[l] = vec_exp_falling(log[l] + vload(add + f) - top);
             vec feature = SIGNED ? value[l] * sign[l] : value[l];
             dphi[l] = vload(dphi_t + f) + vload(zvec + f) * c;
             if (gweight != NULL)
@@ -237,7 +261,7 @@ CAUSAL_FN sum_grad causal_gradient(const attn_plan *p, const attn_sizes *z, cons
             dphi[l] *= w;
             vstore(features + f, feature * w);
         }
-        feature_gradient(p, z, s, t, r, row, value, sign, dphi, &sum, want_params);
+        feature_gradient(p, z, s, t, r, row, u, value, sign, dphi, &sum, want_params);
     }
     return sum;
 }

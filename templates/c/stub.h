@@ -14,6 +14,7 @@ enum { SIDE = -1, NORM1 = -1, NORM2 = -1, COUNTS = 0 };
 
 #define FEATURE_ID stub
 enum { LANES = 1, SIGNED = 0, NS = 1, NV = 0, TOKEN_NORM = 0, IDENTITY = 1 };
+static const int LOG_LANE[LANES] = {0};
 
 VEC_FN void phi_uniform(const real *s, real *uni)
 {
@@ -99,6 +100,7 @@ VEC_FN void tphi_grad(vec u, vec w2, real x2, real r2, const real *s, const vec 
 
 #define FEATURE_ID stub_signed
 enum { LANES = 2, SIGNED = 1, NS = 2, NV = 1, TOKEN_NORM = 1, IDENTITY = 0 };
+static const int LOG_LANE[LANES] = {0, 0};
 
 VEC_FN void phi_uniform(const real *s, real *uni)
 {
