@@ -4,6 +4,7 @@
 #include "attention.h"
 
 #include "blas.h"
+#include "registry.h"
 #include "sample.h"
 #include "status.h"
 
@@ -128,28 +129,36 @@ static void range_moments(const performer_tokens *x, int64_t D, float *magnitude
         magnitude[d] = valid ? (float)(sum[d] / (double)valid) : 0;
 }
 
-/* M (D, D) = mean of x x', as it comes out of float sums over GATHER tokens; scratch: (GATHER + D)
- * D floats. */
+static int64_t second_floats(int64_t D)
+{
+    return (GATHER + pad16(D)) * pad16(D);
+}
+
+/* M (D, D) = mean of x x', as it comes out of float sums over GATHER tokens; scratch:
+ * second_floats(D). */
 static void second_moments(const performer_tokens *x, int64_t D, double *M, float *scratch)
 {
-    float *rows = scratch, *products = scratch + GATHER * D;
+    const int64_t DP = pad16(D);
+    const product_ops *ops = registry_products();
+    float *rows = scratch, *products = scratch + GATHER * DP;
     int64_t valid = 0;
     memset(M, 0, (size_t)(D * D) * sizeof *M);
+    memset(rows, 0, (size_t)(GATHER * DP) * sizeof *rows);
     for (int64_t t = 0; t < x->n;) {
         int64_t count = 0;
         for (; t < x->n && count < GATHER; t++) {
             if (x->mask && !x->mask[t])
                 continue;
             for (int64_t d = 0; d < D; d++)
-                rows[count * D + d] = x->x[t * x->ld + d] * x->scale;
+                rows[count * DP + d] = x->x[t * x->ld + d] * x->scale;
             count++;
         }
-        if (count == 0)
-            break;
         valid += count;
-        blas_sgemm(true, false, D, D, count, 1, rows, D, rows, D, 0, products, D);
-        for (int64_t i = 0; i < D * D; i++)
-            M[i] += (double)products[i];
+        memset(products, 0, (size_t)(DP * DP) * sizeof *products);
+        ops->sum(count, DP, DP, rows, DP, rows, DP, products, DP);
+        for (int64_t i = 0; i < D; i++)
+            for (int64_t j = 0; j < D; j++)
+                M[i * D + j] += (double)products[i * DP + j];
     }
     for (int64_t i = 0; i < D * D && valid > 0; i++)
         M[i] /= (double)valid;
@@ -177,7 +186,7 @@ static linear_work linear_take(int64_t D, float *scratch)
 int64_t performer_head_scratch(const spectra_attention *att)
 {
     int64_t D = att->plan.D;
-    return att->feature->linear != LINEAR_NONE ? performer_align((16 * D + GATHER + D) * D) : 0;
+    return att->feature->linear != LINEAR_NONE ? performer_align(16 * D * D + second_floats(D)) : 0;
 }
 
 /* A row of the maps may have either sign, and which one decomposition picks is chance: that where
