@@ -315,12 +315,10 @@ VEC_FN vec vec_exp_falling(vec x)
     return v_exp(x);
 #else
     vec shifted, r = vec_falling_rest(x, &shifted);
-    /* (2^r - 1) / r */
-    vec q = r * 1.535315912e-4F + 1.339913252e-3F;
-    q = q * r + 9.618439829e-3F;
-    q = q * r + 0.05550331854F;
-    q = q * r + 0.2402264788F;
-    q = q * r + 0.6931472031F;
+    /* (2^r - 1) / r, by pairs: loops wait for this chain more than for its instructions */
+    vec r2 = r * r, high = r * 1.535315912e-4F + 1.339913252e-3F;
+    vec middle = r * 9.618439829e-3F + 0.05550331854F, low = r * 0.2402264788F + 0.6931472031F;
+    vec q = (high * r2 + middle) * r2 + low;
     return vec_falling_scale(x, q * r + 1.0F, shifted);
 #endif
 }
