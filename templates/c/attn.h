@@ -44,18 +44,16 @@ VEC_FN attn_sizes attn_sizes_of(const attn_plan *p, int tiles)
     return z;
 }
 
-/* exp(x) of x <= 0 as what becomes of it needs. */
-VEC_FN vec falling(vec x, bool coarse)
-{
-    return coarse ? vec_exp_coarse(x) : vec_exp_falling(x);
-}
-
-/* value = exp(log - shift) of each lane; lanes that have one log (LOG_LANE) have one shift. */
-VEC_FN void lane_values(const vec *log, const vec *shift, bool coarse, vec *value)
+/* value = exp(log) of each lane, log <= 0; lanes that have one log (LOG_LANE) share it. coarse: for
+ * what is rounded to bf16 next. */
+VEC_FN void lane_values(const vec *log, bool coarse, vec *value)
 {
 #pragma GCC unroll 16
     for (int l = 0; l < LANES; l++)
-        value[l] = LOG_LANE[l] == l ? falling(log[l] - shift[l], coarse) : value[LOG_LANE[l]];
+        if (LOG_LANE[l] == l)
+            value[l] = coarse ? vec_exp_coarse(log[l]) : vec_exp_falling(log[l]);
+        else
+            value[l] = value[LOG_LANE[l]];
 }
 
 /* Hands out scratch in whole cache lines; without a base it only counts. */
@@ -464,11 +462,16 @@ VEC_FN const real *gather_rows(const int64_t *index, int64_t count, int64_t widt
     return tile;
 }
 
-/* What is subtracted from a key's logs: the maxima, and +inf where W has no row. */
-VEC_FN void key_shift(const attn_sizes *z, const real *state, real *shift)
+/* What is added to the logs of keys: minus the maxima or references (F), -inf where W has no row.
+ */
+VEC_FN void key_minus(const attn_sizes *z, const real *ref, real *minus)
 {
-    for (int64_t f = 0; f < z->F; f++)
-        shift[f] = f % z->MP < z->M ? state[f] : (real)INFINITY;
+    for (int l = 0; l < LANES; l++)
+        for (int64_t r = 0; r < z->MP; r += VL) {
+            const vec inside = v_lt(viota(), vset((real)(z->M - r)));
+            const int64_t f = l * z->MP + r;
+            vstore(minus + f, v_where(inside, -vload(ref + f), vset(-(real)INFINITY)));
+        }
 }
 
 /* Multiplies VL rows of z and S by factor's lanes. */

@@ -16,7 +16,7 @@ typedef struct bwd_scratch {
     real *v;          /* (block, DVP)  g of queries, values of keys */
     real *gv;         /* (block, DVP) */
     real *gden;       /* (block)       last element of g */
-    real *shift;      /* (F) */
+    real *minus;      /* (F) */
     real *transposed; /* (DV, F)       S of queries, dS of keys */
 } bwd_scratch;
 
@@ -29,7 +29,7 @@ VEC_FN int64_t bwd_take(const attn_sizes *z, real *scratch, bwd_scratch *w)
     w->v = attn_take(&arena, z->block * z->DVP);
     w->gv = attn_take(&arena, z->block * z->DVP);
     w->gden = attn_take(&arena, z->block);
-    w->shift = attn_take(&arena, z->F);
+    w->minus = attn_take(&arena, z->F);
     w->transposed = attn_take(&arena, z->DV * z->F);
     return arena.used;
 }
@@ -47,16 +47,14 @@ VEC_FN sum_grad query_gradient(const attn_plan *p, const attn_sizes *z, const bw
                                bool want_params)
 {
     sum_grad sum = {{vset(0), vset(0), vset(0)}};
-    vec gden = vset(w->gden[t]), top[LANES];
-    for (int l = 0; l < LANES; l++)
-        top[l] = vset(max);
+    vec gden = vset(w->gden[t]);
     for (int64_t r = 0; r < z->MP; r += VL) {
         vec row[NROW], log[LANES], sign[LANES], value[LANES], dphi[LANES], u[NP];
         load_row(z, &w->s.h, r, row);
         side_logs(&w->s, t, r, row, u, log, sign);
         for (int l = 0; l < LANES; l++)
-            log[l] += vload(shift + l * z->MP + r);
-        lane_values(log, top, false, value);
+            log[l] = log[l] + vload(shift + l * z->MP + r) - max;
+        lane_values(log, false, value);
         for (int l = 0; l < LANES; l++) {
             int64_t f = l * z->MP + r, at = t * z->ldf + f;
             vec feature = SIGNED ? value[l] * sign[l] : value[l];
@@ -131,12 +129,12 @@ VEC_FN sum_grad key_gradient(const attn_plan *p, const attn_sizes *z, const bwd_
 {
     sum_grad sum = {{vset(0), vset(0), vset(0)}};
     for (int64_t r = 0; r < z->MP; r += VL) {
-        vec row[NROW], log[LANES], sign[LANES], shift[LANES], value[LANES], dphi[LANES], u[NP];
+        vec row[NROW], log[LANES], sign[LANES], value[LANES], dphi[LANES], u[NP];
         load_row(z, &w->s.h, r, row);
         side_logs(&w->s, t, r, row, u, log, sign);
         for (int l = 0; l < LANES; l++)
-            shift[l] = vload(w->shift + l * z->MP + r);
-        lane_values(log, shift, false, value);
+            log[l] += vload(w->minus + l * z->MP + r);
+        lane_values(log, false, value);
         for (int l = 0; l < LANES; l++) {
             int64_t f = l * z->MP + r, at = t * z->ldf + f;
             vstore(w->phi + at, SIGNED ? value[l] * sign[l] : value[l]);
@@ -158,7 +156,7 @@ static void bwd_keys(const attn_plan *p, const attn_params *a, int64_t n, const 
     hoist(p, &z, 1, a, &w.s.h);
     params_begin(&z, &w.s);
     transpose(&z, dstate + z.F, w.transposed);
-    key_shift(&z, state, w.shift);
+    key_minus(&z, state, w.minus);
     zero_masked(n, mask, z.D, gk, ldgk);
     zero_masked(n, mask, z.DV, gv, ldgv);
     real *dv = NV > 0 && dparams != NULL ? dparams + NS : NULL;

@@ -75,7 +75,7 @@ CAUSAL_FN int64_t causal_open(const attn_sizes *z, const causal_fwd *w, const ca
         if (lo > 0 || !causal_within(z, log, ref)) {
             causal_raise(z, log, ref, w->factor);
             causal_scale_rows(z, w->factor, state + z->F, w->S);
-            causal_minus(z, ref, w->minus);
+            key_minus(z, ref, w->minus);
             cut[lo] = 1;
         }
         j++;
@@ -130,7 +130,7 @@ static void causal_forward(const attn_plan *p, const attn_params *a, const attn_
     hoist(p, &z, 0, a, &w.q.h);
     hoist(p, &z, 1, a, &w.k.h);
     memcpy(w.S, state + 2 * z.F, (size_t)(z.F * z.DVP) * sizeof(real));
-    causal_minus(&z, state, w.minus);
+    key_minus(&z, state, w.minus);
     for (int64_t first = 0; first < x->n; first += z.block) {
         causal_block c = causal_tokens(&z, first, x->n, x->mask);
         memcpy(x->refs + first / z.block * z.F, state, (size_t)z.F * sizeof(real));
@@ -234,7 +234,7 @@ static void causal_step(const attn_plan *p, const attn_params *a, const real *q,
         causal_raise(&z, w.psi, ref, w.factor);
         causal_scale_rows(&z, w.factor, zsum, S);
     }
-    causal_minus(&z, ref, w.factor);
+    key_minus(&z, ref, w.factor);
     causal_keys(&z, 0, 1, w.factor, w.psi, z.F, w.sign_k, zsum, zsum);
     real den = causal_query(p, &z, ref, w.phi, w.sign_q, zsum);
     copy_padded(z.DV, v, w.num);
@@ -354,7 +354,7 @@ static void causal_queries_bwd(const attn_plan *p, const attn_params *a, const a
     memcpy(w.ref, state, (size_t)z.F * sizeof(real));
     memcpy(w.zsum, state + z.F, (size_t)z.F * sizeof(real));
     causal_transpose(z.F, z.DVP, state + 2 * z.F, z.DVP, w.T, z.ldf);
-    causal_minus(&z, w.ref, w.minus);
+    key_minus(&z, w.ref, w.minus);
     real *psi = w.T + z.DVP * z.ldf;
     sum_grad sums[BLOCK_MAX];
     for (int64_t first = 0; first < x->n; first += z.block) {
@@ -372,7 +372,7 @@ static void causal_queries_bwd(const attn_plan *p, const attn_params *a, const a
                 causal_scale_columns(&z, w.factor, w.T);
                 for (int64_t f = 0; f < z.F; f++)
                     w.zsum[f] *= w.factor[f];
-                causal_minus(&z, w.ref, w.minus);
+                key_minus(&z, w.ref, w.minus);
             }
             causal_queries_segment(p, &z, &w, &c, lo, hi, sums, dparams);
             if (dstate != NULL)
@@ -442,7 +442,7 @@ CAUSAL_FN void causal_references(const attn_sizes *z, const causal_key_pass *w,
             causal_logs(z, &w->k, c->visible[t] - 1, 1, w->log, z->ldf, NULL, NULL);
             causal_raise(z, w->log, w->ref, w->factor);
         }
-    causal_minus(z, w->ref, w->minus);
+    key_minus(z, w->ref, w->minus);
 }
 
 /* dS and dz of later queries, by later references, to those of this segment. */

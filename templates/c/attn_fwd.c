@@ -160,7 +160,9 @@ VEC_FN void key_features(const attn_sizes *z, const fwd_scratch *w, int64_t r, r
     for (int64_t t = 0; t < w->s.b.n; t++) {
         vec u[NP], log[LANES], sign[LANES], value[LANES];
         side_logs(&w->s, t, r, row, u, log, sign);
-        lane_values(log, shift, PAIRS, value);
+        for (int l = 0; l < LANES; l++)
+            log[l] -= shift[l];
+        lane_values(log, PAIRS, value);
         for (int l = 0; l < LANES; l++) {
             vec feature = SIGNED ? value[l] * sign[l] : value[l];
             vstore(w->phi + t * z->ldf + l * z->MP + r, feature);
@@ -227,16 +229,14 @@ static void fwd_merge(const attn_plan *p, real *dst, const real *src)
 VEC_FN real query_features(const attn_sizes *z, const fwd_scratch *w, int64_t t, real max,
                            const real *shift, const real *zsum)
 {
-    vec den = vset(0), top[LANES];
-    for (int l = 0; l < LANES; l++)
-        top[l] = vset(max);
+    vec den = vset(0);
     for (int64_t r = 0; r < z->MP; r += VL) {
         vec row[NROW], u[NP], log[LANES], sign[LANES], value[LANES];
         load_row(z, &w->s.h, r, row);
         side_logs(&w->s, t, r, row, u, log, sign);
         for (int l = 0; l < LANES; l++)
-            log[l] += vload(shift + l * z->MP + r);
-        lane_values(log, top, PAIRS, value);
+            log[l] = log[l] + vload(shift + l * z->MP + r) - max;
+        lane_values(log, PAIRS, value);
         for (int l = 0; l < LANES; l++) {
             vec feature = SIGNED ? value[l] * sign[l] : value[l];
             vstore(w->phi + t * z->ldf + l * z->MP + r, feature);

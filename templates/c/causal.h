@@ -102,17 +102,6 @@ CAUSAL_FN void causal_raise(const attn_sizes *z, const real *log, real *ref, rea
     }
 }
 
-/* What is added to the logs of keys: -reference, -inf where W has no row. */
-CAUSAL_FN void causal_minus(const attn_sizes *z, const real *ref, real *minus)
-{
-    for (int l = 0; l < LANES; l++)
-        for (int64_t r = 0; r < z->MP; r += VL) {
-            const vec inside = v_lt(viota(), vset((real)(z->M - r)));
-            const int64_t f = l * z->MP + r;
-            vstore(minus + f, v_where(inside, -vload(ref + f), vset(-(real)INFINITY)));
-        }
-}
-
 CAUSAL_FN void causal_scale_rows(const attn_sizes *z, const real *factor, real *zsum, real *S)
 {
     for (int64_t f = 0; f < z->F; f += VL)
@@ -131,7 +120,6 @@ CAUSAL_FN void causal_scale_columns(const attn_sizes *z, const real *factor, rea
 CAUSAL_FN void causal_keys(const attn_sizes *z, int64_t from, int64_t to, const real *minus,
                            real *phi_k, int64_t ld, const real *sign, const real *zsum, real *more)
 {
-    const vec none[LANES] = {0};
     for (int64_t r = 0; r < z->MP; r += VL) {
         vec sum[LANES], log[LANES], value[LANES];
         for (int l = 0; l < LANES; l++)
@@ -141,7 +129,7 @@ CAUSAL_FN void causal_keys(const attn_sizes *z, int64_t from, int64_t to, const 
                 int64_t f = l * z->MP + r;
                 log[l] = vload(phi_k + t * ld + f) + vload(minus + f);
             }
-            lane_values(log, none, false, value);
+            lane_values(log, false, value);
             for (int l = 0; l < LANES; l++) {
                 int64_t f = l * z->MP + r;
                 vec e = SIGNED ? value[l] * vload(sign + t * z->ldf + f) : value[l];
@@ -167,17 +155,14 @@ CAUSAL_FN real causal_query(const attn_plan *p, const attn_sizes *z, const real 
     vec max = vset(-REAL_MAX), den = vset(0);
     for (int64_t f = 0; f < z->F; f += VL)
         max = v_max(max, vload(phi_q + f) + vload(ref + f));
-    vec top[LANES];
-    top[0] = vset(vhmax(max));
-    for (int l = 1; l < LANES; l++)
-        top[l] = top[0];
+    const real top = vhmax(max);
     for (int64_t r = 0; r < z->MP; r += VL) {
         vec log[LANES], value[LANES];
         for (int l = 0; l < LANES; l++) {
             int64_t f = l * z->MP + r;
-            log[l] = vload(phi_q + f) + vload(ref + f);
+            log[l] = vload(phi_q + f) + vload(ref + f) - top;
         }
-        lane_values(log, top, false, value);
+        lane_values(log, false, value);
         for (int l = 0; l < LANES; l++) {
             int64_t f = l * z->MP + r;
             vec e = (SIGNED ? value[l] * vload(sign + f) : value[l]) * causal_weight(p, r);
@@ -241,17 +226,14 @@ CAUSAL_FN sum_grad causal_gradient(const attn_plan *p, const attn_sizes *z, cons
                                    real *features, bool want_params)
 {
     sum_grad sum = {{vset(0), vset(0), vset(0)}};
-    vec tops[LANES];
-    for (int l = 0; l < LANES; l++)
-        tops[l] = vset(top);
     for (int64_t r = 0; r < z->MP; r += VL) {
         vec row[NROW], u[NP], log[LANES], value[LANES], sign[LANES], dphi[LANES];
         vec w = weight != NULL ? vload(weight + r) : vset(1);
         load_row(z, &s->h, r, row);
         side_logs(s, t, r, row, u, log, sign);
         for (int l = 0; l < LANES; l++)
-            log[l] += vload(add + l * z->MP + r);
-        lane_values(log, tops, false, value);
+            log[l] = log[l] + vload(add + l * z->MP + r) - top;
+        lane_values(log, false, value);
         for (int l = 0; l < LANES; l++) {
             int64_t f = l * z->MP + r;
             vec feature = SIGNED ? value[l] * sign[l] : value[l];

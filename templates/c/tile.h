@@ -89,6 +89,15 @@ VEC_FN void tile_outer(bool pairs, int R, int C, const real *a, int64_t lda, con
     }
 }
 
+VEC_FN void tile_store(int R, int C, vec sums[BLOCK_R][BLOCK_C], real *c, int64_t ldc)
+{
+#pragma GCC unroll 16
+    for (int i = 0; i < R; i++)
+#pragma GCC unroll 16
+        for (int j = 0; j < C; j++)
+            vstore(c + i * ldc + j * VL, sums[i][j]);
+}
+
 VEC_FN void tile_mul_block(bool pairs, int R, int C, int64_t K, const real *a, int64_t lda,
                            const real *b, int64_t ldb, real *c, int64_t ldc)
 {
@@ -100,11 +109,7 @@ VEC_FN void tile_mul_block(bool pairs, int R, int C, int64_t K, const real *a, i
             acc[i][j] = vset(0);
     for (int64_t k = 0; k < K; k++)
         tile_outer(pairs, R, C, a + k, lda, b + k * ldb, acc);
-#pragma GCC unroll 16
-    for (int i = 0; i < R; i++)
-#pragma GCC unroll 16
-        for (int j = 0; j < C; j++)
-            vstore(c + i * ldc + j * VL, acc[i][j]);
+    tile_store(R, C, acc, c, ldc);
 }
 
 VEC_FN void tile_mul_all(bool pairs, int64_t rows, int64_t cols, int64_t K, const real *a,
@@ -169,11 +174,7 @@ VEC_FN void tile_rank_block(bool pairs, int R, int C, int64_t n, const real *a, 
             acc[i][j] = vload(c + i * ldc + j * VL);
     for (int64_t t = 0; t < n; t++)
         tile_outer(pairs, R, C, a + t * lda, 1, b + t * ldb, acc);
-#pragma GCC unroll 16
-    for (int i = 0; i < R; i++)
-#pragma GCC unroll 16
-        for (int j = 0; j < C; j++)
-            vstore(c + i * ldc + j * VL, acc[i][j]);
+    tile_store(R, C, acc, c, ldc);
 }
 
 /* R rows of C. */
