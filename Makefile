@@ -24,7 +24,7 @@ O := $(B)/obj
 WARN := -Wall -Wextra -Wshadow -Wundef -Wvla -Wdouble-promotion -Wstrict-prototypes \
 	-Wmissing-prototypes -Wwrite-strings -Wpointer-arith
 WERROR :=
-# for kernels built ahead and, through jit_compile.c, for those compiled at run time
+# for kernels built ahead and, through runtime/kernel/cc.c, for those compiled at run time
 KERNEL_FLAGS := -std=gnu11 $(OPT) -fPIC -fopenmp -fvisibility=hidden -ffp-contract=fast -fno-math-errno \
 	-fno-trapping-math
 CFLAGS := $(KERNEL_FLAGS) -g $(WARN) $(WERROR)
@@ -38,9 +38,10 @@ ISA_avx512 := -mavx2 -mfma -mavx512f -mavx512dq -mavx512bw -mavx512vl -mprefer-v
 MACHINE := $(shell uname -m)
 ISAS := portable $(if $(filter x86_64,$(MACHINE)),avx2 avx512)
 
-GEN_SRC := $(wildcard gen/*.lua specs/*/*.lua templates/c/* templates/cuda/*) runtime/sample_primitives.h
-HEADERS := $(wildcard runtime/*.h templates/c/*.h templates/cuda/*.h)
-KERNEL_HEADERS := runtime/kernel.h $(wildcard templates/c/*.h)
+GEN_SRC := $(wildcard gen/*.lua specs/*/*.lua templates/c/* templates/cuda/*) runtime/matrix/primitives.h
+RUNTIME := runtime/ $(sort $(dir $(wildcard runtime/*/*.[ch] runtime/*/*/*.[ch])))
+HEADERS := $(wildcard $(RUNTIME:%=%*.h) templates/c/*.h templates/cuda/*.h)
+KERNEL_HEADERS := runtime/kernel/kernel.h $(wildcard templates/c/*.h)
 # pairs made earlier stay part of the build until `make clean`
 ALL_PAIRS := $(sort $(PAIRS) $(patsubst build/%/registry.inc,%,$(wildcard build/*-*/registry.inc)))
 
@@ -69,7 +70,7 @@ bench: deps
 
 gpu: deps
 	@$(MAKE) --no-print-directory -j$(JOBS) test-programs $(B)/bench/attn_device
-	@sh tests/gpu.sh $(B)
+	@sh tests/device/gpu.sh $(B)
 
 approx: deps
 	@$(MAKE) --no-print-directory -j$(JOBS) $(B)/spectraformer
@@ -169,8 +170,8 @@ diff-gen:
 
 # ---- compilation ----------------------------------------------------------------------------------
 
-CLI_C := $(wildcard runtime/cli*.c) runtime/main.c
-LIB_C := $(filter-out $(CLI_C),$(wildcard runtime/*.c)) build/task_specs.c build/jit_sources.c build/cubins.c
+CLI_C := $(wildcard runtime/cli/*.c)
+LIB_C := $(filter-out $(CLI_C),$(wildcard $(RUNTIME:%=%*.c))) build/task_specs.c build/jit_sources.c build/cubins.c
 TABLE_C := build/base/features.c build/base/matrices.c build/registry.c
 # AVX2 has no products of bf16
 KERNELS_avx2 := $(filter-out %/attn_bf16.c,$(KERNEL_C))
@@ -190,20 +191,22 @@ build/cubins.c: gen/cubins.lua $(wildcard build/*/cubins.inc)
 	@mkdir -p build
 	@$(LUA) gen/cubins.lua $@ $(wildcard build/*/cubins.inc)
 	@touch $@
-CUBIN_O := $(patsubst %,$(O)/runtime/%.o,device_nvrtc library jit_cache outfile status)
+CUBIN_O := $(patsubst %,$(O)/runtime/%.o,device/cuda/nvrtc kernel/cache base/library base/outfile base/status)
 $(O)/cubin: $(O)/gen/cubin.o $(CUBIN_O)
 	@$(CC) $(CFLAGS) $(SAN) $^ -lmd -ldl -o $@
 
 # what a kernel is generated from at run time
 JIT_SOURCES := $(sort $(filter-out gen/main.lua gen/check.lua gen/embed.lua gen/cubins.lua gen/files.lua,$(wildcard gen/*.lua)) \
 	$(wildcard specs/*/*.lua templates/c/* templates/cuda/*) \
-	runtime/kernel.h runtime/sample_primitives.h runtime/emulator_abi.h runtime/emulator_rt.h)
+	runtime/kernel/kernel.h runtime/matrix/primitives.h runtime/device/emulator/abi.h runtime/device/emulator/rt.h)
 build/jit_sources.c: Makefile gen/embed.lua $(JIT_SOURCES)
 	@mkdir -p build
 	@$(LUA) gen/embed.lua --paths $@ jit_source $(JIT_SOURCES)
-$(O)/runtime/jit_compile.o: CPPFLAGS += -DKERNEL_FLAGS='"$(KERNEL_FLAGS)"' \
+$(O)/runtime/kernel/cc.o: CPPFLAGS += -DKERNEL_FLAGS='"$(KERNEL_FLAGS)"' \
 	-DKERNEL_FLAGS_ISA='{"$(ISA_portable)", "$(ISA_avx2)", "$(ISA_avx512)"}'
-$(O)/runtime/emulator.o: CPPFLAGS += -DEMULATOR_CHECKED='"$(SAN)"'
+# the registry names kernels of these instruction sets only
+$(O)/build/registry.o: CPPFLAGS += $(patsubst %,-DWITHOUT_%,$(filter-out $(ISAS),avx2 avx512))
+$(O)/runtime/device/emulator/emulator.o: CPPFLAGS += -DEMULATOR_CHECKED='"$(SAN)"'
 
 $(O)/%.portable.o: %.c $(KERNEL_HEADERS)
 	$(KERNEL) $(ISA_portable) -DISA_NAME=portable -c $< -o $@
@@ -215,7 +218,7 @@ $(O)/%.o: %.c $(HEADERS)
 	$(COMPILE) -c $< -o $@
 $(O)/tests/%.o $(O)/bench/%.o: CFLAGS += -Itests
 # the same bits whether or not the machine can fuse
-$(O)/runtime/rng_curand.o: CFLAGS += -ffp-contract=off
+$(O)/runtime/math/rng_curand.o: CFLAGS += -ffp-contract=off
 
 $(B)/spectraformer: $(CLI_O) $(B)/libspectraformer.a
 	@$(CC) $(CFLAGS) $(SAN) $^ $(LDLIBS) -o $@
@@ -279,7 +282,7 @@ run-approx: $(B)/spectraformer
 
 # ---- style ----------------------------------------------------------------------------------------
 
-C_FILES := $(wildcard gen/*.c runtime/*.[ch] templates/c/*.[ch] tests/*.[ch] bench/*.[ch])
+C_FILES := $(wildcard gen/*.c $(RUNTIME:%=%*.[ch]) templates/c/*.[ch] tests/*/*.[ch] bench/*.[ch])
 format:
 	clang-format -i $(C_FILES)
 lint:

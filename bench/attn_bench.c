@@ -7,11 +7,11 @@
  */
 #include "bench_elementwise.h"
 
-#include "bench_machine.h"
-#include "blas.h"
-#include "registry.h"
-#include "rng.h"
+#include "kernel/registry.h"
+#include "math/blas.h"
+#include "math/rng.h"
 #include "spectraformer.h"
+#include "study/bench_machine.h"
 
 #include <math.h>
 #include <omp.h>

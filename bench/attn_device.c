@@ -2,8 +2,8 @@
  * Arena, time a token and head beside what an H100's memory allows at least. `scale` divides the
  * batch, for devices that are slow or small; the emulator's times say nothing about a GPU.
  */
-#include "attention_device.h"
-#include "jit.h"
+#include "attention/device.h"
+#include "kernel/jit.h"
 
 #include <math.h>
 #include <stdio.h>

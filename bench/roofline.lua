@@ -6,7 +6,7 @@ package.path = root .. "/?.lua;" .. package.path
 local cases_of, json = require "cases".of, require "json"
 
 local WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 860, 480, 70, 250, 56, 56
-local EXP = 14 -- operations an exponential, as runtime/bench.h counts
+local EXP = 14 -- operations an exponential, as runtime/study/bench.h counts
 local INK, GREY, FAINT = "#1c1c1c", "#6b6b6b", "#dddddd"
 -- kinds in the order of the legend
 local KINDS = {

@@ -4,9 +4,9 @@
  *
  *     structured [--json]
  */
-#include "attention.h"
-#include "bench_machine.h"
-#include "registry.h"
+#include "attention/attention.h"
+#include "kernel/registry.h"
+#include "study/bench_machine.h"
 
 #include <math.h>
 #include <omp.h>

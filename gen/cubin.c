@@ -4,10 +4,10 @@
  * compiles for these. Part of `make gen ARCH=...`; one sentence and code 1 where it fails.
  */
 #define _GNU_SOURCE
-#include "device_nvrtc.h"
+#include "device/cuda/nvrtc.h"
 
-#include "outfile.h"
-#include "status.h"
+#include "base/outfile.h"
+#include "base/status.h"
 
 #include <stdio.h>
 #include <stdlib.h>

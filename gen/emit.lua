@@ -329,7 +329,7 @@ end
 function M.registry(out_path, folders)
   local attn, rows = read_registry(folders)
   local out = { "/* lua5.4 gen/main.lua --registry " .. table.concat(folders, " ") .. " */",
-    '#include "kernel.h"', "" }
+    '#include "kernel/kernel.h"', "" }
   for _, row in ipairs(attn) do
     for _, kind in ipairs(row.kinds) do
       for _, isa in ipairs(plan.isas) do

@@ -1,12 +1,12 @@
 -- Matrices as recipes: a spec builds a symbolic chain of primitives, s.chi_rows(s.haar()), and the
--- chain becomes the recipe_op table that runtime/sample.c executes. Which primitives there are says
+-- chain becomes the recipe_op table that runtime/matrix/recipe.c executes. Which primitives there are says
 -- the sampler's header.
 local E = require "gen.expr"
 
 local M = {}
 
 -- Where the sampler declares its primitives.
-M.HEADER = "runtime/sample_primitives.h"
+M.HEADER = "runtime/matrix/primitives.h"
 
 -- Primitives declared in the text of that header, `PRIMITIVE(name, source or transform, numbers)`:
 -- list of { name, source, args }. A source makes a matrix, a transform changes the one given; args is

@@ -203,7 +203,7 @@ end
 
 
 -- Registers a thread of each kernel needs to keep all in them: sums and the numbers of a group of 8
--- tokens or rows, and what compilers take beside that for NVRTC 13 (tests/cuda_table.txt has what comes
+-- tokens or rows, and what compilers take beside that for NVRTC 13 (tests/device/cuda_table.txt has what comes
 -- out).
 local registers = {}
 

@@ -1,5 +1,5 @@
 -- Row operators: forward and derived backward as functions over `rows` independent rows of n
--- elements (row_args and row_op in runtime/kernel.h).
+-- elements (row_args and row_op in runtime/kernel/kernel.h).
 local E = require "gen.expr"
 local pass = require "gen.pass"
 local render = require "gen.render"

@@ -220,7 +220,7 @@ end
 
 -- The table of weight matrices.
 function M.matrices(specs)
-  local out, rows = { '#include "kernel.h"', "" }, {}
+  local out, rows = { '#include "kernel/kernel.h"', "" }, {}
   for _, spec in ipairs(specs) do
     local steps = {}
     for i, step in ipairs(spec.recipe) do

@@ -1,7 +1,11 @@
-# Test programs and how they are run. Each links tests/NAME.c, the helpers named here, the library.
+# Test programs and how they are run. Each links its own source, tests/FOLDER/NAME.c, the helpers named
+# here, the library.
+
+# The object files of these test sources, whichever folder of tests/ they are in.
+test_objects = $(foreach n,$(1),$(patsubst %.c,$(O)/%.o,$(wildcard tests/*/$(n).c)))
 
 GRADIENT_NAMES := test_gradient test_gradient_causal
-TEST_NAMES := $(filter-out $(GRADIENT_NAMES),$(patsubst tests/%.c,%,$(wildcard tests/test_*.c)))
+TEST_NAMES := $(filter-out $(GRADIENT_NAMES),$(notdir $(basename $(wildcard tests/*/test_*.c))))
 TEST_WITH_test_approx := oracle
 TEST_WITH_test_causal_device := attend emulated
 TEST_WITH_test_decoding_device := device_case oracle attend
@@ -34,14 +38,14 @@ TEST_WITH_test_official_device := device_case oracle attend
 TEST_WITH_test_row := oracle
 TEST_WITH_test_products := oracle
 TEST_WITH_test_attention_device := device_case oracle attend
-TEST_ALSO_golden := cli_attend_device
+TEST_ALSO_golden := cli/attend_device
 TEST_WITH_golden := golden_attention golden_case golden_model attend
 
 TEST_BIN := $(TEST_NAMES:%=$(B)/tests/%)
 LINK_TEST = @mkdir -p $(@D); $(CC) $(CFLAGS) $(SAN) $^ -lcmocka $(LDLIBS) -o $@
 
 define TEST_RULE
-$(B)/tests/$(1): $(O)/tests/$(1).o $(TEST_WITH_$(1):%=$(O)/tests/%.o) $(TEST_ALSO_$(1):%=$(O)/runtime/%.o) $(B)/libspectraformer.a
+$(B)/tests/$(1): $(call test_objects,$(1) $(TEST_WITH_$(1))) $(TEST_ALSO_$(1):%=$(O)/runtime/%.o) $(B)/libspectraformer.a
 	$$(LINK_TEST)
 endef
 $(foreach t,$(TEST_NAMES) golden,$(eval $(call TEST_RULE,$(t))))
@@ -51,7 +55,7 @@ $(foreach t,$(TEST_NAMES) golden,$(eval $(call TEST_RULE,$(t))))
 ALONE := vec_ulp kernel_stub kernel_signed kernel_double kernel_pairs kernel_pairs_signed
 ALONE_BIN := $(foreach t,$(ALONE),$(foreach i,$(ISAS),$(B)/tests/$(t)_$(i)))
 define ALONE_RULE
-$(B)/tests/$(1)_$(2): tests/$(3).c $(HEADERS) $(wildcard templates/c/*.c)
+$(B)/tests/$(1)_$(2): tests/kernel/$(3).c $(HEADERS) $(wildcard templates/c/*.c)
 	@mkdir -p $$(@D)
 	@$$(CC) $$(CPPFLAGS) $$(CFLAGS) $$(SAN) $(ISA_$(2)) -DISA_NAME=$(2) $(4) $$< -lcmocka -lm -o $$@
 endef
@@ -73,37 +77,37 @@ build/double/registry.c: build/base/registry.inc
 	@$(LUA) gen/main.lua --registry OUT=$@ build/base
 $(O)/double/registry.o: build/double/registry.c $(KERNEL_HEADERS)
 	$(COMPILE) -DREAL=double -DPORTABLE_ONLY -c $< -o $@
-$(O)/double/test_gradient%.o: tests/test_gradient%.c tests/gradient.h $(HEADERS)
+$(O)/double/test_gradient%.o: tests/kernel/test_gradient%.c tests/kernel/gradient.h $(HEADERS)
 	$(COMPILE) -Itests -DREAL=double -c $< -o $@
-$(O)/double/test_gradient.o: tests/test_gradient.c tests/gradient.h $(HEADERS)
+$(O)/double/test_gradient.o: tests/kernel/test_gradient.c tests/kernel/gradient.h $(HEADERS)
 	$(COMPILE) -Itests -DREAL=double -c $< -o $@
-$(GRADIENT_NAMES:%=$(B)/tests/%): $(B)/tests/%: $(O)/double/%.o $(O)/tests/oracle.o $(DOUBLE_O)
+$(GRADIENT_NAMES:%=$(B)/tests/%): $(B)/tests/%: $(O)/double/%.o $(call test_objects,oracle) $(DOUBLE_O)
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) $(SAN) $^ -lcmocka -lm -o $@
 
-$(B)/tests/nvrtc: $(O)/tests/nvrtc.o $(O)/tests/nvrtc_load.o
+$(B)/tests/nvrtc: $(call test_objects,nvrtc nvrtc_load)
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) $^ -ldl -o $@
 
-$(B)/tests/cuda_resources: $(O)/tests/cuda_resources.o $(O)/tests/nvrtc_load.o
+$(B)/tests/cuda_resources: $(call test_objects,cuda_resources nvrtc_load)
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) $^ -ldl -o $@
 
-CUDA_PTX_O := $(patsubst %,$(O)/tests/%.o,cuda_ptx cuda_ptx_run cuda_ptx_check cuda_ptx_maps cuda_case nvrtc_load attend oracle)
-$(CUDA_PTX_O): tests/cuda_case.h tests/cuda_ptx.h tests/nvrtc.h
+CUDA_PTX_O := $(call test_objects,cuda_ptx cuda_ptx_run cuda_ptx_check cuda_ptx_maps cuda_case nvrtc_load attend oracle)
+$(CUDA_PTX_O): tests/device/cuda_case.h tests/device/cuda_ptx.h tests/device/nvrtc.h
 $(B)/tests/cuda_ptx: $(CUDA_PTX_O) $(B)/libspectraformer.a
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) $(SAN) $^ $(LDLIBS) -o $@
 
-# A driver, an NVRTC and a cuBLAS of our own in one library under three names (tests/fake.h).
-FAKE_O := $(patsubst %,$(O)/tests/%.o,fake fake_cuda fake_modules fake_ptx fake_nvrtc fake_cublas nvrtc_load)
+# A driver, an NVRTC and a cuBLAS of our own in one library under three names (tests/fake/fake.h).
+FAKE_O := $(call test_objects,fake fake_cuda fake_modules fake_ptx fake_nvrtc fake_cublas nvrtc_load)
 FAKE := $(B)/tests/fake
 $(FAKE)/libfake.so: $(FAKE_O) $(B)/libspectraformer.a
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) $(SAN) -shared -Wl,-Bsymbolic $^ $(LDLIBS) -o $@
 	@for name in libcuda.so.1 libnvrtc.so.13 libcublas.so.13; do ln -sf libfake.so $(@D)/$$name; done
 # hides libraries from dlopen: a machine without NVRTC
-$(FAKE)/hide.so: tests/hide.c
+$(FAKE)/hide.so: tests/fake/hide.c
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) -shared $< -ldl -o $@
 
@@ -127,36 +131,36 @@ ASAN_NAMES := test_support test_files test_matrix test_data test_softmax test_ro
 WIDEST := $(if $(shell grep -m 1 -w avx512vl /proc/cpuinfo),avx512,avx2)
 ASAN_LESS = -fno-sanitize=null,object-size,pointer-overflow
 ASAN_MAKE = B=build/asan OPT=-O1 $(if $(filter avx2,$(ISAS)),ISAS='portable $(WIDEST)') \
-	SAN='-DWITHOUT_$(if $(filter avx2,$(WIDEST)),avx512,avx2) -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer $(ASAN_LESS)'
+	SAN='-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer $(ASAN_LESS)'
 sanitized:
 	@$(MAKE) --no-print-directory $(ASAN_MAKE) $(ASAN_NAMES:%=build/asan/tests/%) build/asan/tests/golden \
 	    $(GRADIENT_NAMES:%=build/asan/tests/%) build/asan/spectraformer
 
-DEVICE_PTX = sh tests/device_ptx.sh $(FAKE) $(B)/tests/cuda_ptx build/cuda-ptx
+DEVICE_PTX = sh tests/device/device_ptx.sh $(FAKE) $(B)/tests/cuda_ptx build/cuda-ptx
 # The tests share what the emulator compiled.
 run-tests: test-programs
 	@KERNEL_CACHE=$(CURDIR)/build/kernels sh tests/run.sh \
-	    'newcomer=sh tests/newcomer.sh' \
-	    'asan-cli=CLI_SHORT=1 CLI_STEPS=16 SPECTRAFORMER=build/asan/spectraformer sh tests/cli.sh' \
-	    'cuda-ptx=sh tests/cuda_ptx.sh $(B)/tests/cuda_ptx $(LUA) build/cuda-ptx' \
-	    'ptx-golden=$(DEVICE_PTX) sh tests/golden.sh $(B)/tests/golden --device cuda' \
+	    'newcomer=sh tests/cli/newcomer.sh' \
+	    'asan-cli=CLI_SHORT=1 CLI_STEPS=16 SPECTRAFORMER=build/asan/spectraformer sh tests/cli/cli.sh' \
+	    'cuda-ptx=sh tests/device/cuda_ptx.sh $(B)/tests/cuda_ptx $(LUA) build/cuda-ptx' \
+	    'ptx-golden=$(DEVICE_PTX) sh tests/golden/golden.sh $(B)/tests/golden --device cuda' \
 	    'ptx-decoding=$(DEVICE_PTX) $(B)/tests/test_decoding_device cuda lanes_and_signs' \
-	    'jit=sh tests/jit.sh' \
-	    'cli=sh tests/cli.sh' \
-	    'bench=sh tests/bench.sh' \
-	    'train_device=sh tests/train_device.sh' \
+	    'jit=sh tests/cli/jit.sh' \
+	    'cli=sh tests/cli/cli.sh' \
+	    'bench=sh tests/cli/bench.sh' \
+	    'train_device=sh tests/cli/train_device.sh' \
 	    'lua=busted --lua=$(LUA) -o plainTerminal tests/lua' \
 	    $(foreach t,$(TEST_NAMES) $(GRADIENT_NAMES),'$(t)=$(B)/tests/$(t)') \
 	    $(foreach t,$(notdir $(ALONE_BIN)),'$(t)=$(B)/tests/$(t)') \
 	    $(foreach t,$(ASAN_NAMES) $(GRADIENT_NAMES),'asan-$(t)=build/asan/tests/$(t)') \
-	    'device=KERNEL_CACHE= FAKE=$(FAKE) OBJECTS=$(O) LUA=$(LUA) LIBS="$(LDLIBS)" sh tests/device.sh' \
+	    'device=KERNEL_CACHE= FAKE=$(FAKE) OBJECTS=$(O) LUA=$(LUA) LIBS="$(LDLIBS)" sh tests/cli/device.sh' \
 	    $(foreach t,test_device test_device_kernels test_maps_device test_model_device,'fake-$(t)=FAKE_CACHE=$$KERNEL_CACHE LD_LIBRARY_PATH=$(FAKE) $(B)/tests/$(t) cuda') \
-	    'golden=sh tests/golden.sh $(B)/tests/golden' \
-	    'golden-emu=sh tests/golden.sh $(B)/tests/golden --device emu' \
-	    'asan-golden=sh tests/golden.sh build/asan/tests/golden' \
+	    'golden=sh tests/golden/golden.sh $(B)/tests/golden' \
+	    'golden-emu=sh tests/golden/golden.sh $(B)/tests/golden --device emu' \
+	    'asan-golden=sh tests/golden/golden.sh build/asan/tests/golden' \
 	    'nvrtc=$(B)/tests/nvrtc $(CUDA_TEXT) build/cuda-texts/*.cu' \
-	    'cuda-nvcc=sh tests/cuda_nvcc.sh $(LUA) build/cuda-nvcc' \
-	    'cuda-table=$(LUA) tests/cuda_table.lua $(B)/tests/cuda_resources build/cuda-table tests/cuda_table.txt' \
+	    'cuda-nvcc=sh tests/device/cuda_nvcc.sh $(LUA) build/cuda-nvcc' \
+	    'cuda-table=$(LUA) tests/device/cuda_table.lua $(B)/tests/cuda_resources build/cuda-table tests/device/cuda_table.txt' \
 	    'ptx-kernels=$(DEVICE_PTX) $(B)/tests/test_device_kernels cuda' \
 	    'gen-check=$(LUA) gen/main.lua --check' \
 	    'lint=sh tests/lint.sh'

@@ -1,7 +1,7 @@
-/* The features a skeleton compiles with when it stands alone, and what tests/kernel_stub.c knows
- * by heart: PosRF, exp(u - |x|^2/2); or with -DSTUB_SIGNED two signed lanes of a trigonometric map
- * behind a diagonal one, so that lanes, signs and vectors are exercised as well. A generated
- * prologue takes the place of this file. */
+/* The features a skeleton compiles with when it stands alone, and what tests/kernel/kernel_stub.c
+ * knows by heart: PosRF, exp(u - |x|^2/2); or with -DSTUB_SIGNED two signed lanes of a
+ * trigonometric map behind a diagonal one, so that lanes, signs and vectors are exercised as well.
+ * A generated prologue takes the place of this file. */
 #ifndef SPECTRA_STUB_H
 #define SPECTRA_STUB_H
 

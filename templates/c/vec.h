@@ -5,14 +5,14 @@
  * code, each beside the portable text. Every v_ function has a scalar twin s_ of the same meaning,
  * so that a formula can be printed for either.
  *
- * Float accuracy, checked by tests/vec_ulp.c: exp, log, sin, cos 2 ulp, erf 4 ulp. sin and cos are
- * for |x| < 1e4, log for positive normal numbers. exp below 2.8e-38 may be 0; NaN stays NaN.
- * Double is the verification build and calls libm lane by lane.
+ * Float accuracy, checked by tests/kernel/vec_ulp.c: exp, log, sin, cos 2 ulp, erf 4 ulp. sin and
+ * cos are for |x| < 1e4, log for positive normal numbers. exp below 2.8e-38 may be 0; NaN stays
+ * NaN. Double is the verification build and calls libm lane by lane.
  */
 #ifndef SPECTRA_VEC_H
 #define SPECTRA_VEC_H
 
-#include "kernel.h"
+#include "kernel/kernel.h"
 #include <math.h>
 #include <string.h>
 

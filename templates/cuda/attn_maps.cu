@@ -1,5 +1,5 @@
 /* The linear maps of a head, from the second moments of its tokens, and the parameters made of what is
- * mapped: blocks (heads). As linear_maps of runtime/attention_heads.c, with one-sided Jacobi rotations
+ * mapped: blocks (heads). As linear_maps of runtime/attention/performer/heads.c, with one-sided Jacobi rotations
  * (Hestenes 1958) in a fixed order instead of LAPACK. Rows of F are rotated until all are orthogonal,
  * rows of G with them:
  *     eigenvectors  F = mean (x + y)(x + y)', G = I: rows of G are the eigenvectors, |F_i| the eigenvalues;

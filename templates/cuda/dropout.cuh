@@ -1,4 +1,4 @@
-/* Dropout with the streams of runtime/rng.h: the same bits as on the host.
+/* Dropout with the streams of runtime/math/rng.h: the same bits as on the host.
  *
  * Factors are kept as bits: a row of n elements has 16 bytes for every 128 of them, and bit t of
  * byte 16 g + i is that of element 128 g + 16 t + i, so that one block of random words makes one

@@ -1,7 +1,7 @@
 /* What every generated CUDA file starts from: types, and one name for every intrinsic, warp
  * primitive and memory access. No headers, so that NVRTC needs no include path. The text below and
  * in the skeletons is C as well as CUDA: with RT_EMULATED the compiler of the host has seen
- * runtime/emulator_rt.h, which gives the part between the #ifndef lines for fibres on a CPU and
+ * runtime/device/emulator/rt.h, which gives the part between the #ifndef lines for fibres on a CPU and
  * checks every use. Plain dereferences work there, but are neither checked nor counted.
  */
 #ifndef RT_CUH

@@ -1,4 +1,4 @@
-/* Exact softmax attention in tiles, as runtime/attention_softmax.c: one number a query is kept
+/* Exact softmax attention in tiles, as runtime/attention/softmax/host.c: one number a query is kept
  * between forward and backward, probabilities and their dropout are made again. Backward has a
  * kernel for the keys and one for the queries, so that nothing is added with atomics.
  *

@@ -62,7 +62,7 @@ describe("the text compiled at run time", function()
         path = nil
       elseif at then
         path, number = file, tonumber(at) - 1
-      elseif path and (path:find("^templates") or path == "runtime/kernel.h") then
+      elseif path and (path:find("^templates") or path == "runtime/kernel/kernel.h") then
         number = number + 1
         sources[path] = sources[path] or lines_of(path)
         local own = sources[path][number]

@@ -113,10 +113,10 @@ return {
       { name = "chi_rows", source = false, args = 0 } }, linop.declared(HEADER))
     local ok, message = pcall(linop.declared, "PRIMITIVE(haar, sauce, 0)")
     assert.is_false(ok)
-    assert.equal("runtime/sample_primitives.h: 'haar' is a 'sauce', neither source nor transform", message)
+    assert.equal("runtime/matrix/primitives.h: 'haar' is a 'sauce', neither source nor transform", message)
     ok, message = pcall(linop.declared, "")
     assert.is_false(ok)
-    assert.equal("runtime/sample_primitives.h: no PRIMITIVE(name, kind, numbers) found", message)
+    assert.equal("runtime/matrix/primitives.h: no PRIMITIVE(name, kind, numbers) found", message)
   end)
   it("has one of four laws", function()
     for _, law in ipairs { "exact", "weighted", "fixed-norm", "approximate" } do

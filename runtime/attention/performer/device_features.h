@@ -1,0 +1,14 @@
+/* Features of performer attention made by a device, with the kernel of templates/cuda/phi.cu. */
+#ifndef SPECTRA_ATTENTION_PERFORMER_DEVICE_FEATURES_H
+#define SPECTRA_ATTENTION_PERFORMER_DEVICE_FEATURES_H
+
+#include "attention/attention.h"
+#include "device/device.h"
+
+/* attention_features on a device: the same arguments, all on the host, and the same results but for
+ * rounding. What device.h fails with. */
+spectra_status device_features(device *dev, const spectra_attention *att, int side, int64_t B,
+                               int64_t H, int64_t n, const float *x, const float *blocks,
+                               float *log, float *sign);
+
+#endif

@@ -1,0 +1,211 @@
+/* Softmax attention on a device: launches of templates/cuda/softmax.cu. */
+#include "attention/device.h"
+
+#include "base/status.h"
+#include "kernel/jit.h"
+#include "math/rng.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { THREADS = 256, WARPS = THREADS / 32, LINE = 256 };
+
+enum { KEYS, FWD, DOT, CLEAR, BWD_KEYS, BWD_QUERIES, KERNELS };
+static const char *const kernel_names[KERNELS] = {"softmax_keys",     "softmax_fwd",
+                                                  "softmax_dot",      "softmax_clear",
+                                                  "softmax_bwd_keys", "softmax_bwd_queries"};
+
+typedef struct softmax_device {
+    device_function *kernel[KERNELS];
+    int64_t shared[KERNELS];
+    int64_t query_tile, both_tile; /* rows: forward's queries, backward's queries and keys */
+} softmax_device;
+
+/* Tiles as in softmax.cu. */
+static void shared_memory(softmax_device *s, int64_t D, int64_t DV)
+{
+    int64_t ld = (D + 3) / 4 * 4 + 4, ldv = (DV + 3) / 4 * 4 + 4,
+            widest = (ld > ldv ? ld : ldv) - 4;
+    int64_t tq = 64, tk = widest <= 64 ? 64 : widest <= 128 ? 32 : 16, tb = 32;
+    s->query_tile = tq;
+    s->both_tile = tb;
+    s->shared[KEYS] = THREADS * (int64_t)sizeof(int);
+    s->shared[FWD] = (tq * ld + tk * (ld + ldv) + tq * (tk + 4)) * (int64_t)sizeof(float);
+    s->shared[BWD_KEYS] = s->shared[BWD_QUERIES] =
+        2 * tb * (ld + ldv + tb + 4) * (int64_t)sizeof(float);
+}
+
+static spectra_status softmax_init(attention_device *ad)
+{
+    const jit_cuda_request request = {
+        .kind = "softmax", .D = ad->att->desc.D, .DV = ad->att->desc.DV};
+    softmax_device *s = calloc(1, sizeof *s);
+    if (!s)
+        return fail(SPECTRA_ENOMEM, "softmax: out of memory");
+    ad->own = s;
+    shared_memory(s, request.D, request.DV);
+    jit_programs list;
+    device_program *program = NULL;
+    TRY(jit_programs_make(&request, &list));
+    spectra_status status = device_program_get(ad->dev, "softmax", list.program->text, &program);
+    jit_programs_free(&list);
+    for (int i = 0; i < KERNELS && status == SPECTRA_OK; i++)
+        status = device_function_get(program, kernel_names[i], s->shared[i], &s->kernel[i]);
+    return status;
+}
+
+static void softmax_release(attention_device *ad)
+{
+    free(ad->own);
+}
+
+static spectra_status softmax_changed(attention_device *ad)
+{
+    (void)ad;
+    return SPECTRA_OK;
+}
+
+/* ---- memory -------------------------------------------------------------------------------------
+ */
+
+static int64_t line(int64_t bytes)
+{
+    return (bytes + LINE - 1) / LINE * LINE;
+}
+
+static int64_t softmax_saved_bytes_device(const attention_device *ad,
+                                          const attention_device_problem *x)
+{
+    return line(x->q_rows * ad->att->desc.H * (int64_t)sizeof(float));
+}
+
+/* <go, o> of the queries; with a mask the valid keys and their numbers. */
+static int64_t softmax_work_bytes_device(const attention_device *ad,
+                                         const attention_device_problem *x)
+{
+    int64_t bytes = softmax_saved_bytes_device(ad, x);
+    if (x->p.k_mask)
+        bytes += line(x->k_rows * (int64_t)sizeof(int)) + line(x->p.B * (int64_t)sizeof(int));
+    return bytes;
+}
+
+/* ---- launches -----------------------------------------------------------------------------------
+ */
+
+static bool aligned(const spectra_rows *r)
+{
+    return !r->data || ((uintptr_t)r->data % 16 == 0 && r->stride_b % 4 == 0 &&
+                        r->stride_h % 4 == 0 && r->stride_t % 4 == 0);
+}
+
+static cuda_rows rows_of(const spectra_rows *r)
+{
+    return (cuda_rows){r->data, r->stride_b, r->stride_h, r->stride_t};
+}
+
+static softmax_cuda_args arguments(const attention_device *ad, const attention_device_problem *x,
+                                   const attention_device_views *v, void *saved, void *work)
+{
+    const spectra_attention_desc *d = &ad->att->desc;
+    const spectra_problem *p = &x->p;
+    const uint32_t one = 1 << 16; /* dropout compares 16 bits (rng.h) */
+    uint32_t threshold = (uint32_t)(p->dropout * one + 0.5);
+    char *memory = work;
+    softmax_cuda_args a = {
+        .q = rows_of(&v->q),
+        .k = rows_of(&v->k),
+        .v = rows_of(&v->v),
+        .o = rows_of(&v->o),
+        .go = rows_of(&v->go),
+        .gq = rows_of(&v->gq),
+        .gk = rows_of(&v->gk),
+        .gv = rows_of(&v->gv),
+        .q_begin = p->q_begin,
+        .q_len = p->q_len,
+        .k_begin = p->k_begin,
+        .k_len = p->k_len,
+        .mask = p->k_mask,
+        .lse = saved,
+        .dot = work,
+        .batch = x->batch,
+        .B = p->B,
+        .H = d->H,
+        .T = p->T,
+        .S = p->S,
+        .seed = {(uint32_t)p->seed, (uint32_t)(p->seed >> 32)},
+        .word2 = (uint32_t)RNG_DROPOUT_PROB << 24 | (uint32_t)(p->step >> 32),
+        .word3 = (uint32_t)p->step,
+        .threshold = threshold,
+        .scale = 1 / sqrtf((float)d->D),
+        .factor = threshold < one ? (float)one / (float)(one - threshold) : 0,
+        .vector = d->D % 4 == 0 && d->DV % 4 == 0 && aligned(&v->q) && aligned(&v->k) &&
+                  aligned(&v->v) && aligned(&v->go),
+    };
+    if (p->k_mask) {
+        a.key = (int *)(memory + softmax_saved_bytes_device(ad, x));
+        a.keys = (int *)((char *)a.key + line(x->k_rows * (int64_t)sizeof(int)));
+    }
+    return a;
+}
+
+/* `tiles` blocks along the sequence for every head; KEYS: a block a sequence. */
+static spectra_status launch(const attention_device *ad, const softmax_cuda_args *a, int kernel,
+                             int64_t tiles)
+{
+    const softmax_device *s = ad->own;
+    device_grid grid = {.blocks = {tiles, a->H, a->B},
+                        .threads = THREADS,
+                        .cluster = 1,
+                        .shared_bytes = s->shared[kernel]};
+    if (kernel == KEYS)
+        grid.blocks[0] = a->B, grid.blocks[1] = grid.blocks[2] = 1;
+    if (tiles < 1 || a->B < 1)
+        return SPECTRA_OK;
+    return device_launch(s->kernel[kernel], &grid, a, sizeof *a);
+}
+
+static int64_t tiles(int64_t n, int64_t tile)
+{
+    return (n + tile - 1) / tile;
+}
+
+static spectra_status softmax_forward_device(const attention_device *ad,
+                                             const attention_device_problem *x,
+                                             const attention_device_views *v, void *saved,
+                                             void *work)
+{
+    const softmax_device *s = ad->own;
+    const softmax_cuda_args a = arguments(ad, x, v, saved, work);
+    if (a.mask)
+        TRY(launch(ad, &a, KEYS, 1));
+    return launch(ad, &a, FWD, tiles(a.T, s->query_tile));
+}
+
+static spectra_status softmax_backward_device(const attention_device *ad,
+                                              const attention_device_problem *x,
+                                              const attention_device_views *v, void *saved,
+                                              void *work)
+{
+    const softmax_device *s = ad->own;
+    const softmax_cuda_args a = arguments(ad, x, v, saved, work);
+    if (a.mask) {
+        TRY(launch(ad, &a, KEYS, 1));
+        TRY(launch(ad, &a, CLEAR, tiles(a.S, WARPS)));
+    }
+    TRY(launch(ad, &a, DOT, tiles(a.T, WARPS)));
+    TRY(launch(ad, &a, BWD_KEYS, tiles(a.S, s->both_tile)));
+    return launch(ad, &a, BWD_QUERIES, tiles(a.T, s->both_tile));
+}
+
+const attention_device_kind attention_device_softmax = {
+    "softmax",
+    softmax_init,
+    softmax_release,
+    softmax_changed,
+    softmax_saved_bytes_device,
+    softmax_work_bytes_device,
+    softmax_forward_device,
+    softmax_backward_device,
+    NULL,
+};

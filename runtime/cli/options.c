@@ -1,0 +1,476 @@
+#include "cli/cli.h"
+
+#include "base/status.h"
+#include "kernel/jit.h"
+#include "kernel/registry.h"
+#include "train/train.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    NETS = CLI_TRAIN | CLI_EVAL,
+    ARRAYS = CLI_ATTEND | CLI_FEATURES,
+    PAIRS = NETS | ARRAYS,
+    EVERY = 4095,
+    FLAG = 16 /* a type beside setting_type: no value */
+};
+
+typedef struct option {
+    const char *name, *alias, *metavar;
+    int type; /* setting_type or FLAG */
+    unsigned commands;
+    const char *setting; /* of train.h, whose limits then apply; NULL: none */
+    double low, high;
+    const char *initial, *choice, *help;
+} option;
+
+static const option options[OPT_COUNT] = {
+    [OPT_TASK] = {"task", NULL, "TASK", SETTING_STRING, NETS, NULL, 0, 0, "lra-listops", NULL,
+                  "benchmark task"},
+    [OPT_ATTN] = {"attn", NULL, "NAME", SETTING_STRING, PAIRS, NULL, 0, 0, "performer", NULL,
+                  "attention"},
+    [OPT_FEAT] = {"feat", NULL, "NAME", SETTING_STRING, PAIRS | CLI_JIT | CLI_GEN, NULL, 0, 0, NULL,
+                  NULL, "component function, default posrf; ./NAME.lua is a spec of your own"},
+    [OPT_KERNEL] = {"kernel", "kernel-type", "NAME", SETTING_STRING,
+                    PAIRS | CLI_MATRIX | CLI_JIT | CLI_GEN, NULL, 0, 0, NULL, NULL,
+                    "weight matrix, default orf"},
+    [OPT_M] = {"m", NULL, "N", SETTING_INT, PAIRS | CLI_MATRIX | CLI_JIT | CLI_GEN, NULL, 1, 1024,
+               "128", NULL, "rows of the weight matrix"},
+    [OPT_SEED] = {"seed", "random", "N", SETTING_INT, PAIRS | CLI_MATRIX | CLI_DATA | CLI_APPROX,
+                  NULL, 0, 9e15, "42", NULL, "seed of everything random"},
+    [OPT_TARGET] = {"target", NULL, "NAME", SETTING_STRING, CLI_TRAIN | ARRAYS | CLI_APPROX,
+                    "target", 0, 0, "softmax", "softmax|gaussian", "kernel that is approximated"},
+    [OPT_OFFICIAL] = {"official", NULL, NULL, FLAG, CLI_TRAIN | CLI_ATTEND | CLI_JIT, "official", 0,
+                      0, NULL, NULL, "the reference system's behaviour"},
+    [OPT_THROUGH] = {"through", NULL, NULL, FLAG, CLI_TRAIN | CLI_ATTEND, "through", 0, 0, NULL,
+                     NULL, "differentiate through data-dependent parameters"},
+    [OPT_ANTITHETIC] = {"antithetic", NULL, NULL, FLAG, CLI_TRAIN | ARRAYS | CLI_APPROX | CLI_GEN,
+                        "antithetic", 0, 0, NULL, NULL,
+                        "features of w and of -w, twice as many from one projection"},
+    [OPT_CAUSAL] =
+        {"causal", NULL, NULL, FLAG, CLI_ATTEND | CLI_JIT, NULL, 0, 0, NULL, NULL,
+         "each query sees the keys up to its own; what is computed from data is to be given "
+         "(--input)"},
+    [OPT_LEARN] = {"learn", NULL, NULL, FLAG, CLI_TRAIN, "learn", 0, 0, NULL, NULL,
+                   "train the feature's own scalars (gerf's A), one a head"},
+    [OPT_STEPS] = {"steps", NULL, "N", SETTING_INT, CLI_TRAIN, "steps", 0, 0, NULL, NULL,
+                   "training steps"},
+    [OPT_BATCH] = {"batch", NULL, "N", SETTING_INT, NETS, "batch", 0, 0, NULL, NULL,
+                   "examples a step"},
+    [OPT_ACCUMULATE] = {"accumulate", NULL, "N", SETTING_INT, NETS, "accumulate", 0, 0, NULL, NULL,
+                        "parts a batch is done in, to save memory"},
+    [OPT_LR] = {"lr", NULL, "RATE", SETTING_REAL, CLI_TRAIN, "lr", 0, 0, NULL, NULL,
+                "peak learning rate"},
+    [OPT_WARMUP] = {"warmup", NULL, "N", SETTING_INT, CLI_TRAIN, "warmup", 0, 0, NULL, NULL,
+                    "warm-up steps; default at most a tenth of the steps"},
+    [OPT_EVAL_EVERY] = {"eval-every", NULL, "N", SETTING_INT, CLI_TRAIN, "eval_every", 0, 0, NULL,
+                        NULL, "steps between evaluations and checkpoints"},
+    [OPT_EVAL_BATCHES] = {"eval-batches", NULL, "N", SETTING_INT, CLI_TRAIN, "eval_batches", 0, 0,
+                          NULL, NULL, "dev batches an evaluation"},
+    [OPT_LAYERS] = {"layers", NULL, "N", SETTING_INT, CLI_TRAIN, "layers", 0, 0, NULL, NULL,
+                    "layers of the model"},
+    [OPT_DROPOUT] = {"dropout", NULL, "P", SETTING_REAL, CLI_TRAIN, "dropout", 0, 0, NULL, NULL,
+                     "dropout, of attention probabilities too"},
+    [OPT_ATTENTION_DROPOUT] = {"attention-dropout", NULL, "P", SETTING_REAL, CLI_TRAIN,
+                               "attention_dropout", 0, 0, NULL, NULL,
+                               "dropout of attention probabilities alone"},
+    [OPT_DATA] = {"data", NULL, "DIR", SETTING_STRING, NETS | CLI_APPROX, "data", 0, 0, NULL, NULL,
+                  "prepared data, default data/TASK"},
+    [OPT_RUN] = {"run", NULL, "DIR", SETTING_STRING, NETS, NULL, 0, 0, NULL, NULL,
+                 "folder of the run, default runs/TASK-ATTN-FEAT-KERNEL-mM-sSEED"},
+    [OPT_RESUME] = {"resume", NULL, NULL, FLAG, CLI_TRAIN, NULL, 0, 0, NULL, NULL,
+                    "go on from the run's checkpoint, with its settings"},
+    [OPT_MAX_SECONDS] = {"max-seconds", NULL, "S", SETTING_REAL, CLI_TRAIN, NULL, 0, 1e9, NULL,
+                         NULL, "end training after that time, then test"},
+    [OPT_STOP_AT] = {"stop-at", NULL, "STEP", SETTING_INT, CLI_TRAIN, NULL, 1, 1e9, NULL, NULL,
+                     "write a checkpoint after that step and stop, to be resumed"},
+    [OPT_SPLIT] = {"split", NULL, "NAME", SETTING_STRING, CLI_EVAL, NULL, 0, 0, "test",
+                   "train|dev|test", "what to evaluate on"},
+    [OPT_PARAMS] = {"params", NULL, "NAME", SETTING_STRING, CLI_EVAL | CLI_APPROX, NULL, 0, 0,
+                    "best", "best|last", "which parameters of the run"},
+    [OPT_Q] = {"q", NULL, "FILE", SETTING_STRING, CLI_ATTEND | CLI_APPROX, NULL, 0, 0, NULL, NULL,
+               "queries (B, H, T, D), .npy float32 or float64"},
+    [OPT_K] = {"k", NULL, "FILE", SETTING_STRING, CLI_ATTEND | CLI_APPROX, NULL, 0, 0, NULL, NULL,
+               "keys (B, H, S, D)"},
+    [OPT_V] = {"v", NULL, "FILE", SETTING_STRING, CLI_ATTEND | CLI_APPROX, NULL, 0, 0, NULL, NULL,
+               "values (B, H, S, DV)"},
+    [OPT_X] = {"x", NULL, "FILE", SETTING_STRING, CLI_FEATURES, NULL, 0, 0, NULL, NULL,
+               "query side (B, H, T, D), taken as it is"},
+    [OPT_Y] = {"y", NULL, "FILE", SETTING_STRING, CLI_FEATURES, NULL, 0, 0, NULL, NULL,
+               "key side (B, H, S, D), taken as it is"},
+    [OPT_MASK] = {"mask", NULL, "FILE", SETTING_STRING, ARRAYS, NULL, 0, 0, NULL, NULL,
+                  "(B, S), not 0 = token; of the keys, and of the queries if T = S"},
+    [OPT_INPUT] = {"input", NULL, "NAME=FILE", SETTING_STRING, ARRAYS, NULL, 0, 0, NULL, NULL,
+                   "replaces what would be drawn or computed (W, A, psi, A_pos); repeatable"},
+    [OPT_OUT] = {"out", NULL, "PATH", SETTING_STRING,
+                 NETS | ARRAYS | CLI_MATRIX | CLI_DATA | CLI_APPROX | CLI_GEN, NULL, 0, 0, NULL,
+                 NULL, "result: .npy file, folder or page; of a run the same as --run"},
+    [OPT_DOUT] = {"dout", NULL, "FILE", SETTING_STRING, CLI_ATTEND, NULL, 0, 0, NULL, NULL,
+                  "gradient of the result (B, H, T, DV): also do the backward pass"},
+    [OPT_DQ] = {"dq", NULL, "FILE", SETTING_STRING, CLI_ATTEND, NULL, 0, 0, NULL, NULL,
+                "where the gradient of q goes"},
+    [OPT_DK] = {"dk", NULL, "FILE", SETTING_STRING, CLI_ATTEND, NULL, 0, 0, NULL, NULL,
+                "where the gradient of k goes"},
+    [OPT_DV] = {"dv", NULL, "FILE", SETTING_STRING, CLI_ATTEND, NULL, 0, 0, NULL, NULL,
+                "where the gradient of v goes"},
+    [OPT_D] = {"d", NULL, "N", SETTING_INT, CLI_MATRIX | CLI_JIT | CLI_APPROX | CLI_GEN, NULL, 1,
+               256, "32", NULL, "head size"},
+    [OPT_LAYER] = {"layer", NULL, "N", SETTING_INT, CLI_MATRIX | CLI_APPROX, NULL, 0, 1 << 20, "0",
+                   NULL, "layer whose matrix is drawn, or of the run"},
+    [OPT_ROW_WEIGHTS] = {"row-weights", NULL, "FILE", SETTING_STRING, CLI_MATRIX, NULL, 0, 0, NULL,
+                         NULL, "where the weights of the rows (M) go"},
+    [OPT_FROM] = {"from", NULL, "DIR", SETTING_STRING, CLI_DATA, NULL, 0, 0, NULL, NULL,
+                  "prepare: folder of the original files"},
+    [OPT_ROWS] = {"rows", NULL, "N,N,N", SETTING_STRING, CLI_DATA, NULL, 0, 0, "96000,2000,2000",
+                  NULL, "generate: rows of train, dev, test"},
+    [OPT_TOKENS] = {"tokens", NULL, "A|B", SETTING_STRING, CLI_DATA, NULL, 0, 0, "A", "A|B",
+                    "A: no brackets, as the reference; B: closing brackets stay"},
+    [OPT_KEEP_TSV] = {"keep-tsv", NULL, NULL, FLAG, CLI_DATA, NULL, 0, 0, NULL, NULL,
+                      "generate: write LRA's tsv files as well"},
+    [OPT_OVERWRITE] = {"overwrite", NULL, NULL, FLAG, CLI_TRAIN | CLI_DATA, NULL, 0, 0, NULL, NULL,
+                       "replace what is there"},
+    [OPT_JSON] = {"json", NULL, NULL, FLAG,
+                  NETS | CLI_LIST | CLI_INFO | CLI_DATA | CLI_JIT | CLI_APPROX, NULL, 0, 0, NULL,
+                  NULL, "result as JSON"},
+    [OPT_THREADS] = {"threads", NULL, "N", SETTING_INT, PAIRS | CLI_APPROX, NULL, 1, 4096, NULL,
+                     NULL, "threads, default all processors; results do not depend on it"},
+    [OPT_LIST] = {"list", NULL, NULL, FLAG, CLI_JIT, NULL, 0, 0, NULL, NULL,
+                  "kernels in the cache"},
+    [OPT_CLEAR] = {"clear", NULL, NULL, FLAG, CLI_JIT, NULL, 0, 0, NULL, NULL, "remove them"},
+    [OPT_WARM] = {"warm", NULL, NULL, FLAG, CLI_JIT, NULL, 0, 0, NULL, NULL,
+                  "compile the pair's kernel, or that of every component function"},
+    [OPT_VALUE_SIZE] = {"dv", NULL, "N", SETTING_INT, CLI_JIT | CLI_GEN, NULL, 1, 256, NULL, NULL,
+                        "value size, default the head size"},
+    [OPT_FEATS] = {"feat", NULL, "NAME,...", SETTING_STRING, CLI_APPROX, NULL, 0, 0, NULL, NULL,
+                   "component functions, default all; posrf+ is the antithetic form of posrf"},
+    [OPT_KERNELS] = {"kernel", "kernel-type", "NAME,...", SETTING_STRING, CLI_APPROX, NULL, 0, 0,
+                     NULL, NULL, "weight matrices, default all"},
+    [OPT_SIZES] = {"m", NULL, "N,...", SETTING_STRING, CLI_APPROX, NULL, 0, 0, "64,256", NULL,
+                   "rows of the weight matrix"},
+    [OPT_LENGTH] = {"tokens", NULL, "N", SETTING_INT, CLI_APPROX, NULL, 1, 16384, "256", NULL,
+                    "random queries and keys; of a run at most that many"},
+    [OPT_TRAINED] = {"run", NULL, "DIR", SETTING_STRING, CLI_APPROX, NULL, 0, 0, NULL, NULL,
+                     "take q, k, v of a layer of this run on the first dev example"},
+    [OPT_TRIALS] = {"trials", NULL, "N", SETTING_INT, CLI_APPROX, NULL, 2, 100000, "16", NULL,
+                    "times each matrix is drawn"},
+    [OPT_INPUT_STD] = {"input-std", NULL, "S", SETTING_REAL, CLI_APPROX, NULL, 1e-3, 100, "1", NULL,
+                       "standard deviation of random queries and keys"},
+    [OPT_DTYPE] = {"dtype", NULL, "NAME", SETTING_STRING, CLI_GEN, NULL, 0, 0, "f32", "f32|f64",
+                   "numbers of the kernels"},
+    [OPT_DEVICE] = {"device", NULL, "NAME", SETTING_STRING, CLI_ATTEND | CLI_FEATURES | NETS, NULL,
+                    0, 0, "cpu", "cpu|cuda|emu",
+                    "where it is computed: cuda is an NVIDIA GPU, emu runs a GPU's "
+                    "kernels on this CPU"},
+    [OPT_ARCH] =
+        {"arch", NULL, "NAME,...", SETTING_STRING, CLI_JIT, NULL, 0, 0, NULL, NULL,
+         "with --warm: all CUDA text instead, for these GPUs (sm_80,sm_90a), which need not be "
+         "here"},
+    [OPT_PRECISION] =
+        {"precision", NULL, "NAME", SETTING_STRING, CLI_ATTEND | NETS | CLI_JIT, NULL, 0, 0,
+         "float32", "float32|fast|bf16",
+         "fast, of a device, multiplies numbers of 10 bits (TF32); bf16, of attend, multiplies "
+         "numbers of 8 "
+         "bits on a CPU that can (AVX512_BF16), and reads and writes them on a device"},
+    [OPT_BENCH_FEATS] = {"features", "feat", "NAME,...", SETTING_STRING, CLI_BENCH, NULL, 0, 0,
+                         "posrf", NULL,
+                         "component functions, or all; posrf+ is the antithetic form of posrf"},
+    [OPT_BENCH_KERNELS] = {"kernels", "kernel", "NAME,...", SETTING_STRING, CLI_BENCH, NULL, 0, 0,
+                           "gaus", NULL, "weight matrices, or all"},
+    [OPT_KINDS] = {"kinds", NULL, "NAME,...", SETTING_STRING, CLI_BENCH, NULL, 0, 0,
+                   "forward,backward", NULL, "what is measured, see below"},
+    [OPT_BENCH_BATCH] = {"b", "batch", "N,...", SETTING_STRING, CLI_BENCH, NULL, 0, 0, "16", NULL,
+                         "sequences"},
+    [OPT_BENCH_HEADS] = {"h", NULL, "N,...", SETTING_STRING, CLI_BENCH, NULL, 0, 0, "2", NULL,
+                         "heads"},
+    [OPT_BENCH_TOKENS] = {"n", "tokens", "N,...", SETTING_STRING, CLI_BENCH, NULL, 0, 0, "4096",
+                          NULL, "tokens of a sequence"},
+    [OPT_BENCH_D] = {"d", NULL, "N,...", SETTING_STRING, CLI_BENCH, NULL, 0, 0, "32", NULL,
+                     "head size"},
+    [OPT_BENCH_DV] = {"dv", NULL, "N,...", SETTING_STRING, CLI_BENCH, NULL, 0, 0, NULL, NULL,
+                      "value size, default the head size"},
+    [OPT_BENCH_M] = {"m", NULL, "N,...", SETTING_STRING, CLI_BENCH, NULL, 0, 0, "128", NULL,
+                     "rows of the weight matrix"},
+    [OPT_BENCH_THREADS] = {"threads", NULL, "N,...", SETTING_STRING, CLI_BENCH, NULL, 0, 0, NULL,
+                           NULL, "threads, default all processors"},
+    [OPT_BENCH_TASK] = {"task", NULL, "TASK", SETTING_STRING, CLI_BENCH, NULL, 0, 0, "lra-text",
+                        NULL, "of the kind training: whose model"},
+    [OPT_ISA] = {"target", NULL, "NAME", SETTING_STRING, CLI_BENCH, NULL, 0, 0, NULL,
+                 "portable|avx2|avx512",
+                 "instruction set that kernels may use, default the best there is"},
+    [OPT_REPEAT] = {"repeat", NULL, "N", SETTING_INT, CLI_BENCH, NULL, 3, 1000, "9", NULL,
+                    "times each case is measured, at least"},
+    [OPT_SECONDS] = {"seconds", NULL, "S", SETTING_REAL, CLI_BENCH, NULL, 0, 600, "0.5", NULL,
+                     "for which each case is measured, at least"},
+    [OPT_JSON_FILE] =
+        {"json", NULL, "FILE", SETTING_STRING, CLI_BENCH, NULL, 0, 0, NULL, NULL,
+         "also JSON Lines: a record of the machine, then one a case; - is standard output, alone"},
+    [OPT_ALLOW_BUSY] = {"allow-busy", NULL, NULL, FLAG, CLI_BENCH, NULL, 0, 0, NULL, NULL,
+                        "quote percentages of cases measured while others used the machine, too; "
+                        "they stay marked"},
+    [OPT_HELP] = {"help", NULL, NULL, FLAG, EVERY, NULL, 0, 0, NULL, NULL, "this text"},
+};
+
+/* ---- parsing ----------------------------------------------------------------------------------
+ */
+
+/* Compares with '_' and '-' alike, up to the '=' of name. */
+static bool same_name(const char *name, size_t n, const char *other)
+{
+    if (!other || strlen(other) != n)
+        return false;
+    for (size_t i = 0; i < n; i++)
+        if ((name[i] == '_' ? '-' : name[i]) != other[i])
+            return false;
+    return true;
+}
+
+static spectra_status unknown_option(const cli_args *a, const char *name, size_t n)
+{
+    const char *names[2 * OPT_COUNT];
+    int count = 0;
+    char text[64];
+    snprintf(text, sizeof text, "%.*s", (int)n, name);
+    for (int i = 0; i < OPT_COUNT; i++) {
+        bool known = same_name(name, n, options[i].name) || same_name(name, n, options[i].alias);
+        if (known)
+            return fail(SPECTRA_EINVAL, "%s has no option --%s", a->command_name, text);
+        if (options[i].commands & a->command)
+            names[count++] = options[i].name;
+    }
+    const char *near = nearest_name(text, names, count);
+    return fail(SPECTRA_EINVAL, "unknown option --%s%s%s%s", text, near ? ", did you mean --" : "",
+                near ? near : "", near ? "?" : "");
+}
+
+static spectra_status find_option(const cli_args *a, const char *name, size_t n, int *id)
+{
+    for (int i = 0; i < OPT_COUNT; i++)
+        if ((options[i].commands & a->command) &&
+            (same_name(name, n, options[i].name) || same_name(name, n, options[i].alias))) {
+            *id = i;
+            return SPECTRA_OK;
+        }
+    return unknown_option(a, name, n);
+}
+
+/* The row's type and limits, or those of the setting it stands for. */
+static setting option_setting(const option *o)
+{
+    const setting *s = o->setting ? train_setting(o->setting) : NULL;
+    setting row =
+        s ? *s : (setting){o->name, (setting_type)o->type, 0, o->low, o->high, o->choice, o->help};
+    row.offset = 0;
+    return row;
+}
+
+static spectra_status set_value(const option *o, cli_value *value, const char *text)
+{
+    char where[64];
+    snprintf(where, sizeof where, "--%s", o->name);
+    setting row = option_setting(o);
+    char checked[SETTING_TEXT] __attribute__((aligned(8)));
+    TRY(setting_parse(&row, checked, text, where));
+    if (o->type == SETTING_INT)
+        memcpy(&value->integer, checked, sizeof value->integer);
+    if (o->type == SETTING_REAL)
+        memcpy(&value->real, checked, sizeof value->real);
+    snprintf(value->text, sizeof value->text, "%s", text);
+    return SPECTRA_OK;
+}
+
+static spectra_status take_option(cli_args *a, const char *word, const char *next, int *used)
+{
+    const char *name = word + 2, *equals = strchr(name, '=');
+    int id = 0;
+    TRY(find_option(a, name, equals ? (size_t)(equals - name) : strlen(name), &id));
+    const option *o = &options[id];
+    cli_value *value = &a->value[id];
+    *used = 1;
+    value->given = true;
+    if (o->type == FLAG)
+        return equals ? fail(SPECTRA_EINVAL, "--%s takes no value", o->name) : SPECTRA_OK;
+    const char *text = equals ? equals + 1 : next;
+    if (!text || (!equals && strncmp(text, "--", 2) == 0))
+        return fail(SPECTRA_EINVAL, "--%s needs a value: --%s %s", o->name, o->name, o->metavar);
+    *used = equals ? 1 : 2;
+    if (id == OPT_INPUT) {
+        if (a->inputs == CLI_INPUTS)
+            return fail(SPECTRA_EINVAL, "more than %d times --input", (int)CLI_INPUTS);
+        a->input[a->inputs++] = text;
+    }
+    return set_value(o, value, text);
+}
+
+spectra_status cli_parse(unsigned command, const char *command_name, int positionals, int argc,
+                         char **argv, cli_args *out)
+{
+    memset(out, 0, sizeof *out);
+    out->command = command;
+    out->command_name = command_name;
+    for (int i = 0; i < OPT_COUNT; i++)
+        if (options[i].initial)
+            TRY(set_value(&options[i], &out->value[i], options[i].initial));
+    for (int i = 0; i < argc;) {
+        if (strcmp(argv[i], "-h") == 0) {
+            out->value[OPT_HELP].given = true;
+            i++;
+        } else if (strncmp(argv[i], "--", 2) == 0 && argv[i][2]) {
+            int used = 1;
+            TRY(take_option(out, argv[i], argv[i + 1], &used));
+            i += used;
+        } else if (out->positionals < positionals) {
+            out->positional[out->positionals++] = argv[i++];
+        } else {
+            return fail(SPECTRA_EINVAL, "%s: '%s' is not an option; see --help", command_name,
+                        argv[i]);
+        }
+    }
+    return SPECTRA_OK;
+}
+
+spectra_status cli_apply_settings(const cli_args *a, void *config)
+{
+    for (int i = 0; i < OPT_COUNT; i++) {
+        const option *o = &options[i];
+        if (!o->setting || !a->value[i].given)
+            continue;
+        char where[64];
+        snprintf(where, sizeof where, "--%s", o->name);
+        const setting *s = train_setting(o->setting);
+        if (o->type == FLAG)
+            TRY(setting_put_bool(s, config, true, where));
+        else
+            TRY(setting_parse(s, config, a->value[i].text, where));
+    }
+    return SPECTRA_OK;
+}
+
+spectra_status cli_need(const cli_args *a, option_id id, const char **text)
+{
+    if (!a->value[id].given)
+        return fail(SPECTRA_EINVAL, "%s needs --%s %s", a->command_name, options[id].name,
+                    options[id].metavar);
+    *text = a->value[id].text;
+    return SPECTRA_OK;
+}
+
+bool cli_next_item(const char **at, char item[SETTING_TEXT])
+{
+    if (!*at)
+        return false;
+    size_t n = strcspn(*at, ",");
+    snprintf(item, SETTING_TEXT, "%.*s", (int)n, *at);
+    *at = (*at)[n] == ',' ? *at + n + 1 : NULL;
+    return true;
+}
+
+spectra_status cli_integers(const cli_args *a, option_id id, int64_t low, int64_t high, int most,
+                            int64_t *out, int *count)
+{
+    char item[SETTING_TEXT];
+    const char *at = a->value[id].text, *name = options[id].name;
+    int n = 0;
+    while (cli_next_item(&at, item)) {
+        char *end;
+        errno = 0;
+        long long x = strtoll(item, &end, 10);
+        if (end == item || *end || errno || x < low || x > high)
+            return fail(SPECTRA_EINVAL,
+                        "--%s has '%s', allowed are whole numbers from %lld to %lld with commas "
+                        "between",
+                        name, item, (long long)low, (long long)high);
+        if (n == most)
+            return fail(SPECTRA_EINVAL, "--%s: more than %d numbers", name, most);
+        out[n++] = x;
+    }
+    *count = n;
+    return SPECTRA_OK;
+}
+
+void cli_print_options(unsigned command)
+{
+    for (int i = 0; i < OPT_COUNT; i++) {
+        const option *o = &options[i];
+        if (!(o->commands & command))
+            continue;
+        char left[48];
+        snprintf(left, sizeof left, "--%s %s", o->name, o->metavar ? o->metavar : "");
+        printf("  %-26s %s", left, o->help);
+        if (o->initial)
+            printf(", default %s", o->initial);
+        if (o->choice && !strstr(o->metavar, "|"))
+            printf(" (%s)", o->choice);
+        if (o->alias)
+            printf("; also --%s", o->alias);
+        putchar('\n');
+    }
+}
+
+/* ---- names ------------------------------------------------------------------------------------
+ */
+
+static bool is_feature(const char *name)
+{
+    if (jit_spec_find(name))
+        return true;
+    for (const feature_info *f = generated_features; f->name; f++)
+        if (strcmp(f->name, name) == 0)
+            return true;
+    return false;
+}
+
+static bool is_matrix(const char *name)
+{
+    for (const matrix_info *m = generated_matrices; m->name; m++)
+        if (strcmp(m->name, name) == 0)
+            return true;
+    return false;
+}
+
+/* The path of a spec into the spec's name. */
+static spectra_status open_path(const char **name)
+{
+    const jit_spec *spec = NULL;
+    if (!*name || !jit_is_path(*name))
+        return SPECTRA_OK;
+    TRY(jit_spec_open(*name, NULL, &spec));
+    *name = spec->name;
+    return SPECTRA_OK;
+}
+
+spectra_status cli_pair(const cli_args *a, const char **feat, const char **kernel)
+{
+    const char *given_feat = a->value[OPT_FEAT].given ? a->value[OPT_FEAT].text : NULL;
+    const char *given_kernel = a->value[OPT_KERNEL].given ? a->value[OPT_KERNEL].text : NULL;
+    TRY(open_path(&given_feat));
+    TRY(open_path(&given_kernel));
+    bool swapped = (!given_feat || is_matrix(given_feat)) &&
+                   (!given_kernel || is_feature(given_kernel)) && (given_feat || given_kernel);
+    if (swapped) {
+        const char *held = given_feat;
+        given_feat = given_kernel;
+        given_kernel = held;
+    }
+    const char *f = given_feat ? given_feat : "posrf";
+    const char *k = given_kernel ? given_kernel : "orf";
+    const feature_info *feature = NULL;
+    const matrix_info *matrix = NULL;
+    if (is_matrix(f) && is_matrix(k))
+        return fail(SPECTRA_EINVAL, "%s and %s are both weight matrices", f, k);
+    if (is_feature(f) && is_feature(k))
+        return fail(SPECTRA_EINVAL, "%s and %s are both component functions", f, k);
+    if (is_matrix(f)) /* the other way round, with a name nobody knows */
+        return registry_feature(k, &feature);
+    if (is_feature(k))
+        return registry_matrix(f, &matrix);
+    const jit_spec *own = jit_spec_find(f);
+    if (!own)
+        TRY(registry_feature(f, &feature));
+    TRY(registry_matrix(k, &matrix));
+    *feat = own ? own->name : feature->name;
+    *kernel = matrix->name;
+    return SPECTRA_OK;
+}

@@ -1,0 +1,35 @@
+/* Looking things up in the tables the generator wrote. Kernels are found by what they compute and
+ * for which sizes; the highest instruction set present wins, a pair made for the exact sizes wins
+ * over one for any size. What is not there jit.h may compile.
+ */
+#ifndef SPECTRA_KERNEL_REGISTRY_H
+#define SPECTRA_KERNEL_REGISTRY_H
+
+#include "kernel/kernel.h"
+#include "spectraformer.h"
+
+/* Highest instruction set this CPU and this build have. */
+isa registry_isa(void);
+const char *registry_isa_name(isa level); /* "portable", "avx2", "avx512" */
+/* Limits registry_isa to `level` from now on (for tests and comparisons); not thread-safe. */
+void registry_isa_limit(isa level);
+
+/* The name of a feature, or of its antithetic form: with a + at its end. */
+const char *registry_form(const char *feat, bool antithetic, char *buf, size_t size);
+/* SPECTRA_ENOTFOUND names the nearest known name. A user's component function is known once
+ * registry_attn gave a kernel of it. */
+spectra_status registry_feature(const char *name, const feature_info **out);
+spectra_status registry_matrix(const char *name, const matrix_info **out);
+/* A row that has these groups (ATTN_ATTENTION | ...): of what was built, or what jit.h makes of it.
+ * SPECTRA_EUNSUPPORTED when nothing fits. */
+spectra_status registry_attn(const char *feat, const char *matrix, int64_t D, int64_t DV, int64_t M,
+                             int groups, const attn_row **out);
+/* The groups a row has. */
+int registry_groups(const attn_row *row);
+/* Whether kernels of ATTN_BF16 run at the instruction set in use. */
+bool registry_bf16(void);
+spectra_status registry_row(const char *name, const row_op **out);
+/* Never NULL. */
+const product_ops *registry_products(void);
+
+#endif

@@ -1,0 +1,8 @@
+/* The inverse of the normal distribution function. */
+#ifndef SPECTRA_MATH_NORMAL_H
+#define SPECTRA_MATH_NORMAL_H
+
+/* The quantile of u, 0 < u < 1; relative error below 1e-12. */
+double normal_quantile(double u);
+
+#endif

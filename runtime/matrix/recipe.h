@@ -1,0 +1,24 @@
+/* Weight matrices: executes the sampling recipes of specs/matrix. A recipe is a short list of
+ * primitives (sample_primitives.h) that fill or transform a matrix in double precision. */
+#ifndef SPECTRA_MATRIX_RECIPE_H
+#define SPECTRA_MATRIX_RECIPE_H
+
+#include "kernel/kernel.h"
+#include "math/rng.h"
+#include "spectraformer.h"
+
+/* w (m, d) row-major; row_weight (m) or NULL: K(x, y) is estimated by the mean over rows of
+ * row_weight * f(x) f(y). Weights are 1 but where the law is "weighted"; some of those are
+ * negative. A learned matrix comes with the first values of its parameters. Same (recipe, m, d,
+ * seed, layer) gives the same bits. SPECTRA_ESHAPE where the construction does not exist (mm needs
+ * m > d, ssr m >= 2 and d >= 3, sobol d <= 256). */
+spectra_status sample_matrix(const matrix_info *info, int64_t m, int64_t d, uint64_t seed,
+                             int64_t layer, float *w, float *row_weight);
+/* Of a matrix with a learner: the recipe's sample, before the learner; rounded to float, so that it
+ * can be kept and restored. SPECTRA_ESHAPE as above. */
+spectra_status sample_recipe(const matrix_info *info, int64_t m, int64_t d, uint64_t seed,
+                             int64_t layer, float *sample, float *row_weight);
+/* The stream that decides what else about a learner is random. */
+rng_stream sample_learner_stream(uint64_t seed, int64_t layer);
+
+#endif

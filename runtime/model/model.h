@@ -1,0 +1,81 @@
+/* The Long Range Arena classifier: embeddings, pre-norm Transformer layers, pooling, head.
+ *
+ * Parameters live in one flat float buffer, gradients in another of the same layout, tensors are
+ * named as in the reference's state_dict ("model.transformer_0.mha.W_q.weight" ...). Activations
+ * come from one arena that grows to the largest batch seen; a step allocates nothing after that.
+ *
+ * Tokens that are padding (id 0) take part in nothing the loss can see, so with attentions that
+ * only look at valid keys the model packs them away and works on valid tokens alone, wherever they
+ * are in the sequence. The reference's behaviour (official) keeps them.
+ */
+#ifndef SPECTRA_MODEL_MODEL_H
+#define SPECTRA_MODEL_MODEL_H
+
+#include "spectraformer.h"
+
+typedef struct model_config {
+    int64_t vocab, length, classes; /* V, padded length N, C */
+    int64_t embed, hidden;          /* E = 64, F = 128 */
+    int64_t heads, head_dim;        /* 2, 32 */
+    int64_t layers;
+    bool tied; /* one layer's parameters, used `layers` times */
+    bool cls;  /* CLS pooling instead of the mean over all N positions */
+    bool dual; /* two sequences an example (retrieval) */
+    double dropout, attention_dropout;
+    uint64_t seed;                    /* initial values and matrices */
+    spectra_attention_desc attention; /* H, D, DV, layer and seed are filled in by the model */
+} model_config;
+
+typedef struct model_tensor {
+    const char *name;
+    int ndim;
+    int64_t shape[2];
+    int64_t offset; /* in floats, into params and grads */
+} model_tensor;
+
+/* One batch: ids (B, N) row-major, 0 = padding. mask (B, N): 1 = token; NULL: ids != 0. */
+typedef struct model_batch {
+    int64_t B;
+    const int32_t *ids[2];  /* ids[1] NULL unless dual */
+    const uint8_t *mask[2]; /* may be NULL */
+    const int32_t *label;   /* (B) */
+} model_batch;
+
+typedef struct model model;
+
+spectra_status model_new(const model_config *config, model **out);
+void model_free(model *m);
+const model_config *model_config_of(const model *m);
+
+int64_t model_param_count(const model *m); /* floats in params */
+int model_tensor_count(const model *m);
+const model_tensor *model_tensor_at(const model *m, int i);
+float *model_params(model *m);
+float *model_grads(model *m);
+spectra_attention *model_attention(model *m, int64_t layer);
+
+/* Evaluation: scores (B, C), no dropout. loss (mean over the batch) may be NULL. */
+spectra_status model_forward(model *m, const model_batch *batch, float *scores, double *loss);
+/* Training: forward with dropout of (seed, step, part), backward; gradients of scale * mean loss
+ * are added to model_grads. scores (B, C) and loss as above. SPECTRA_EDIVERGED names the tensor. */
+spectra_status model_step(model *m, const model_batch *batch, uint64_t step, uint64_t part,
+                          double scale, float *scores, double *loss);
+void model_zero_grads(model *m);
+double model_grad_norm(const model *m); /* Euclidean */
+/* Bytes of parameters, gradients, activations and workspaces now held. */
+int64_t model_bytes(const model *m);
+/* The same by what it is for, after a pass: parts whose sum that is. Returns how many. */
+typedef struct model_part {
+    const char *name;
+    int64_t bytes;
+} model_part;
+enum { MODEL_PARTS = 24 };
+int model_parts(const model *m, model_part out[MODEL_PARTS]);
+
+/* Seconds that model_step spent in attention, added up; set to NULL, as at first: not measured. */
+typedef struct model_timing {
+    double attention_forward, attention_backward;
+} model_timing;
+void model_set_timing(model *m, model_timing *timing);
+
+#endif

@@ -1,0 +1,27 @@
+/* AdamW with clipping by value, and the linear one-cycle schedule (Smith 2018) that also cycles
+ * beta1, as spec'd for the benchmark: the arithmetic is generated from specs/row/adamw.lua. */
+#ifndef SPECTRA_MODEL_OPTIM_H
+#define SPECTRA_MODEL_OPTIM_H
+
+#include "spectraformer.h"
+
+typedef struct schedule {
+    double max_lr, div, final_div; /* 25, 1e4 */
+    double beta1_low, beta1_high;  /* 0.85, 0.95 */
+    int64_t total, warmup;         /* steps */
+} schedule;
+
+/* Rate and beta1 of step s = 0 .. total-1. */
+void schedule_at(const schedule *s, int64_t step, double *lr, double *beta1);
+
+typedef struct adamw {
+    double beta2, eps, weight_decay, clip;
+    int64_t n;
+    float *m, *v; /* (n) each, owned by the caller */
+} adamw;
+
+/* Update number t = 1, 2, ... of params (n) with gradients g (n, not changed). */
+void adamw_update(const adamw *o, int64_t t, double lr, double beta1, float *params,
+                  const float *g);
+
+#endif

@@ -1,0 +1,171 @@
+#define _GNU_SOURCE
+#include "train/train.h"
+
+#include "base/outfile.h"
+#include "base/status.h"
+#include "kernel/jit.h"
+#include "kernel/registry.h"
+#include "math/blas.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define AT(field) offsetof(train_config, field)
+
+const setting train_settings[TRAIN_SETTINGS] = {
+    {"task", SETTING_STRING, AT(task.name), 0, 0, NULL, "benchmark task"},
+    {"attn", SETTING_STRING, AT(attn), 0, 0, NULL, "attention"},
+    {"feat", SETTING_STRING, AT(feat), 0, 0, NULL, "component function"},
+    {"kernel", SETTING_STRING, AT(kernel), 0, 0, NULL, "weight matrix"},
+    {"m", SETTING_INT, AT(m), 0, 1024, NULL, "rows of the weight matrix"},
+    {"target", SETTING_STRING, AT(target), 0, 0, "softmax|gaussian", "kernel that is approximated"},
+    {"official", SETTING_BOOL, AT(official), 0, 0, NULL, "the reference system's behaviour"},
+    {"through", SETTING_BOOL, AT(through), 0, 0, NULL, "differentiate data-dependent parameters"},
+    {"antithetic", SETTING_BOOL, AT(antithetic), 0, 0, NULL, "features of w and of -w"},
+    {"learn", SETTING_BOOL, AT(learn), 0, 0, NULL, "train the feature's own scalars"},
+    {"seed", SETTING_INT, AT(seed), 0, 9e15, NULL, "seed of everything random"},
+    {"data", SETTING_STRING, AT(data), 0, 0, NULL, "folder of the prepared data"},
+};
+
+/* Recorded, but a run may go on with others. */
+static const setting machine_settings[] = {
+    {"threads", SETTING_INT, AT(threads), 0, 65536, NULL, "threads"},
+    {"device", SETTING_STRING, AT(device), 0, 0, "cpu|cuda|emu", "where it is computed"},
+    {"precision", SETTING_STRING, AT(precision), 0, 0, "float32|fast", "of a device's products"},
+};
+enum { MACHINE_SETTINGS = sizeof machine_settings / sizeof machine_settings[0] };
+
+const char *const train_split_names[3] = {"train", "dev", "test"};
+
+const setting *train_setting(const char *name)
+{
+    const setting *s = setting_find(train_settings, TRAIN_SETTINGS, name);
+    if (!s)
+        s = setting_find(task_settings, TASK_SETTINGS, name);
+    return s ? s : setting_find(machine_settings, MACHINE_SETTINGS, name);
+}
+
+/* What the attention was generated from: hashes of the specs and of the kernels' text. */
+static spectra_status kernel_json(const train_config *c, json_t *build)
+{
+    const feature_info *feature;
+    const matrix_info *matrix;
+    const attn_row *row;
+    int64_t d = c->task.head_dim;
+    TRY(registry_feature(c->feat, &feature));
+    TRY(registry_matrix(c->kernel, &matrix));
+    TRY(registry_attn(c->feat, c->kernel, d, d, c->m, ATTN_ATTENTION, &row));
+    json_t *kernel = json_pack("{s:s, s:s, s:s, s:s}", "feature_spec", feature->hash, "matrix_spec",
+                               matrix->hash, "kernel_text", row->hash, "instructions",
+                               registry_isa_name(row->isa));
+    return json_object_set_new(build, "kernel", kernel) == 0
+               ? SPECTRA_OK
+               : fail(SPECTRA_ENOMEM, "config.json: out of memory");
+}
+
+static spectra_status config_json(const train_config *c, json_t *object)
+{
+    TRY(settings_to_json(train_settings, TRAIN_SETTINGS, c, object));
+    TRY(settings_to_json(task_settings, TASK_SETTINGS, c, object));
+    TRY(settings_to_json(machine_settings, MACHINE_SETTINGS, c, object));
+    json_t *build = json_pack("{s:s, s:s, s:s}", "version", spectra_version(), "instructions",
+                              registry_isa_name(registry_isa()), "blas", blas_config());
+    if (c->spec[0] &&
+        json_object_set_new(object, "spec",
+                            json_pack("{s:s, s:s}", "path", c->spec, "sha256", c->spec_hash)) != 0)
+        return fail(SPECTRA_EINVAL, "%s: not valid UTF-8 text", c->spec);
+    if (build && c->feat[0])
+        TRY(kernel_json(c, build));
+    if (json_object_set_new(object, "build", build) != 0)
+        return fail(SPECTRA_ENOMEM, "config.json: out of memory");
+    return SPECTRA_OK;
+}
+
+spectra_status train_config_write(const char *run, const train_config *c)
+{
+    json_t *object = json_object();
+    char *path = outfile_join(run, "config.json"), *text = NULL;
+    spectra_status status = object && path ? config_json(c, object)
+                                           : fail(SPECTRA_ENOMEM, "config.json: out of memory");
+    if (status == SPECTRA_OK) {
+        text = json_dumps(object, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
+        status = text ? SPECTRA_OK : fail(SPECTRA_ENOMEM, "config.json: out of memory");
+    }
+    outfile out = {0};
+    if (status == SPECTRA_OK)
+        status = outfile_open(path, &out);
+    if (status == SPECTRA_OK) {
+        fprintf(out.file, "%s\n", text);
+        status = outfile_commit(&out);
+    }
+    free(text);
+    free(path);
+    json_decref(object);
+    return status;
+}
+
+static spectra_status spec_from_json(const json_t *object, const char *path, train_config *c)
+{
+    const json_t *spec = json_object_get(object, "spec");
+    const char *file = json_string_value(json_object_get(spec, "path"));
+    const char *hash = json_string_value(json_object_get(spec, "sha256"));
+    if (!spec)
+        return SPECTRA_OK;
+    if (!file || !hash || strlen(file) >= sizeof c->spec || strlen(hash) >= sizeof c->spec_hash)
+        return fail(SPECTRA_EFORMAT, "%s: spec must hold path and sha256", path);
+    memcpy(c->spec, file, strlen(file) + 1);
+    memcpy(c->spec_hash, hash, strlen(hash) + 1);
+    return SPECTRA_OK;
+}
+
+/* Runs of before there were devices do not have them. */
+static spectra_status machine_from_json(const json_t *object, const char *path, train_config *c)
+{
+    TRY(setting_parse(train_setting("device"), c, "cpu", path));
+    TRY(setting_parse(train_setting("precision"), c, "float32", path));
+    for (int i = 0; i < MACHINE_SETTINGS; i++)
+        if (machine_settings[i].offset != AT(threads) &&
+            json_object_get(object, machine_settings[i].name))
+            TRY(settings_from_json(&machine_settings[i], 1, c, object, path));
+    return SPECTRA_OK;
+}
+
+spectra_status train_open_spec(const train_config *c)
+{
+    const jit_spec *spec;
+    spectra_status status = c->spec[0] ? jit_spec_open(c->spec, c->spec_hash, &spec) : SPECTRA_OK;
+    if (status != SPECTRA_OK)
+        return fail(status, "the run's component function: %s", spectra_message());
+    return SPECTRA_OK;
+}
+
+spectra_status train_config_read(const char *run, train_config *out)
+{
+    char *path = outfile_join(run, "config.json");
+    if (!path)
+        return fail(SPECTRA_ENOMEM, "config.json: out of memory");
+    json_error_t error;
+    train_config c = {.threads = 0};
+    spectra_status status = SPECTRA_OK;
+    FILE *file = fopen(path, "rb");
+    json_t *object = file ? json_loadf(file, JSON_REJECT_DUPLICATES, &error) : NULL;
+    if (!file)
+        status = fail(SPECTRA_EIO, "%s: cannot read; is '%s' the folder of a run?", path, run);
+    else if (!object)
+        status = fail(SPECTRA_EFORMAT, "%s:%d: %s", path, error.line, error.text);
+    if (status == SPECTRA_OK)
+        status = settings_from_json(train_settings, TRAIN_SETTINGS, &c, object, path);
+    if (status == SPECTRA_OK)
+        status = settings_from_json(task_settings, TASK_SETTINGS, &c, object, path);
+    if (status == SPECTRA_OK)
+        status = machine_from_json(object, path, &c);
+    if (status == SPECTRA_OK)
+        status = spec_from_json(object, path, &c);
+    if (file)
+        fclose(file);
+    json_decref(object);
+    free(path);
+    if (status == SPECTRA_OK)
+        *out = c;
+    return status;
+}
