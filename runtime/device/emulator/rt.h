@@ -1,11 +1,11 @@
 /* Twins of what rt.cuh takes from the device, for fibres on a CPU: the same names, the same
- * meaning, and a check of each use. It comes after emulator_abi.h in front of a CUDA text, which is
+ * meaning, and a check of each use. It comes after abi.h in front of a CUDA text, which is
  * then compiled as C; the library itself does not include it.
  */
 #ifndef SPECTRA_DEVICE_EMULATOR_RT_H
 #define SPECTRA_DEVICE_EMULATOR_RT_H
 
-#ifndef EMULATOR_ABI_H
+#ifndef SPECTRA_DEVICE_EMULATOR_ABI_H
 #include "device/emulator/abi.h"
 #endif
 
