@@ -191,7 +191,7 @@ build/cubins.c: gen/cubins.lua $(wildcard build/*/cubins.inc)
 	@mkdir -p build
 	@$(LUA) gen/cubins.lua $@ $(wildcard build/*/cubins.inc)
 	@touch $@
-CUBIN_O := $(patsubst %,$(O)/runtime/%.o,device/cuda/nvrtc kernel/cache base/library base/outfile base/status)
+CUBIN_O := $(patsubst %,$(O)/runtime/%.o,device/cuda/nvrtc base/bytes base/library base/outfile base/status)
 $(O)/cubin: $(O)/gen/cubin.o $(CUBIN_O)
 	@$(CC) $(CFLAGS) $(SAN) $^ -lmd -ldl -o $@
 
@@ -287,5 +287,5 @@ format:
 	clang-format -i $(C_FILES)
 lint:
 	clang-format --dry-run -Werror $(C_FILES)
-	luacheck -q --std lua54 gen bench/*.lua bench/compare bench/cuda-model
+	luacheck -q --std lua54 gen bench/*.lua bench/compare bench/cuda-model tests/layers.lua
 	$(LUA) bench/table.lua --check README.md bench/results.jsonl

@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include "device/cuda/nvrtc.h"
 
+#include "base/bytes.h"
 #include "base/outfile.h"
 #include "base/status.h"
 
@@ -15,7 +16,7 @@
 
 enum { TEXT_LIMIT = 16 << 20 };
 
-static spectra_status write_cubin(const char *path, const jit_bytes *image)
+static spectra_status write_cubin(const char *path, const byte_buffer *image)
 {
     outfile out;
     TRY(outfile_open(path, &out));
@@ -26,8 +27,8 @@ static spectra_status write_cubin(const char *path, const jit_bytes *image)
 static spectra_status compile(FILE *inc, const char *file, const char *text, const char *target)
 {
     char stem[512], path[600];
-    jit_hash key;
-    jit_bytes image = {.data = NULL};
+    sha256_hex key;
+    byte_buffer image = {.data = NULL};
     size_t length = strlen(file);
     if (length < 4 || length >= sizeof stem || strcmp(file + length - 3, ".cu") != 0)
         return fail(SPECTRA_EINVAL, "%s: not a file NAME.cu", file);
@@ -57,10 +58,10 @@ static spectra_status compile_all(FILE *inc, char *list)
     char *held = NULL;
     for (char *file = strtok_r(list, " \n", &held); file; file = strtok_r(NULL, " \n", &held)) {
         const char *target = strtok_r(NULL, " \n", &held);
-        jit_bytes text = {.data = NULL};
+        byte_buffer text = {.data = NULL};
         if (!target)
             return fail(SPECTRA_EFORMAT, "%s has no architecture behind it", file);
-        TRY(jit_read_file(file, TEXT_LIMIT, &text));
+        TRY(read_whole_file(file, TEXT_LIMIT, &text));
         spectra_status status = compile(inc, file, text.data, target);
         free(text.data);
         TRY(status);
@@ -71,8 +72,8 @@ static spectra_status compile_all(FILE *inc, char *list)
 static spectra_status run(const char *out, const char *list)
 {
     outfile inc;
-    jit_bytes lines = {.data = NULL};
-    TRY(jit_read_file(list, TEXT_LIMIT, &lines));
+    byte_buffer lines = {.data = NULL};
+    TRY(read_whole_file(list, TEXT_LIMIT, &lines));
     spectra_status status = outfile_open(out, &inc);
     if (status == SPECTRA_OK) {
         status = compile_all(inc.file, lines.data);

@@ -1,9 +1,9 @@
 -- lua5.4 gen/cubins.lua OUT.c FILE.inc ... : the cubins that gen/cubin.c listed as the table
--- built_cubins of runtime/device/built.h.
+-- built_cubins of runtime/device/cuda/built.h.
 local disk = dofile((arg[0]:match("^(.*)/[^/]*$") or ".") .. "/files.lua")
 
 local out = { "/* lua5.4 gen/cubins.lua " .. table.concat(arg, " ") .. " */",
-  '#include "device/built.h"', "" }
+  '#include "device/cuda/built.h"', "" }
 local rows = {}
 
 -- A string of C, octal digits for what is no letter: three, so that what follows cannot join them.

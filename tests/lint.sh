@@ -12,8 +12,9 @@ check() {
 }
 
 check "C is formatted" sh -c 'git ls-files -- "*.[ch]" | grep -v "^templates/cuda" | xargs clang-format --dry-run -Werror'
-check "luacheck is clean" luacheck -q --std lua54 gen bench/*.lua bench/compare bench/cuda-model
+check "luacheck is clean" luacheck -q --std lua54 gen bench/*.lua bench/compare bench/cuda-model tests/layers.lua
 check "no file over 600 lines" sh -c '! find gen runtime templates/c tests bench -type f -not -name "*.md" -not -name "*.txt" -not -name "*.svg" -not -name "*.jsonl" | xargs wc -l | grep -v total | awk "\$1 > 600" | grep .'
+check "folders of the runtime use those before them, objects have no cycles" lua5.4 tests/layers.lua build
 check "the library neither prints nor exits" sh -c '
     ! nm -u build/libspectraformer.so | grep -wE "exit|abort|_exit|printf|puts|perror|getenv"'
 check "only spectra_ is exported, and that is" sh -c '

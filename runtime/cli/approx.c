@@ -3,6 +3,7 @@
 #include "base/status.h"
 #include "cli/cli.h"
 #include "file/npy.h"
+#include "kernel/find.h"
 #include "kernel/registry.h"
 
 #include <math.h>
@@ -34,7 +35,7 @@ static bool is_feature(const char *name)
 static spectra_status add_feature(approx_lab *lab, const char *name)
 {
     const feature_info *f = NULL;
-    TRY(registry_feature(name, &f));
+    TRY(kernel_find_feature(name, &f));
     for (int i = 0; i < lab->features; i++)
         if (lab->feature[i] == f)
             return SPECTRA_OK;

@@ -2,6 +2,7 @@
 #include "base/outfile.h"
 #include "base/status.h"
 #include "cli/cli.h"
+#include "kernel/find.h"
 #include "kernel/registry.h"
 #include "math/blas.h"
 
@@ -55,7 +56,7 @@ static spectra_status choose_features(bench_run *x)
     while (!all && cli_next_item(&at, item)) {
         if (x->features == NAMES)
             return too_many("features");
-        TRY(registry_feature(item, &x->feature[x->features++]));
+        TRY(kernel_find_feature(item, &x->feature[x->features++]));
     }
     return SPECTRA_OK;
 }

@@ -1,6 +1,7 @@
 #include "base/outfile.h"
 #include "base/status.h"
 #include "cli/cli.h"
+#include "kernel/generate.h"
 #include "kernel/jit.h"
 #include "kernel/registry.h"
 

@@ -1,8 +1,10 @@
 #define _GNU_SOURCE
 #include "kernel/jit.h"
+#include "base/bytes.h"
 #include "base/status.h"
 #include "cli/cli.h"
 #include "device/cuda/nvrtc.h"
+#include "kernel/programs.h"
 #include "kernel/registry.h"
 
 #include <stdio.h>
@@ -139,7 +141,7 @@ static spectra_status clear_entries(void)
     return SPECTRA_OK;
 }
 
-static spectra_status use_nothing(void *context, const jit_bytes *image)
+static spectra_status use_nothing(void *context, const byte_buffer *image)
 {
     (void)context;
     (void)image;

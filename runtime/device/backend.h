@@ -64,7 +64,7 @@ struct device_function {
 struct device_program {
     device *dev;
     char *name;
-    jit_hash text;
+    sha256_hex text;
     void *module; /* the backend's */
     device_function *functions;
     device_program *next;

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "device/backend.h"
 
+#include "base/bytes.h"
 #include "base/status.h"
 
 #include <assert.h>
@@ -215,8 +216,8 @@ spectra_status device_wait(device *dev)
 spectra_status device_program_get(device *dev, const char *name, const char *text,
                                   device_program **out)
 {
-    jit_hash hash;
-    jit_digest(text, strlen(text), hash);
+    sha256_hex hash;
+    sha256_of(text, strlen(text), hash);
     for (device_program *p = dev->programs; p; p = p->next)
         if (strcmp(p->text, hash) == 0) {
             *out = p;

@@ -22,8 +22,8 @@
 /* An entry: this, then the shared object, which ends the file. Numbers as the machine has them. */
 typedef struct entry_header {
     char magic[8];
-    char hash[JIT_HASH]; /* of all that follows */
-    char text[JIT_HASH], compiler[JIT_HASH];
+    char hash[SHA256_DIGITS]; /* of all that follows */
+    char text[SHA256_DIGITS], compiler[SHA256_DIGITS];
     char feature[64], isa[16], compiler_path[128]; /* for people */
     int64_t D, DV, M;
     uint64_t bytes; /* of the shared object */
@@ -36,47 +36,9 @@ static const char suffix[] = ".kernel";
 enum {
     HASH_FROM = offsetof(entry_header, text),
     NAME_COMPILER = 16, /* digits of the compiler's hash in the name */
-    NAME = JIT_HASH + 1 + NAME_COMPILER + sizeof suffix - 1,
+    NAME = SHA256_DIGITS + 1 + NAME_COMPILER + sizeof suffix - 1,
     ENTRY_LIMIT = 65 << 20
 };
-
-void jit_digest(const void *data, size_t size, jit_hash out)
-{
-    SHA256Data(data, size, out);
-}
-
-spectra_status jit_read_file(const char *path, size_t limit, jit_bytes *out)
-{
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    struct stat info;
-    if (fd < 0 || fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
-        int error = fd < 0 ? errno : 0;
-        if (fd >= 0)
-            close(fd);
-        return fail(SPECTRA_EIO, "%s: cannot read: %s", path,
-                    error ? strerror(error) : "it is no file");
-    }
-    size_t size = (size_t)info.st_size, done = 0;
-    char *data = size <= limit ? malloc(size + 1) : NULL;
-    ssize_t n = 0;
-    while (data && done < size) {
-        n = read(fd, data + done, size - done);
-        if (n == 0 || (n < 0 && errno != EINTR))
-            break;
-        done += n > 0 ? (size_t)n : 0;
-    }
-    close(fd);
-    if (!data || done < size) {
-        free(data);
-        return size > limit ? fail(SPECTRA_EFORMAT, "%s: longer than %zu bytes", path, limit)
-               : !data      ? fail(SPECTRA_ENOMEM, "%s: out of memory", path)
-                            : fail(SPECTRA_EIO, "%s: cannot read: %s", path,
-                              n < 0 ? strerror(errno) : "it became shorter");
-    }
-    data[size] = 0;
-    *out = (jit_bytes){data, size};
-    return SPECTRA_OK;
-}
 
 /* ---- the folder -------------------------------------------------------------------------------
  */
@@ -117,8 +79,9 @@ const char *jit_cache_open(const char *folder)
 static bool is_entry_name(const char *name)
 {
     static const char digits[] = "0123456789abcdef";
-    return strlen(name) == NAME && strspn(name, digits) == JIT_HASH && name[JIT_HASH] == '-' &&
-           strspn(name + JIT_HASH + 1, digits) == NAME_COMPILER &&
+    return strlen(name) == NAME && strspn(name, digits) == SHA256_DIGITS &&
+           name[SHA256_DIGITS] == '-' &&
+           strspn(name + SHA256_DIGITS + 1, digits) == NAME_COMPILER &&
            strcmp(name + NAME - (sizeof suffix - 1), suffix) == 0;
 }
 
@@ -168,7 +131,7 @@ static spectra_status entry_names(const char *folder, const char *prefix, char *
  */
 
 /* NULL if the entry is whole, else what is wrong with it. key NULL: whatever it is of. */
-static const char *verify(const jit_bytes *file, const jit_key *key, entry_header *header)
+static const char *verify(const byte_buffer *file, const jit_key *key, entry_header *header)
 {
     if (file->size < sizeof *header)
         return "it is too short";
@@ -177,12 +140,12 @@ static const char *verify(const jit_bytes *file, const jit_key *key, entry_heade
         return "it is no kernel";
     if (header->bytes != file->size - sizeof *header)
         return "its length is wrong";
-    jit_hash hash;
-    jit_digest(file->data + HASH_FROM, file->size - HASH_FROM, hash);
-    if (memcmp(header->hash, hash, JIT_HASH) != 0)
+    sha256_hex hash;
+    sha256_of(file->data + HASH_FROM, file->size - HASH_FROM, hash);
+    if (memcmp(header->hash, hash, SHA256_DIGITS) != 0)
         return "its hash is wrong";
-    if (key && (memcmp(header->text, key->text, JIT_HASH) != 0 ||
-                (key->compiler[0] && memcmp(header->compiler, key->compiler, JIT_HASH) != 0)))
+    if (key && (memcmp(header->text, key->text, SHA256_DIGITS) != 0 ||
+                (key->compiler[0] && memcmp(header->compiler, key->compiler, SHA256_DIGITS) != 0)))
         return "it is of another kernel";
     return NULL;
 }
@@ -200,20 +163,21 @@ static char *entry_path(const char *folder, const jit_key *key)
 }
 
 /* Reads one entry; a damaged one is removed. */
-static bool get_entry(const char *path, const jit_key *key, jit_warning warn, jit_bytes *image)
+static bool get_entry(const char *path, const jit_key *key, jit_warning warn, byte_buffer *image)
 {
     struct stat info;
     if (lstat(path, &info) != 0)
         return false;
-    jit_bytes file = {.data = NULL};
+    byte_buffer file = {.data = NULL};
     entry_header header;
     const char *wrong = "it is no file";
     if (S_ISREG(info.st_mode))
-        wrong = jit_read_file(path, ENTRY_LIMIT, &file) == SPECTRA_OK ? verify(&file, key, &header)
-                                                                      : "it cannot be read";
+        wrong = read_whole_file(path, ENTRY_LIMIT, &file) == SPECTRA_OK
+                    ? verify(&file, key, &header)
+                    : "it cannot be read";
     if (!wrong) {
         memmove(file.data, file.data + sizeof header, (size_t)header.bytes);
-        *image = (jit_bytes){file.data, (size_t)header.bytes};
+        *image = (byte_buffer){file.data, (size_t)header.bytes};
         return true;
     }
     free(file.data);
@@ -225,7 +189,7 @@ static bool get_entry(const char *path, const jit_key *key, jit_warning warn, ji
     return false;
 }
 
-bool jit_cache_get(const char *folder, const jit_key *key, jit_warning warn, jit_bytes *image,
+bool jit_cache_get(const char *folder, const jit_key *key, jit_warning warn, byte_buffer *image,
                    char **path)
 {
     char **names = NULL;
@@ -251,22 +215,22 @@ bool jit_cache_get(const char *folder, const jit_key *key, jit_warning warn, jit
 }
 
 spectra_status jit_cache_put(const char *folder, const jit_key *key, const jit_entry *about,
-                             const jit_bytes *image)
+                             const byte_buffer *image)
 {
     entry_header h = {.D = about->D, .DV = about->DV, .M = about->M, .bytes = image->size};
     memcpy(h.magic, magic, sizeof magic);
-    memcpy(h.text, key->text, JIT_HASH);
-    memcpy(h.compiler, key->compiler, JIT_HASH);
+    memcpy(h.text, key->text, SHA256_DIGITS);
+    memcpy(h.compiler, key->compiler, SHA256_DIGITS);
     snprintf(h.feature, sizeof h.feature, "%s", about->feature);
     snprintf(h.isa, sizeof h.isa, "%s", about->isa);
     snprintf(h.compiler_path, sizeof h.compiler_path, "%s", about->compiler);
     SHA2_CTX sha;
-    jit_hash hash;
+    sha256_hex hash;
     SHA256Init(&sha);
     SHA256Update(&sha, (const uint8_t *)&h + HASH_FROM, sizeof h - HASH_FROM);
     SHA256Update(&sha, (const uint8_t *)image->data, image->size);
     SHA256End(&sha, hash);
-    memcpy(h.hash, hash, JIT_HASH);
+    memcpy(h.hash, hash, SHA256_DIGITS);
     char *path = entry_path(folder, key);
     if (!path)
         return fail(SPECTRA_ENOMEM, "%s: out of memory", folder);
@@ -287,14 +251,14 @@ spectra_status jit_cache_put(const char *folder, const jit_key *key, const jit_e
 static void describe(const char *path, jit_entry *e)
 {
     struct stat info;
-    jit_bytes file = {.data = NULL};
+    byte_buffer file = {.data = NULL};
     entry_header h;
     *e = (jit_entry){.good = false};
     if (lstat(path, &info) == 0) {
         e->bytes = (int64_t)info.st_size;
         e->seconds = (int64_t)(time(NULL) - info.st_mtime);
     }
-    if (jit_read_file(path, ENTRY_LIMIT, &file) == SPECTRA_OK && !verify(&file, NULL, &h)) {
+    if (read_whole_file(path, ENTRY_LIMIT, &file) == SPECTRA_OK && !verify(&file, NULL, &h)) {
         e->good = true;
         snprintf(e->feature, sizeof e->feature, "%.63s", h.feature);
         snprintf(e->isa, sizeof e->isa, "%.15s", h.isa);

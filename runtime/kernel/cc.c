@@ -64,7 +64,7 @@ bool jit_compiler_find(const char *command, const char *search, jit_compiler *ou
         jit_compiler_free(&c);
         return false;
     }
-    jit_digest(text, strlen(text), c.identity);
+    sha256_of(text, strlen(text), c.identity);
     free(text);
     *out = c;
     return true;
@@ -146,8 +146,8 @@ static spectra_status finish(job *j, const jit_compiler *c, spectra_status wrong
         return fail(SPECTRA_EUNSUPPORTED, "%s was ended by signal %d", c->path, WTERMSIG(code));
     if (code == 0)
         return SPECTRA_OK;
-    jit_bytes said = {.data = NULL};
-    if (jit_read_file(j->said, 1 << 20, &said) != SPECTRA_OK || !said.size) {
+    byte_buffer said = {.data = NULL};
+    if (read_whole_file(j->said, 1 << 20, &said) != SPECTRA_OK || !said.size) {
         free(said.data);
         return fail(SPECTRA_EUNSUPPORTED, "%s failed with code %d and said nothing", c->path,
                     WEXITSTATUS(code));
@@ -187,7 +187,7 @@ static spectra_status job_new(job *j, const jit_compiler *c, const char *folder,
 
 /* What becomes one shared object. */
 typedef struct source {
-    const jit_bytes *text;
+    const byte_buffer *text;
     int parts;                /* compiled apart with -DPART=0 ... */
     char flags[PARTS][FLAGS]; /* of each */
     const char *link_flags;
@@ -240,7 +240,7 @@ static spectra_status link_parts(job *jobs, const jit_compiler *c, const source 
     return finish(j, c, SPECTRA_EUNSUPPORTED);
 }
 
-static spectra_status write_source(const char *path, const jit_bytes *text)
+static spectra_status write_source(const char *path, const byte_buffer *text)
 {
     FILE *file = fopen(path, "wbxe");
     bool written = file && fwrite(text->data, 1, text->size, file) == text->size;
@@ -250,7 +250,7 @@ static spectra_status write_source(const char *path, const jit_bytes *text)
 }
 
 static spectra_status compile_in(const jit_compiler *c, const source *s, const char *folder,
-                                 jit_bytes *image)
+                                 byte_buffer *image)
 {
     char *path = outfile_join(folder, "kernel.c");
     if (!path || s->parts > PARTS) {
@@ -264,7 +264,7 @@ static spectra_status compile_in(const jit_compiler *c, const source *s, const c
     if (status == SPECTRA_OK)
         status = link_parts(jobs, c, s, folder);
     if (status == SPECTRA_OK)
-        status = jit_read_file(jobs[s->parts].object, IMAGE_LIMIT, image);
+        status = read_whole_file(jobs[s->parts].object, IMAGE_LIMIT, image);
     for (int i = 0; i <= s->parts; i++)
         job_free(&jobs[i]);
     unlink(path);
@@ -273,7 +273,7 @@ static spectra_status compile_in(const jit_compiler *c, const source *s, const c
 }
 
 static spectra_status compile(const jit_compiler *c, const source *s, const char *temporary,
-                              jit_bytes *image)
+                              byte_buffer *image)
 {
     char *folder = outfile_join(temporary, "spectraformer-XXXXXX");
     if (!folder)
@@ -291,8 +291,8 @@ static spectra_status compile(const jit_compiler *c, const source *s, const char
 }
 
 /* The table, the last part, is portable like the tables that are built ahead. */
-spectra_status jit_compile(const jit_compiler *c, isa level, const jit_text *text,
-                           const char *temporary, jit_bytes *image)
+spectra_status jit_compile(const jit_compiler *c, isa level, const kernel_text *text,
+                           const char *temporary, byte_buffer *image)
 {
     source s = {
         .text = &text->text, .parts = text->parts, .link_flags = "", .wrong = SPECTRA_EUNSUPPORTED};
@@ -304,8 +304,8 @@ spectra_status jit_compile(const jit_compiler *c, isa level, const jit_text *tex
     return compile(c, &s, temporary, image);
 }
 
-spectra_status jit_compile_text(const jit_compiler *c, const jit_bytes *text, const char *flags,
-                                const char *temporary, jit_bytes *image)
+spectra_status jit_compile_text(const jit_compiler *c, const byte_buffer *text, const char *flags,
+                                const char *temporary, byte_buffer *image)
 {
     source s = {.text = text, .parts = 1, .link_flags = flags, .wrong = SPECTRA_EFORMAT};
     snprintf(s.flags[0], FLAGS, "%s", flags);

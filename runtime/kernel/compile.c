@@ -74,6 +74,11 @@ spectra_status jit_configure(const jit_options *o)
     return SPECTRA_OK;
 }
 
+jit_policy jit_policy_now(void)
+{
+    return settings.policy;
+}
+
 /* ---- making a kernel --------------------------------------------------------------------------
  */
 
@@ -121,7 +126,7 @@ static const char *cache_folder(void)
 }
 
 /* All that decides what the compiler makes, apart from itself. */
-static bool key_of(const wanted *w, const jit_text *text, jit_key *key)
+static bool key_of(const wanted *w, const kernel_text *text, jit_key *key)
 {
     struct utsname machine;
     char flags[1024], *all = NULL;
@@ -131,7 +136,7 @@ static bool key_of(const wanted *w, const jit_text *text, jit_key *key)
                      registry_isa_name(w->isa), flags, text->text.data);
     if (n < 0)
         return false;
-    jit_digest(all, (size_t)n, key->text);
+    sha256_of(all, (size_t)n, key->text);
     free(all);
     return true;
 }
@@ -139,12 +144,12 @@ static bool key_of(const wanted *w, const jit_text *text, jit_key *key)
 /* Kernels on their way. */
 typedef struct making {
     const wanted *wanted;
-    const jit_text *text;
+    const kernel_text *text;
     attn_row row;
     const feature_info *info;
 } making;
 
-static spectra_status load(void *context, const jit_bytes *image)
+static spectra_status load(void *context, const byte_buffer *image)
 {
     making *m = context;
     void *handle = jit_load(image, temporary_folder());
@@ -160,7 +165,7 @@ static spectra_status load(void *context, const jit_bytes *image)
     return SPECTRA_OK;
 }
 
-static spectra_status compile(void *context, jit_bytes *image)
+static spectra_status compile(void *context, byte_buffer *image)
 {
     const making *m = context;
     char why[320];
@@ -177,7 +182,7 @@ static spectra_status compile(void *context, jit_bytes *image)
 /* From the folder; one that cannot be loaded is removed. */
 static bool get(const jit_job *job, const char *folder)
 {
-    jit_bytes image;
+    byte_buffer image;
     char *path = NULL, sentence[1024];
     if (!folder || !jit_cache_get(folder, &job->key, warn, &image, &path))
         return false;
@@ -199,7 +204,7 @@ static spectra_status run_job(const jit_job *job, bool *compiled)
     *compiled = false;
     if (get(job, folder))
         return SPECTRA_OK;
-    jit_bytes image = {.data = NULL};
+    byte_buffer image = {.data = NULL};
     TRY(job->compile(job->context, &image));
     *compiled = true;
     spectra_status status = job->load(job->context, &image);
@@ -289,9 +294,9 @@ static spectra_status make_group(const wanted *w, const group_name *group, bool 
 {
     const jit_spec *own = jit_spec_find(w->feat);
     const bool plain = group->group == ATTN_ATTENTION;
-    jit_text text;
-    TRY(jit_generate(own ? own->path : w->feat, own ? own->text : NULL, w->D, w->DV, w->M,
-                     group->name, &text));
+    kernel_text text;
+    TRY(generate_kernels(own ? own->path : w->feat, own ? own->text : NULL, w->D, w->DV, w->M,
+                         group->name, &text));
     making m = {.wanted = w, .text = &text};
     jit_job job = {.about = {.D = w->D, .DV = w->DV, .M = w->M},
                    .key = {.compiler = ""},
@@ -399,10 +404,6 @@ spectra_status jit_attn(const char *feat, const char *matrix, int64_t D, int64_t
 void jit_prefer(const char *feat, const char *matrix, int64_t D, int64_t DV, int64_t M, int groups)
 {
     const wanted w = {feat, matrix, D, DV, M, groups, registry_isa()};
-    const attn_row *built;
-    if (settings.policy != JIT_AUTO ||
-        registry_attn(feat, matrix, D, DV, M, groups, &built) != SPECTRA_OK || exact(built))
-        return;
     bool compiled = false;
     pthread_mutex_lock(&lock);
     if (make(&w, &compiled) != SPECTRA_OK && compiler()) {
@@ -427,15 +428,6 @@ spectra_status jit_warm(const char *feat, int64_t D, int64_t DV, int64_t M, int 
     return status;
 }
 
-spectra_status jit_programs_make(const jit_cuda_request *request, jit_programs *out)
-{
-    jit_cuda_request r = *request;
-    const jit_spec *own = r.feat ? jit_spec_find(r.feat) : NULL;
-    if (own)
-        r.feat = own->path;
-    return jit_generate_cuda(&r, own ? own->text : NULL, out);
-}
-
 /* ---- other texts ------------------------------------------------------------------------------
  */
 
@@ -449,7 +441,7 @@ static spectra_status object_key(const char *name, const char *target, const cha
                      flags, text);
     if (n < 0)
         return fail(SPECTRA_ENOMEM, "%s: out of memory", name);
-    jit_digest(all, (size_t)n, key->text);
+    sha256_of(all, (size_t)n, key->text);
     free(all);
     key->compiler[0] = 0;
     if (compiler())
@@ -463,17 +455,17 @@ typedef struct object {
     void *handle;
 } object;
 
-static spectra_status object_load(void *context, const jit_bytes *image)
+static spectra_status object_load(void *context, const byte_buffer *image)
 {
     object *o = context;
     o->handle = jit_load(image, temporary_folder());
     return o->handle ? SPECTRA_OK : SPECTRA_EUNSUPPORTED;
 }
 
-static spectra_status object_compile(void *context, jit_bytes *image)
+static spectra_status object_compile(void *context, byte_buffer *image)
 {
     const object *o = context;
-    const jit_bytes source = {(char *)(uintptr_t)o->text, strlen(o->text)};
+    const byte_buffer source = {(char *)(uintptr_t)o->text, strlen(o->text)};
     if (!compiler())
         return fail(SPECTRA_EUNSUPPORTED,
                     "%s has to be compiled, and there is no C compiler '%.120s'; install gcc and "

@@ -149,7 +149,7 @@ typedef struct request {
     const char *feat, *spec;
     const int64_t *sizes; /* D, DV, M; NULL: the spec is only checked */
     const char *group;
-    jit_text text;
+    kernel_text text;
     char *name; /* of the feature; owned */
     bool no_memory;
 } request;
@@ -186,7 +186,7 @@ static int run(lua_State *L)
     lua_call(L, 3, 2);
     const char *text = luaL_checklstring(L, -2, &size);
     r->text.parts = (int)luaL_checkinteger(L, -1);
-    r->text.text = (jit_bytes){copy(text, size), size};
+    r->text.text = (byte_buffer){copy(text, size), size};
     r->no_memory = r->no_memory || !r->text.text.data;
     return 0;
 }
@@ -201,8 +201,8 @@ static spectra_status generate(request *r)
     return status;
 }
 
-spectra_status jit_generate(const char *feat, const char *spec, int64_t D, int64_t DV, int64_t M,
-                            const char *group, jit_text *out)
+spectra_status generate_kernels(const char *feat, const char *spec, int64_t D, int64_t DV,
+                                int64_t M, const char *group, kernel_text *out)
 {
     const int64_t sizes[] = {D, DV, M};
     request r = {.feat = feat, .spec = spec, .sizes = sizes, .group = group};
@@ -212,7 +212,7 @@ spectra_status jit_generate(const char *feat, const char *spec, int64_t D, int64
     return SPECTRA_OK;
 }
 
-spectra_status jit_check_spec(const char *path, const char *spec, char **name)
+spectra_status generate_check_spec(const char *path, const char *spec, char **name)
 {
     request r = {.feat = path, .spec = spec};
     TRY(generate(&r));
@@ -330,7 +330,7 @@ static int run_cuda(lua_State *L)
     return 0;
 }
 
-spectra_status jit_generate_cuda(const jit_cuda_request *wanted, const char *spec,
+spectra_status generate_programs(const jit_cuda_request *wanted, const char *spec,
                                  jit_programs *out)
 {
     cuda_request r = {.wanted = wanted, .spec = spec};

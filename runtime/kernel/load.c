@@ -14,7 +14,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-static bool write_all(int fd, const jit_bytes *image)
+static bool write_all(int fd, const byte_buffer *image)
 {
     for (size_t done = 0; done < image->size;) {
         ssize_t n = write(fd, image->data + done, image->size - done);
@@ -37,7 +37,7 @@ static void *open_path(const char *path)
 
 /* The descriptor stays open as long as the kernel, that is until the end: the loader knows objects
  * by their path, and a descriptor used again would give another kernel the same one. */
-void *jit_load_memory(const jit_bytes *image)
+void *jit_load_memory(const byte_buffer *image)
 {
     char path[64];
     void *handle = NULL;
@@ -53,7 +53,7 @@ void *jit_load_memory(const jit_bytes *image)
     return handle;
 }
 
-void *jit_load_file(const jit_bytes *image, const char *temporary)
+void *jit_load_file(const byte_buffer *image, const char *temporary)
 {
     char *path = NULL;
     if (asprintf(&path, "%s/spectraformer-XXXXXX", temporary) < 0) {
@@ -75,7 +75,7 @@ void *jit_load_file(const jit_bytes *image, const char *temporary)
     return handle;
 }
 
-void *jit_load(const jit_bytes *image, const char *temporary)
+void *jit_load(const byte_buffer *image, const char *temporary)
 {
     void *handle = jit_load_memory(image);
     return handle ? handle : jit_load_file(image, temporary);

@@ -1,7 +1,6 @@
 #include "kernel/registry.h"
 
 #include "base/status.h"
-#include "kernel/jit.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -79,11 +78,6 @@ spectra_status registry_feature(const char *name, const feature_info **out)
         if (n < MAX_NAMES)
             names[n++] = f->name;
     }
-    const feature_info *own = jit_feature_info(name);
-    if (own) {
-        *out = own;
-        return SPECTRA_OK;
-    }
     return unknown("component function", name, names, n);
 }
 
@@ -113,8 +107,8 @@ static int fit(const attn_row *r, const char *feat, const char *matrix, int64_t 
     return r->D == D && r->DV == DV && r->M == M ? 2 : 0;
 }
 
-spectra_status registry_attn(const char *feat, const char *matrix, int64_t D, int64_t DV, int64_t M,
-                             int groups, const attn_row **out)
+const attn_row *registry_attn(const char *feat, const char *matrix, int64_t D, int64_t DV,
+                              int64_t M, int groups)
 {
     const attn_row *best = NULL;
     int best_fit = 0;
@@ -127,10 +121,7 @@ spectra_status registry_attn(const char *feat, const char *matrix, int64_t D, in
             best_fit = f;
         }
     }
-    const feature_info *known;
-    if (!best && !jit_spec_find(feat))
-        TRY(registry_feature(feat, &known));
-    return jit_attn(feat, matrix, D, DV, M, groups, best, out);
+    return best;
 }
 
 spectra_status registry_row(const char *name, const row_op **out)

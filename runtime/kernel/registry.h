@@ -1,7 +1,7 @@
-/* Looking things up in the tables the generator wrote. Kernels are found by what they compute and
- * for which sizes; the highest instruction set present wins, a pair made for the exact sizes wins
- * over one for any size. What is not there jit.h may compile.
- */
+/* The tables that the generator wrote, and looking things up in them. A kernel is found by what it
+ * computes and for which sizes: the highest instruction set that the processor has wins, then a
+ * kernel for exactly these sizes over one for any size. Nothing is compiled here; find.h does that
+ * where there is no such kernel. */
 #ifndef SPECTRA_KERNEL_REGISTRY_H
 #define SPECTRA_KERNEL_REGISTRY_H
 
@@ -16,14 +16,12 @@ void registry_isa_limit(isa level);
 
 /* The name of a feature, or of its antithetic form: with a + at its end. */
 const char *registry_form(const char *feat, bool antithetic, char *buf, size_t size);
-/* SPECTRA_ENOTFOUND names the nearest known name. A user's component function is known once
- * registry_attn gave a kernel of it. */
+/* A built-in component function or matrix. SPECTRA_ENOTFOUND names the nearest known name. */
 spectra_status registry_feature(const char *name, const feature_info **out);
 spectra_status registry_matrix(const char *name, const matrix_info **out);
-/* A row that has these groups (ATTN_ATTENTION | ...): of what was built, or what jit.h makes of it.
- * SPECTRA_EUNSUPPORTED when nothing fits. */
-spectra_status registry_attn(const char *feat, const char *matrix, int64_t D, int64_t DV, int64_t M,
-                             int groups, const attn_row **out);
+/* The best row built for these sizes that has these groups (ATTN_ATTENTION | ...); NULL. */
+const attn_row *registry_attn(const char *feat, const char *matrix, int64_t D, int64_t DV,
+                              int64_t M, int groups);
 /* The groups a row has. */
 int registry_groups(const attn_row *row);
 /* Whether kernels of ATTN_BF16 run at the instruction set in use. */

@@ -14,7 +14,7 @@ enum { SPEC_LIMIT = 1 << 20 };
 typedef struct own_spec {
     jit_spec view;
     char *name, *path, *text;
-    jit_hash hash;
+    sha256_hex hash;
     struct own_spec *next;
 } own_spec;
 
@@ -54,10 +54,10 @@ static void spec_free(own_spec *s)
 
 static spectra_status spec_read(const char *path, const char *hash, own_spec *s)
 {
-    jit_bytes text;
-    TRY(jit_read_file(path, SPEC_LIMIT, &text));
+    byte_buffer text;
+    TRY(read_whole_file(path, SPEC_LIMIT, &text));
     s->text = text.data;
-    jit_digest(text.data, text.size, s->hash);
+    sha256_of(text.data, text.size, s->hash);
     if (strlen(text.data) != text.size)
         return fail(SPECTRA_EFORMAT, "%s: not a text", path);
     if (hash && strcmp(hash, s->hash) != 0)
@@ -66,7 +66,7 @@ static spectra_status spec_read(const char *path, const char *hash, own_spec *s)
     s->path = realpath(path, NULL);
     if (!s->path)
         return fail(SPECTRA_EIO, "%s: cannot find where it is", path);
-    return jit_check_spec(path, s->text, &s->name);
+    return generate_check_spec(path, s->text, &s->name);
 }
 
 spectra_status jit_spec_open(const char *path, const char *hash, const jit_spec **out)

@@ -16,20 +16,6 @@ spectra_status primitive_normal(canvas *c)
     return SPECTRA_OK;
 }
 
-/* Q of a Gaussian matrix is uniformly distributed when R's diagonal is positive (Mezzadri 2007),
- * which LAPACK does not see to. */
-spectra_status canvas_haar(const canvas *c, uint64_t first, int64_t n, double *q, double *r)
-{
-    for (int64_t i = 0; i < n * n; i++)
-        q[i] = rng_normal(&c->stream, first + (uint64_t)i);
-    TRY(lapack_qr_square(n, q, r));
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t j = 0; j < n; j++)
-            if (r[j] < 0)
-                q[i * n + j] = -q[i * n + j];
-    return SPECTRA_OK;
-}
-
 /* w = independent d x d orthogonal matrices one below the other, the last one cut. */
 spectra_status primitive_haar(canvas *c)
 {
@@ -95,17 +81,6 @@ spectra_status primitive_unit_rows(canvas *c)
         scale_row(c, r, 1 / sqrt(sum));
     }
     return SPECTRA_OK;
-}
-
-/* Reid et al. 2023, with n for d: sqrt(n/(n-1)) e_i - (sqrt(n)+1) (n-1)^(-3/2) (1,..,1,0) for i <
- * n-1 and (n-1)^(-1/2) (1,..,1,0) for the last. */
-void canvas_simplex_vertex(int64_t n, int64_t i, double *out)
-{
-    double last = (double)n - 1, root = sqrt((double)n);
-    for (int64_t j = 0; j < n; j++)
-        out[j] = j == n - 1   ? 0
-                 : i == n - 1 ? 1 / sqrt(last)
-                              : (i == j ? root / sqrt(last) : 0) - (root + 1) / (last * sqrt(last));
 }
 
 /* The orthonormal rows of each block become the vertices of a regular simplex that they span; of a

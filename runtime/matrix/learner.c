@@ -12,14 +12,6 @@ static const learner_kind *const kinds[] = {&learner_fastfood, &learner_gmm, &le
                                             &learner_dgm, &learner_inn};
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
 
-int64_t learner_add(matrix_learner *l, const char *name, int64_t rows, int64_t columns)
-{
-    int64_t offset = l->count;
-    l->tensor[l->tensors++] = (learner_tensor){name, rows, columns, offset};
-    l->count += rows * columns;
-    return offset;
-}
-
 spectra_status learner_open_matrix(const char *name, const char *matrix, int64_t m, int64_t d,
                                    double *sample, const rng_stream *s, matrix_learner *out)
 {

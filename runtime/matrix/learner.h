@@ -1,7 +1,7 @@
 /* Weight matrices that are trained: W and its row weights as differentiable functions of parameters
  * theta and of a fixed sample, the one the recipe of the matrix's spec draws. Everything is
  * computed in double precision. Adding a learner touches its C file, its declaration below, the
- * table in matrix_learner.c and the names that specs may give, LEARNERS in gen/spec.lua; adding a
+ * table in learner.c and the names that specs may give, LEARNERS in gen/spec.lua; adding a
  * matrix from a known one touches one spec.
  *
  * They change the kernel that is estimated: unbiasedness is a property of the first values only,
@@ -56,6 +56,13 @@ spectra_status learner_open_matrix(const char *name, const char *matrix, int64_t
                                    double *sample, const rng_stream *s, matrix_learner *out);
 void learner_close_matrix(matrix_learner *l);
 /* Appends a tensor to the layout; returns its offset. */
-int64_t learner_add(matrix_learner *l, const char *name, int64_t rows, int64_t columns);
+static inline int64_t learner_add(matrix_learner *l, const char *name, int64_t rows,
+                                  int64_t columns)
+{
+    int64_t offset = l->count;
+    l->tensor[l->tensors++] = (learner_tensor){name, rows, columns, offset};
+    l->count += rows * columns;
+    return offset;
+}
 
 #endif

@@ -4,7 +4,7 @@
  * signs, S chi lengths over |G| (Le, Sarlos & Smola 2013; Yang et al. 2015). */
 #include "matrix/learner.h"
 
-#include "matrix/primitives.h"
+#include "matrix/canvas.h"
 
 #include <math.h>
 #include <string.h>

@@ -21,39 +21,6 @@ static const struct {
 };
 enum { PRIMITIVES = sizeof primitives / sizeof *primitives };
 
-double *canvas_scratch(int64_t n)
-{
-    double *scratch = malloc((size_t)n * sizeof *scratch);
-    if (!scratch)
-        fail(SPECTRA_ENOMEM, "no memory for %ld numbers to sample a matrix with", (long)n);
-    return scratch;
-}
-
-spectra_status canvas_shape(canvas *c, int64_t rows, int64_t columns, int64_t block)
-{
-    if (rows > SAMPLE_MAX_SIZE / columns)
-        return fail(SPECTRA_ESHAPE,
-                    "matrix %s: m = %ld and d = %ld take %ld x %ld numbers, at most %d are allowed",
-                    c->name, (long)c->m, (long)c->d, (long)rows, (long)columns, SAMPLE_MAX_SIZE);
-    free(c->w);
-    c->w = canvas_scratch(rows * columns);
-    if (!c->w)
-        return SPECTRA_ENOMEM;
-    memset(c->w, 0, (size_t)(rows * columns) * sizeof *c->w);
-    c->rows = rows, c->columns = columns, c->block = block;
-    return SPECTRA_OK;
-}
-
-double canvas_chi2(const canvas *c, uint64_t first, int64_t k)
-{
-    double sum = 0;
-    for (int64_t j = 0; j < k; j++) {
-        double x = rng_normal(&c->stream, first + (uint64_t)j);
-        sum += x * x;
-    }
-    return sum;
-}
-
 spectra_status sample_run_primitive(const char *name, canvas *c)
 {
     const char *names[PRIMITIVES];

@@ -1,5 +1,6 @@
-/* Weight matrices: executes the sampling recipes of specs/matrix. A recipe is a short list of
- * primitives (sample_primitives.h) that fill or transform a matrix in double precision. */
+/* Weight matrices, drawn by the sampling recipes of specs/matrix. A recipe is a short list of
+ * primitives (primitives.h) that fill or transform a matrix in double precision; a learned matrix
+ * is its recipe's sample and a learner (learner.h). */
 #ifndef SPECTRA_MATRIX_RECIPE_H
 #define SPECTRA_MATRIX_RECIPE_H
 

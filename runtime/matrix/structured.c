@@ -9,14 +9,6 @@
 #include "base/status.h"
 #include "matrix/primitives.h"
 
-int64_t canvas_order(int64_t d)
-{
-    int64_t n = 1;
-    while (n < d)
-        n *= 2;
-    return n;
-}
-
 spectra_status primitive_basis(canvas *c)
 {
     int64_t n = canvas_order(c->d), blocks = (c->m - 1) / n + 1;
@@ -46,17 +38,6 @@ spectra_status primitive_toeplitz(canvas *c)
         for (int64_t j = 0; j < n; j++)
             c->w[r * n + j] = rng_normal(&c->stream, (uint64_t)(r - j + n - 1));
     return SPECTRA_OK;
-}
-
-void canvas_hadamard(int64_t n, int64_t stride, double *x)
-{
-    for (int64_t half = 1; half < n; half *= 2)
-        for (int64_t i = 0; i < n; i += 2 * half)
-            for (int64_t j = i; j < i + half; j++) {
-                double a = x[j * stride], b = x[(j + half) * stride];
-                x[j * stride] = a + b;
-                x[(j + half) * stride] = a - b;
-            }
 }
 
 /* Each row times H, element (i, j) of which is +-n^(-1/2) by the number of ones that i and j share:

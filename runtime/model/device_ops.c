@@ -1,7 +1,7 @@
 #include "model/device_internal.h"
 
 #include "base/status.h"
-#include "kernel/jit.h"
+#include "kernel/programs.h"
 #include "math/rng.h"
 
 #include <assert.h>

@@ -3,7 +3,7 @@
 #include "study/bench.h"
 
 #include "base/status.h"
-#include "kernel/jit.h"
+#include "kernel/find.h"
 #include "kernel/registry.h"
 
 #include <math.h>
@@ -172,8 +172,8 @@ static spectra_status prepare(attention_bench *b, const bench_case *c, int part)
                                          .seed = 42,
                                          .bf16 = part == BENCH_BF16};
     if (!softmax)
-        jit_prefer(c->feat, c->kernel, c->D, c->DV, c->M,
-                   ATTN_ATTENTION | (causal ? ATTN_CAUSAL : 0));
+        kernel_prefer(c->feat, c->kernel, c->D, c->DV, c->M,
+                      ATTN_ATTENTION | (causal ? ATTN_CAUSAL : 0));
     TRY(spectra_attention_new(&desc, &b->att));
     b->p = (spectra_problem){.B = c->B, .T = tokens, .S = tokens};
     TRY(take(b, c, tokens));

@@ -4,8 +4,7 @@
 #include "study/bench.h"
 
 #include "base/status.h"
-#include "kernel/jit.h"
-#include "kernel/registry.h"
+#include "kernel/find.h"
 
 #include <omp.h>
 #include <stdlib.h>
@@ -271,9 +270,9 @@ static spectra_status measure(kernel_bench *b, const bench_case *c, const bench_
     const int group = b->part >= BENCH_TOKEN_KEYS       ? ATTN_OFFICIAL
                       : b->part >= BENCH_CAUSAL_FORWARD ? ATTN_CAUSAL
                                                         : ATTN_ATTENTION;
-    jit_prefer(c->feat, c->kernel, c->D, c->DV, c->M, ATTN_ATTENTION | group);
+    kernel_prefer(c->feat, c->kernel, c->D, c->DV, c->M, ATTN_ATTENTION | group);
     TRY(spectra_attention_new(&desc, &b->att));
-    TRY(registry_attn(c->feat, c->kernel, c->D, c->DV, c->M, ATTN_ATTENTION | group, &b->row));
+    TRY(kernel_find(c->feat, c->kernel, c->D, c->DV, c->M, ATTN_ATTENTION | group, &b->row));
     for (int t = 0; t < c->threads; t++)
         TRY(make_head(b, t));
     bench_result r = {.isa = b->row->isa,

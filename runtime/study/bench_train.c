@@ -3,6 +3,7 @@
 #include "study/bench.h"
 
 #include "base/status.h"
+#include "kernel/find.h"
 #include "kernel/jit.h"
 #include "model/optim.h"
 #include "train/internal.h"
@@ -62,7 +63,7 @@ static spectra_status configure(training_bench *b, const bench_case *c)
     snprintf(t->feat, sizeof t->feat, "%s", c->feat);
     snprintf(t->kernel, sizeof t->kernel, "%s", c->kernel);
     snprintf(t->target, sizeof t->target, "softmax");
-    jit_prefer(c->feat, c->kernel, t->task.head_dim, t->task.head_dim, c->M, ATTN_ATTENTION);
+    kernel_prefer(c->feat, c->kernel, t->task.head_dim, t->task.head_dim, c->M, ATTN_ATTENTION);
     return SPECTRA_OK;
 }
 

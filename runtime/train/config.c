@@ -3,6 +3,7 @@
 
 #include "base/outfile.h"
 #include "base/status.h"
+#include "kernel/find.h"
 #include "kernel/jit.h"
 #include "kernel/registry.h"
 #include "math/blas.h"
@@ -52,9 +53,9 @@ static spectra_status kernel_json(const train_config *c, json_t *build)
     const matrix_info *matrix;
     const attn_row *row;
     int64_t d = c->task.head_dim;
-    TRY(registry_feature(c->feat, &feature));
+    TRY(kernel_find_feature(c->feat, &feature));
     TRY(registry_matrix(c->kernel, &matrix));
-    TRY(registry_attn(c->feat, c->kernel, d, d, c->m, ATTN_ATTENTION, &row));
+    TRY(kernel_find(c->feat, c->kernel, d, d, c->m, ATTN_ATTENTION, &row));
     json_t *kernel = json_pack("{s:s, s:s, s:s, s:s}", "feature_spec", feature->hash, "matrix_spec",
                                matrix->hash, "kernel_text", row->hash, "instructions",
                                registry_isa_name(row->isa));

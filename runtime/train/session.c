@@ -3,7 +3,7 @@
 
 #include "base/outfile.h"
 #include "base/status.h"
-#include "kernel/jit.h"
+#include "kernel/find.h"
 #include "kernel/registry.h"
 #include "train/report.h"
 #include "train/session.h"
@@ -248,9 +248,9 @@ static spectra_status run_session(session *s, train_result *result)
     TRY(train_open_spec(c));
     if (c->feat[0] && strcmp(c->device, "cpu") == 0) {
         char feat[SETTING_TEXT + 1];
-        jit_prefer(registry_form(c->feat, c->antithetic, feat, sizeof feat), c->kernel,
-                   c->task.head_dim, c->task.head_dim, c->m,
-                   ATTN_ATTENTION | (c->official ? ATTN_OFFICIAL : 0));
+        kernel_prefer(registry_form(c->feat, c->antithetic, feat, sizeof feat), c->kernel,
+                      c->task.head_dim, c->task.head_dim, c->m,
+                      ATTN_ATTENTION | (c->official ? ATTN_OFFICIAL : 0));
     }
     TRY(learner_open(s->config, 7, &s->learner));
     if (dataset_count(s->learner.data[SPLIT_TEST]) < s->config->task.batch)

@@ -12,6 +12,8 @@
 
 /* the kernels' numbers are float here */
 #include "../templates/cuda/args.h"
+#include "base/bytes.h"
+#include "kernel/programs.h"
 
 /* ---- kernels ----------------------------------------------------------------------------------
  */
@@ -172,7 +174,7 @@ static void texts_are_the_generators(void **state)
     static const char *const features[] = {"saderf", "posrf+", "poisrf"};
     for (int i = 0; i < 4; i++) {
         char path[128], command[320], *text = NULL;
-        jit_bytes expected;
+        byte_buffer expected;
         snprintf(path, sizeof path, "%s/text.cu", folder);
         snprintf(command, sizeof command,
                  "lua5.4 gen/main.lua --cuda FEAT=%s D=20 DV=8 M=100 OUT=%s", features[i % 3],
@@ -183,7 +185,7 @@ static void texts_are_the_generators(void **state)
             .kind = "phi", .feat = features[i % 3], .D = 20, .DV = 8, .M = 100};
         ok(i < 3 ? program_text(&request, NULL, NULL, &text)
                  : program_row_text("layernorm", &text));
-        ok(jit_read_file(i < 3 ? path : "build/base/row/layernorm.cu", 1 << 24, &expected));
+        ok(read_whole_file(i < 3 ? path : "build/base/row/layernorm.cu", 1 << 24, &expected));
         assert_string_equal(text, expected.data);
         free(expected.data);
         free(text);

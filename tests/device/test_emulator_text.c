@@ -11,6 +11,7 @@
 #include "support/oracle.h"
 
 #include "../templates/cuda/args.h"
+#include "kernel/generate.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -21,9 +22,9 @@ static const emulator_kernel *from_file(const char *folder, const char *name, co
                                         const char *kernel)
 {
     char path[256];
-    jit_bytes text = {.data = NULL};
+    byte_buffer text = {.data = NULL};
     snprintf(path, sizeof path, "%s/%s%s", folder, name, file);
-    emulated_ok(jit_read_file(path, 1 << 20, &text));
+    emulated_ok(read_whole_file(path, 1 << 20, &text));
     const emulator_kernel *k = emulated_kernel(path, text.data, kernel);
     free(text.data);
     return k;
@@ -387,9 +388,9 @@ static void row_launch(const char *name, const char *kernel, const row_cuda_args
         {BLOCKS, 1, 1}, THREADS, 1, whole ? shares() * text.n * (int64_t)sizeof(float) : 0};
     const emulator_options options = {.order = EMULATOR_RANDOM, .seed = 9, .check_races = true};
     char path[64], *all = NULL;
-    jit_bytes file = {.data = NULL};
+    byte_buffer file = {.data = NULL};
     snprintf(path, sizeof path, "build/base/row/%s.cu", name);
-    emulated_ok(jit_read_file(path, 1 << 20, &file));
+    emulated_ok(read_whole_file(path, 1 << 20, &file));
     assert_true(asprintf(&all, "#define ROW_N %d\n#define ROW_UNIT %d\n%s", (int)text.n, text.unit,
                          file.data) > 0);
     const emulator_kernel *k = emulated_kernel(path, all, kernel);

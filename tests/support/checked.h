@@ -7,6 +7,7 @@
 #include "device/emulated.h"
 
 #include "device/args.h"
+#include "kernel/programs.h"
 #include "support/program.h"
 
 enum { CHECKED_THREADS = 256, CHECKED_MOST = 8 };

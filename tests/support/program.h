@@ -2,7 +2,7 @@
 #ifndef TESTS_PROGRAM_H
 #define TESTS_PROGRAM_H
 
-#include "kernel/jit.h"
+#include "kernel/programs.h"
 
 #include <string.h>
 

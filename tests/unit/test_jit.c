@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "attention/attention.h"
+#include "kernel/find.h"
 #include "kernel/internal.h"
 #include "kernel/registry.h"
 
@@ -85,10 +86,10 @@ static void text_is_the_generators(void **state)
         snprintf(command, sizeof command, "%s GROUP=%s FEAT=%s OUT=%s",
                  "lua5.4 gen/main.lua --jit D=20 DV=8 M=100", group, f->name, path);
         assert_int_equal(system(command), 0);
-        jit_bytes expected;
-        jit_text got;
-        ok(jit_read_file(path, 1 << 24, &expected));
-        ok(jit_generate(f->name, NULL, 20, 8, 100, group, &got));
+        byte_buffer expected;
+        kernel_text got;
+        ok(read_whole_file(path, 1 << 24, &expected));
+        ok(generate_kernels(f->name, NULL, 20, 8, 100, group, &got));
         assert_int_equal(got.text.size, expected.size);
         assert_memory_equal(got.text.data, expected.data, expected.size);
         free(expected.data);
@@ -121,7 +122,8 @@ static void bad_specs_are_one_sentence(void **state)
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char *name = NULL;
-        fails(jit_check_spec(cases[i].path, cases[i].text, &name), SPECTRA_EFORMAT, cases[i].part);
+        fails(generate_check_spec(cases[i].path, cases[i].text, &name), SPECTRA_EFORMAT,
+              cases[i].part);
         assert_null(strchr(spectra_message(), '\n'));
         assert_null(name);
     }
@@ -130,9 +132,9 @@ static void bad_specs_are_one_sentence(void **state)
 /* ---- compiler ---------------------------------------------------------------------------------
  */
 
-static jit_text text_of(const char *c)
+static kernel_text text_of(const char *c)
 {
-    return (jit_text){{(char *)(uintptr_t)c, strlen(c)}, 1};
+    return (kernel_text){{(char *)(uintptr_t)c, strlen(c)}, 1};
 }
 
 static void the_compilers_identity(void **state)
@@ -159,11 +161,11 @@ static void what_a_compiler_says_is_told(void **state)
 {
     (void)state;
     jit_compiler c;
-    jit_bytes image = {.data = NULL};
+    byte_buffer image = {.data = NULL};
     assert_true(jit_compiler_find("cc", getenv("PATH"), &c));
-    jit_text bad = text_of("#line 7 \"mine.lua\"\nint f(void) { return wrong; }\n");
+    kernel_text bad = text_of("#line 7 \"mine.lua\"\nint f(void) { return wrong; }\n");
     fails(jit_compile(&c, ISA_PORTABLE, &bad, folder, &image), SPECTRA_EUNSUPPORTED, "mine.lua:7:");
-    jit_text fine = text_of("int x;");
+    kernel_text fine = text_of("int x;");
     fails(jit_compile(&c, ISA_PORTABLE, &fine, "/nowhere", &image), SPECTRA_EIO, "/nowhere");
     jit_compiler_free(&c);
     assert_true(jit_compiler_find("false", getenv("PATH"), &c));
@@ -181,10 +183,10 @@ static void objects_load_from_memory_and_from_a_file(void **state)
     assert_true(jit_compiler_find("cc", getenv("PATH"), &c));
     for (int i = 0; i < 4; i++) {
         char source[128];
-        jit_bytes image;
+        byte_buffer image;
         snprintf(source, sizeof source,
                  "__attribute__((visibility(\"default\"))) int value = %d;\n", 100 + i);
-        jit_text text = text_of(source);
+        kernel_text text = text_of(source);
         ok(jit_compile(&c, registry_isa(), &text, folder, &image));
         handle[i] = i < 2 ? jit_load_memory(&image) : jit_load_file(&image, folder);
         if (!handle[i])
@@ -194,7 +196,7 @@ static void objects_load_from_memory_and_from_a_file(void **state)
     for (int i = 0; i < 4; i++)
         assert_int_equal(*(int *)dlsym(handle[i], "value"), 100 + i);
     jit_compiler_free(&c);
-    const jit_bytes junk = {(char[]){"no object"}, 9};
+    const byte_buffer junk = {(char[]){"no object"}, 9};
     assert_null(jit_load(&junk, folder));
     assert_null(jit_load_file(&junk, "/nowhere"));
     assert_non_null(strstr(spectra_message(), "/nowhere"));
@@ -208,39 +210,39 @@ static void policies(void **state)
     (void)state;
     const attn_row *row = NULL;
     configure(JIT_NEVER, NULL);
-    ok(registry_attn("posrf", "orf", 12, 16, 24, ATTN_ATTENTION, &row));
+    ok(kernel_find("posrf", "orf", 12, 16, 24, ATTN_ATTENTION, &row));
     assert_int_equal(row->D, 0);
     fails(jit_attn("posrf", "orf", 12, 16, 24, ATTN_ATTENTION, NULL, &row), SPECTRA_EUNSUPPORTED,
           "posrf x orf for head size 12, value size 16 and 24 features");
     assert_non_null(strstr(spectra_message(), "make gen FEAT=posrf KERNEL=orf D=12 DV=16 M=24"));
     configure(JIT_AUTO, NULL);
-    ok(registry_attn("posrf", "orf", 12, 16, 24, ATTN_ATTENTION, &row));
+    ok(kernel_find("posrf", "orf", 12, 16, 24, ATTN_ATTENTION, &row));
     assert_int_equal(row->D, 0);
     configure(JIT_ALWAYS, "no-such-compiler");
-    fails(registry_attn("posrf", "orf", 12, 16, 24, ATTN_ATTENTION, &row), SPECTRA_EUNSUPPORTED,
+    fails(kernel_find("posrf", "orf", 12, 16, 24, ATTN_ATTENTION, &row), SPECTRA_EUNSUPPORTED,
           "no C compiler 'no-such-compiler'");
     assert_non_null(strstr(spectra_message(), "install gcc and libc6-dev"));
     configure(JIT_AUTO, "no-such-compiler");
-    jit_prefer("posrf", "orf", 12, 16, 24, ATTN_ATTENTION);
+    kernel_prefer("posrf", "orf", 12, 16, 24, ATTN_ATTENTION);
     assert_int_equal(warnings, 0);
     configure(JIT_AUTO, "false");
-    jit_prefer("posrf", "orf", 12, 16, 24, ATTN_ATTENTION);
+    kernel_prefer("posrf", "orf", 12, 16, 24, ATTN_ATTENTION);
     assert_int_equal(warnings, 1);
     configure(JIT_ALWAYS, NULL);
-    ok(registry_attn("posrf", "orf", 12, 16, 24, ATTN_ATTENTION, &row));
+    ok(kernel_find("posrf", "orf", 12, 16, 24, ATTN_ATTENTION, &row));
     assert_int_equal(row->D, 12);
     assert_int_equal(row->isa, registry_isa());
     const attn_row *again = NULL;
     configure(JIT_AUTO, "no-such-compiler");
-    ok(registry_attn("posrf", "gaus", 12, 16, 24, ATTN_ATTENTION, &again));
+    ok(kernel_find("posrf", "gaus", 12, 16, 24, ATTN_ATTENTION, &again));
     assert_ptr_equal(row, again); /* it is there, whatever the matrix */
-    fails(registry_attn("sadref", "orf", 12, 16, 24, ATTN_ATTENTION, &row), SPECTRA_ENOTFOUND,
+    fails(kernel_find("sadref", "orf", 12, 16, 24, ATTN_ATTENTION, &row), SPECTRA_ENOTFOUND,
           "'saderf'");
 }
 
 static void *look_up(void *out)
 {
-    spectra_status status = registry_attn("gerf", "orf", 9, 10, 11, ATTN_ATTENTION, out);
+    spectra_status status = kernel_find("gerf", "orf", 9, 10, 11, ATTN_ATTENTION, out);
     return status == SPECTRA_OK ? out : NULL;
 }
 
@@ -278,16 +280,17 @@ static void own_features(void **state)
     assert_true(jit_is_path(path));
     assert_false(jit_is_path("mine.lua") || jit_is_path("a/b") || jit_is_path(".lua"));
     configure(JIT_NEVER, NULL);
-    fails(registry_feature("mine", &info), SPECTRA_ENOTFOUND, "unknown component function 'mine'");
+    fails(kernel_find_feature("mine", &info), SPECTRA_ENOTFOUND,
+          "unknown component function 'mine'");
     ok(jit_spec_open(path, NULL, &spec));
     ok(jit_spec_open(path, spec->hash, &again));
     assert_ptr_equal(spec, again);
     assert_string_equal(spec->name, "mine");
-    fails(registry_attn("mine", "orf", 16, 16, 32, ATTN_ATTENTION, &row), SPECTRA_EUNSUPPORTED,
+    fails(kernel_find("mine", "orf", 16, 16, 32, ATTN_ATTENTION, &row), SPECTRA_EUNSUPPORTED,
           "SPECTRA_JIT=never");
     configure(JIT_AUTO, NULL);
-    ok(registry_attn("mine", "orf", 16, 16, 32, ATTN_ATTENTION, &row));
-    ok(registry_feature("mine", &info));
+    ok(kernel_find("mine", "orf", 16, 16, 32, ATTN_ATTENTION, &row));
+    ok(kernel_find_feature("mine", &info));
     assert_string_equal(info->doc, "d");
     assert_int_equal(info->scalars, 1);
     assert_null(row->token);
@@ -389,22 +392,22 @@ static void bits_are_those_of_the_kernel_built_ahead(void **state)
  */
 
 static char image_text[] = "this is what a compiler made";
-static const jit_bytes image = {image_text, sizeof image_text};
+static const byte_buffer image = {image_text, sizeof image_text};
 
 /* A key that differs with `digit`, and the path of its entry. */
 static jit_key key_for(char digit, char *path, size_t size)
 {
     jit_key key;
     memset(&key, 0, sizeof key);
-    memset(key.text, digit, JIT_HASH);
-    memset(key.compiler, 'c', JIT_HASH);
+    memset(key.text, digit, SHA256_DIGITS);
+    memset(key.compiler, 'c', SHA256_DIGITS);
     snprintf(path, size, "%s/%s-%.16s.kernel", cache, key.text, key.compiler);
     return key;
 }
 
 static bool get(const jit_key *key)
 {
-    jit_bytes got = {.data = NULL};
+    byte_buffer got = {.data = NULL};
     char *path = NULL;
     warnings = 0;
     bool found = jit_cache_get(cache, key, count_warning, &got, &path);
@@ -453,10 +456,10 @@ static void damaged_entries_are_removed(void **state)
     char path[256];
     const jit_entry about = {.feature = "posrf", .isa = "avx2"};
     jit_key key = key_for('e', path, sizeof path);
-    jit_bytes whole;
+    byte_buffer whole;
     assert_null(jit_cache_open(cache));
     ok(jit_cache_put(cache, &key, &about, &image));
-    ok(jit_read_file(path, 1 << 20, &whole));
+    ok(read_whole_file(path, 1 << 20, &whole));
     for (size_t i = 0; i < 2 * whole.size; i++) {
         if (i < whole.size) {
             put(path, whole.data, i);

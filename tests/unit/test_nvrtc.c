@@ -10,7 +10,9 @@
 
 #include <cmocka.h>
 
+#include "base/bytes.h"
 #include "device/cuda/nvrtc.h"
+#include "kernel/programs.h"
 #include "support/program.h"
 
 #include <stdio.h>
@@ -37,7 +39,7 @@ static void nvrtc_makes_machine_code(void **state)
     static const jit_cuda_request request = {
         .kind = "phi", .feat = "saderf", .D = 32, .DV = 32, .M = 128};
     const nvrtc_info *info = NULL;
-    jit_bytes image = {.data = NULL};
+    byte_buffer image = {.data = NULL};
     char *text = NULL, *rows = NULL, target[NVRTC_TARGET];
     if (nvrtc_open(0, &info) != SPECTRA_OK) {
         print_message("skipped: %s\n", spectra_message());

@@ -7,7 +7,7 @@
  */
 #include "attention/device.h"
 #include "base/status.h"
-#include "kernel/jit.h"
+#include "kernel/programs.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -5,7 +5,7 @@
 #define SPECTRA_ATTENTION_PERFORMER_DEVICE_H
 
 #include "attention/device.h"
-#include "kernel/jit.h"
+#include "kernel/programs.h"
 
 typedef enum cuda_kernel {
     KEYS,

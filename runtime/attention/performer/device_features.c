@@ -1,7 +1,6 @@
 #include "attention/performer/device_features.h"
 
 #include "base/status.h"
-#include "kernel/jit.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,6 +8,7 @@
 
 /* the kernels' numbers are float here */
 #include "../templates/cuda/args.h"
+#include "kernel/programs.h"
 
 enum { BLOCK_THREADS = 128, SHARED = 32 + 2 * 256, MOST_BLOCKS = 65536 };
 

@@ -4,6 +4,7 @@
 #include "attention/attention.h"
 
 #include "base/status.h"
+#include "kernel/find.h"
 #include "kernel/jit.h"
 #include "kernel/registry.h"
 #include "math/blas.h"
@@ -165,7 +166,7 @@ static spectra_status find_feature(const spectra_attention_desc *d, const featur
 {
     char name[64];
     const feature_info *plain = NULL;
-    TRY(registry_feature(d->feat, &plain));
+    TRY(kernel_find_feature(d->feat, &plain));
     if (!d->antithetic || plain->is_antithetic) {
         *out = plain;
         return SPECTRA_OK;
@@ -180,7 +181,7 @@ static spectra_status find_feature(const spectra_attention_desc *d, const featur
         return fail(SPECTRA_EUNSUPPORTED,
                     "%s has no antithetic form: it is no exponential of w.x, or even in w",
                     d->feat);
-    return registry_feature(registry_form(plain->name, true, name, sizeof name), out);
+    return kernel_find_feature(registry_form(plain->name, true, name, sizeof name), out);
 }
 
 static spectra_status find_kernels(spectra_attention *att)
@@ -189,12 +190,12 @@ static spectra_status find_kernels(spectra_attention *att)
     const char *feat = att->feature->name, *matrix = att->matrix->name;
     const int groups =
         ATTN_ATTENTION | (d->causal ? ATTN_CAUSAL : 0) | (d->official ? ATTN_OFFICIAL : 0);
-    TRY(registry_attn(feat, matrix, d->D, d->DV, d->M, groups, &att->kernels));
+    TRY(kernel_find(feat, matrix, d->D, d->DV, d->M, groups, &att->kernels));
     att->forward = att->kernels->fwd;
     if (!d->bf16)
         return SPECTRA_OK;
     const attn_row *row = NULL;
-    TRY(registry_attn(feat, matrix, d->D, d->DV, d->M, ATTN_BF16, &row));
+    TRY(kernel_find(feat, matrix, d->D, d->DV, d->M, ATTN_BF16, &row));
     att->forward = row->bf16;
     return SPECTRA_OK;
 }
@@ -209,7 +210,7 @@ static spectra_status performer_init(spectra_attention *att)
                     (long long)d->M);
     TRY(registry_matrix(d->kernel, &att->matrix));
     if (jit_spec_find(d->feat)) /* known only once it is compiled */
-        TRY(registry_attn(d->feat, d->kernel, d->D, d->DV, d->M, ATTN_ATTENTION, &att->kernels));
+        TRY(kernel_find(d->feat, d->kernel, d->D, d->DV, d->M, ATTN_ATTENTION, &att->kernels));
     TRY(find_feature(d, &att->feature));
     const feature_info *f = att->feature;
     TRY(check_pair(d, f, att->matrix));

@@ -2,7 +2,7 @@
 #include "attention/device.h"
 
 #include "base/status.h"
-#include "kernel/jit.h"
+#include "kernel/programs.h"
 #include "math/rng.h"
 
 #include <math.h>

@@ -1,6 +1,7 @@
 #include "device/cuda/cuda.h"
 
-#include "device/built.h"
+#include "base/bytes.h"
+#include "device/cuda/built.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -156,7 +157,7 @@ typedef struct making {
     cuda_module *module;
 } making;
 
-static spectra_status load(void *context, const jit_bytes *image)
+static spectra_status load(void *context, const byte_buffer *image)
 {
     making *m = context;
     int driver = state(m->dev)->driver;
@@ -189,7 +190,7 @@ static spectra_status cuda_program(device *dev, const char *name, const char *te
 {
     making m = {.dev = dev, .name = name, .compiler = "NVRTC ahead", .target = "its kind of GPU"};
     char refused[512] = "";
-    jit_bytes built;
+    byte_buffer built;
     TRY(cuda_enter(dev));
     if (device_built(text, dev->arch, &built) && load(&m, &built) != SPECTRA_OK)
         snprintf(refused, sizeof refused, "%s", spectra_message());

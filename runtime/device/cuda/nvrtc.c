@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "device/cuda/nvrtc.h"
 
+#include "base/bytes.h"
 #include "base/library.h"
 
 #include <pthread.h>
@@ -72,7 +73,7 @@ static spectra_status read_version(const library *l)
         return fail(SPECTRA_EUNSUPPORTED, "%s does not say what it is", l->name);
     info.archs = count;
     snprintf(info.text, sizeof info.text, "NVRTC %d.%d", info.major, info.minor);
-    jit_digest(info.text, strlen(info.text), info.identity);
+    sha256_of(info.text, strlen(info.text), info.identity);
     found = info;
     return SPECTRA_OK;
 }
@@ -166,13 +167,13 @@ spectra_status nvrtc_check_targets(const nvrtc_info *info, char *targets)
     return SPECTRA_OK;
 }
 
-spectra_status nvrtc_key(const char *text, const char *target, jit_hash out)
+spectra_status nvrtc_key(const char *text, const char *target, sha256_hex out)
 {
     char *all = NULL;
     int n = asprintf(&all, "1\n%s %s %s\n%s", target, options[0], options[1], text);
     if (n < 0)
         return fail(SPECTRA_ENOMEM, "compiling CUDA text: out of memory");
-    jit_digest(all, (size_t)n, out);
+    sha256_of(all, (size_t)n, out);
     free(all);
     return SPECTRA_OK;
 }
@@ -206,7 +207,7 @@ static spectra_status refused(const char *name, const char *target, int code,
     return status;
 }
 
-static spectra_status take(nvrtc_program *program, bool ptx, jit_bytes *image)
+static spectra_status take(nvrtc_program *program, bool ptx, byte_buffer *image)
 {
     size_t size = 0;
     if ((ptx ? nvrtc.ptx_size : nvrtc.cubin_size)(program, &size) != 0 || size == 0)
@@ -220,12 +221,12 @@ static spectra_status take(nvrtc_program *program, bool ptx, jit_bytes *image)
         return fail(SPECTRA_EUNSUPPORTED, "%s gives no result", found.text);
     }
     data[size] = 0;
-    *image = (jit_bytes){data, size};
+    *image = (byte_buffer){data, size};
     return SPECTRA_OK;
 }
 
 spectra_status nvrtc_compile(const char *name, const char *text, const char *target,
-                             jit_bytes *image)
+                             byte_buffer *image)
 {
     const nvrtc_info *info;
     TRY(nvrtc_open(0, &info));

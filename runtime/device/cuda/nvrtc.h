@@ -11,8 +11,8 @@ typedef struct nvrtc_info {
     const char *library; /* under which name it was found */
     int archs;           /* compute capabilities times 10 it compiles for, ascending */
     int arch[NVRTC_ARCHS];
-    jit_hash identity; /* of the version, for keys */
-    char text[32];     /* "NVRTC 13.0" */
+    sha256_hex identity; /* of the version, for keys */
+    char text[32];       /* "NVRTC 13.0" */
 } nvrtc_info;
 
 /* driver: CUDA version of the driver, 1000 * major + 10 * minor as it gives it, 0: none. What a
@@ -30,18 +30,18 @@ spectra_status nvrtc_target(const nvrtc_info *info, int arch, char out[NVRTC_TAR
 spectra_status nvrtc_check_targets(const nvrtc_info *info, char *targets);
 
 /* Key of a text compiled for a target: options and text go into it. SPECTRA_ENOMEM. */
-spectra_status nvrtc_key(const char *text, const char *target, jit_hash out);
+spectra_status nvrtc_key(const char *text, const char *target, sha256_hex out);
 
 /* Machine code for "sm_..", PTX (a string) for "compute_..". SPECTRA_EFORMAT with what NVRTC says,
  * which names lines of specs and templates. */
 spectra_status nvrtc_compile(const char *name, const char *text, const char *target,
-                             jit_bytes *image);
+                             byte_buffer *image);
 
 /* The same through the cache of jit.h: load is given what was found or compiled. info NULL: there
  * is no NVRTC, for the reason `why`, and only the cache can help. What jit_make fails with. */
 spectra_status nvrtc_make(const nvrtc_info *info, const char *why, const char *name,
                           const char *text, const char *target,
-                          spectra_status (*load)(void *context, const jit_bytes *image),
+                          spectra_status (*load)(void *context, const byte_buffer *image),
                           void *context, bool *compiled);
 
 #endif

@@ -1,6 +1,7 @@
 /* NVRTC behind the cache; apart, because what compiles ahead has no cache. */
 #include "device/cuda/nvrtc.h"
 
+#include "base/bytes.h"
 #include "base/status.h"
 
 #include <stdio.h>
@@ -9,11 +10,11 @@
 typedef struct making {
     const nvrtc_info *info;
     const char *why, *name, *text, *target;
-    spectra_status (*load)(void *context, const jit_bytes *image);
+    spectra_status (*load)(void *context, const byte_buffer *image);
     void *context;
 } making;
 
-static spectra_status compile(void *context, jit_bytes *image)
+static spectra_status compile(void *context, byte_buffer *image)
 {
     const making *m = context;
     if (!m->info)
@@ -22,7 +23,7 @@ static spectra_status compile(void *context, jit_bytes *image)
     return nvrtc_compile(m->name, m->text, m->target, image);
 }
 
-static spectra_status load_image(void *context, const jit_bytes *image)
+static spectra_status load_image(void *context, const byte_buffer *image)
 {
     const making *m = context;
     return m->load(m->context, image);
@@ -30,7 +31,7 @@ static spectra_status load_image(void *context, const jit_bytes *image)
 
 spectra_status nvrtc_make(const nvrtc_info *info, const char *why, const char *name,
                           const char *text, const char *target,
-                          spectra_status (*load)(void *context, const jit_bytes *image),
+                          spectra_status (*load)(void *context, const byte_buffer *image),
                           void *context, bool *compiled)
 {
     making m = {info, why, name, text, target, load, context};

@@ -212,7 +212,7 @@ static void launch_fail(launch *l, int64_t number, spectra_status status, const 
 static void run_part(launch *l)
 {
     const int each = l->grid->threads * (l->grid->cluster > 1 ? l->grid->cluster : 1);
-    group *g = group_take(each);
+    group *g = group_take(each, &emulator_functions);
     if (!g || group_open(g, l) != SPECTRA_OK)
         launch_fail(l, -1, SPECTRA_ENOMEM, spectra_message());
 #pragma omp for schedule(dynamic)

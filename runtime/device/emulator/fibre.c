@@ -190,7 +190,7 @@ static void group_free(group *g)
     free(g);
 }
 
-static group *group_new(void)
+static group *group_new(const emulator_api *api)
 {
     group *g = calloc(1, sizeof *g);
     if (!g)
@@ -208,7 +208,7 @@ static group *group_new(void)
         return NULL;
     }
     g->home.group = g;
-    *g->arena = (emulator_arena){&emulator_functions, g->lanes - 1};
+    *g->arena = (emulator_arena){api, g->lanes - 1};
     return g;
 }
 
@@ -247,7 +247,7 @@ static void home_stack(group *g)
 #endif
 }
 
-group *group_take(int threads)
+group *group_take(int threads, const emulator_api *api)
 {
     pthread_mutex_lock(&lock);
     group *g = unused;
@@ -255,7 +255,7 @@ group *group_take(int threads)
         unused = g->next;
     pthread_mutex_unlock(&lock);
     if (!g)
-        g = group_new();
+        g = group_new(api);
     if (g && !stacks_grow(g, threads)) {
         group_give(g);
         g = NULL;

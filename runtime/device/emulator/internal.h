@@ -1,6 +1,7 @@
-/* Inside of the emulator: emulator.c launches, emulator_fibre.c switches stacks,
- * emulator_warp.c lets threads wait for each other and exchange, emulator_memory.c checks accesses
- * and copies, emulator_watch.c counts and looks for races. */
+/* Shared by the files of the emulator: fibre.c switches between the stacks of threads, fault.c
+ * words what a kernel did wrong, watch.c counts accesses and looks for races, memory.c checks
+ * accesses and makes copies, warp.c lets threads wait for each other and exchange values,
+ * emulator.c launches. Each uses only those named before it. */
 #ifndef SPECTRA_DEVICE_EMULATOR_INTERNAL_H
 #define SPECTRA_DEVICE_EMULATOR_INTERNAL_H
 
@@ -82,12 +83,12 @@ typedef struct emulator_group {
     warp warp[WARPS];
 } group;
 
-/* ---- emulator_fibre.c -------------------------------------------------------------------------
+/* ---- fibre.c ----------------------------------------------------------------------------------
  */
 
-/* A group with at least so many stacks, taken from those not in use or made; NULL: spectra_message.
- */
-group *group_take(int threads);
+/* A group with at least so many stacks, taken from those not in use or made; its threads find the
+ * emulator's functions in `api`. NULL: spectra_message. */
+group *group_take(int threads, const emulator_api *api);
 void group_give(group *g);
 /* Lets the lane begin with `entry` when it is switched to. */
 void fibre_prepare(group *g, emulator_lane *lane, void (*entry)(void));
@@ -98,21 +99,28 @@ void fibre_switch(emulator_lane *from, emulator_lane *to, bool last);
 /* After fibres were left where they stood. */
 void fibre_abandon(group *g);
 
-/* ---- emulator_warp.c --------------------------------------------------------------------------
+/* ---- fault.c ----------------------------------------------------------------------------------
  */
 
-extern const emulator_api emulator_functions;
-
-/* Runs all threads of the group until they have ended or cannot go on: false, message is set. */
-bool group_run(group *g);
 /* Writes "kernel k, block (x, y, z), thread t" and the sentence to the message, and ends the run.
  */
 _Noreturn void lane_fail(emulator_lane *self, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 /* "shared_load (file:12)" in a buffer of the thread's own, one of four in turn. */
 const char *place_text(const emulator_place *at, const emulator_place *from);
+/* The same of a whole block, "kernel k, block (x, y, z)"; whoever runs the group ends it. */
+void group_fail(group *g, const block *b, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 
-/* ---- emulator_memory.c ------------------------------------------------------------------------
+/* ---- warp.c -----------------------------------------------------------------------------------
+ */
+
+extern const emulator_api emulator_functions;
+
+/* Runs all threads of the group until they have ended or cannot go on: false, message is set. */
+bool group_run(group *g);
+
+/* ---- memory.c ---------------------------------------------------------------------------------
  */
 
 void memory_shared(emulator_lane *self, const void *p, int size, emulator_access kind,
@@ -125,7 +133,7 @@ void memory_copy(emulator_lane *self, void *shared, const void *global, emulator
 void memory_commit(emulator_lane *self);
 void memory_wait(emulator_lane *self, int groups);
 
-/* ---- emulator_watch.c -------------------------------------------------------------------------
+/* ---- watch.c ----------------------------------------------------------------------------------
  */
 
 /* Before a group runs; false: out of memory. */

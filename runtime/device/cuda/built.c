@@ -1,5 +1,6 @@
-#include "device/built.h"
+#include "device/cuda/built.h"
 
+#include "base/bytes.h"
 #include "device/cuda/nvrtc.h"
 
 #include <stdio.h>
@@ -16,9 +17,9 @@ static int suits(const char *target, int arch)
     return end && *end == 0 && made < arch && made / 10 == arch / 10 ? (int)made : 0;
 }
 
-bool device_built(const char *text, int arch, jit_bytes *image)
+bool device_built(const char *text, int arch, byte_buffer *image)
 {
-    jit_hash key;
+    sha256_hex key;
     const built_cubin *best = NULL;
     const char *key_of = ""; /* the architecture of `key`; many in a row are of one */
     for (const built_cubin *c = built_cubins; c->name; c++) {
@@ -33,6 +34,6 @@ bool device_built(const char *text, int arch, jit_bytes *image)
     if (!best)
         return false;
     /* only read */
-    *image = (jit_bytes){(char *)(uintptr_t)best->data, best->size};
+    *image = (byte_buffer){(char *)(uintptr_t)best->data, best->size};
     return true;
 }

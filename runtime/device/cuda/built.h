@@ -1,7 +1,7 @@
 /* Machine code of GPUs that `make gen ARCH=...` compiled ahead: part of the library, so that an
  * installed one finds it wherever it lies, and needs no compiler and no cache. */
-#ifndef SPECTRA_DEVICE_BUILT_H
-#define SPECTRA_DEVICE_BUILT_H
+#ifndef SPECTRA_DEVICE_CUDA_BUILT_H
+#define SPECTRA_DEVICE_CUDA_BUILT_H
 
 #include "kernel/internal.h"
 
@@ -15,6 +15,6 @@ extern const built_cubin built_cubins[]; /* build/cubins.c; ends with NULLs */
 
 /* What runs on a GPU of compute capability arch / 10: made for it, else for the newest older one of
  * the same major number. The image is the library's. */
-bool device_built(const char *text, int arch, jit_bytes *image);
+bool device_built(const char *text, int arch, byte_buffer *image);
 
 #endif
