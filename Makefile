@@ -222,21 +222,32 @@ $(O)/runtime/math/rng_curand.o: CFLAGS += -ffp-contract=off
 
 $(B)/spectraformer: $(CLI_O) $(B)/libspectraformer.a
 	@$(CC) $(CFLAGS) $(SAN) $^ $(LDLIBS) -o $@
+# for the command and the tests, with everything the library has inside
 $(B)/libspectraformer.a: $(LIB_O)
 	@rm -f $@; ar rcs $@ $^
+# what is installed: one object whose only global names are the public ones
+$(B)/install/libspectraformer.a: $(LIB_O)
+	@mkdir -p $(@D)
+	@ld -r -d $^ -o $(@D)/spectraformer.o
+	@objcopy --wildcard --keep-global-symbol='spectra_*' --strip-unneeded $(@D)/spectraformer.o
+	@rm -f $@; ar rcs $@ $(@D)/spectraformer.o; rm -f $(@D)/spectraformer.o
 $(B)/libspectraformer.so: $(LIB_O)
 	@$(CC) $(CFLAGS) -shared -Wl,-soname,libspectraformer.so.0 $^ $(LDLIBS) -o $@
 
-all: $(B)/spectraformer $(B)/libspectraformer.so
+all: $(B)/spectraformer $(B)/libspectraformer.so $(B)/install/libspectraformer.a
 	@echo "built $(B)/spectraformer ($(words $(KERNEL_C)) generated kernels for $(ISAS))"
 
 install: all
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib $(DESTDIR)$(PREFIX)/include
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin lib/pkgconfig include)
 	install $(B)/spectraformer $(DESTDIR)$(PREFIX)/bin
-	install -m 644 $(B)/libspectraformer.a $(DESTDIR)$(PREFIX)/lib
+	install -m 644 $(B)/install/libspectraformer.a $(DESTDIR)$(PREFIX)/lib
 	install $(B)/libspectraformer.so $(DESTDIR)$(PREFIX)/lib/libspectraformer.so.0
 	ln -sf libspectraformer.so.0 $(DESTDIR)$(PREFIX)/lib/libspectraformer.so
 	install -m 644 runtime/spectraformer.h $(DESTDIR)$(PREFIX)/include
+	printf '%s\n' 'prefix=$(PREFIX)' 'Name: spectraformer' 'Version: $(VERSION)' \
+	    'Description: random-feature linear attention, fused' 'Cflags: -I$${prefix}/include' \
+	    'Libs: -L$${prefix}/lib -lspectraformer' 'Libs.private: $(LDLIBS) -fopenmp' \
+	    >$(DESTDIR)$(PREFIX)/lib/pkgconfig/spectraformer.pc
 
 dist:
 	@mkdir -p build

@@ -20,6 +20,10 @@ check "the library neither prints nor exits" sh -c '
 check "only spectra_ is exported, and that is" sh -c '
     nm -D --defined-only build/libspectraformer.so | grep -q " T spectra_attention_forward" &&
     ! nm -D --defined-only build/libspectraformer.so | grep " T " | grep -v " spectra_"'
+check "the static library that is installed has no other global names" sh -c '
+    nm --defined-only build/install/libspectraformer.a | grep -q " T spectra_attention_forward" &&
+    ! nm --defined-only build/install/libspectraformer.a | grep " [A-Z] " | grep -v " spectra_"'
+check "a program links it alone and computes what the shared library does" sh tests/cli/installed.sh build
 check "generating twice gives the same bytes" sh -c '
     rm -rf build/twice && mkdir -p build/twice &&
     lua5.4 gen/main.lua --base OUT=build/twice/a >/dev/null &&

@@ -35,7 +35,7 @@ static bool is_feature(const char *name)
 static spectra_status add_feature(approx_lab *lab, const char *name)
 {
     const feature_info *f = NULL;
-    TRY(kernel_find_feature(name, &f));
+    TRY(kernel_feature(name, &f));
     for (int i = 0; i < lab->features; i++)
         if (lab->feature[i] == f)
             return SPECTRA_OK;

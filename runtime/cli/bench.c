@@ -56,7 +56,7 @@ static spectra_status choose_features(bench_run *x)
     while (!all && cli_next_item(&at, item)) {
         if (x->features == NAMES)
             return too_many("features");
-        TRY(kernel_find_feature(item, &x->feature[x->features++]));
+        TRY(kernel_feature(item, &x->feature[x->features++]));
     }
     return SPECTRA_OK;
 }

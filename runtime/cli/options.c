@@ -464,12 +464,12 @@ spectra_status cli_pair(const cli_args *a, const char **feat, const char **kerne
     if (is_feature(f) && is_feature(k))
         return fail(SPECTRA_EINVAL, "%s and %s are both component functions", f, k);
     if (is_matrix(f)) /* the other way round, with a name nobody knows */
-        return kernel_find_feature(k, &feature);
+        return kernel_feature(k, &feature);
     if (is_feature(k))
         return registry_matrix(f, &matrix);
     const jit_spec *own = jit_spec_find(f);
     if (!own)
-        TRY(kernel_find_feature(f, &feature));
+        TRY(kernel_feature(f, &feature));
     TRY(registry_matrix(k, &matrix));
     *feat = own ? own->name : feature->name;
     *kernel = matrix->name;

@@ -4,7 +4,7 @@
 #include "kernel/jit.h"
 #include "kernel/registry.h"
 
-spectra_status kernel_find_feature(const char *name, const feature_info **out)
+spectra_status kernel_feature(const char *name, const feature_info **out)
 {
     const feature_info *own = jit_feature_info(name);
     if (!own)
@@ -19,7 +19,7 @@ spectra_status kernel_find(const char *feat, const char *matrix, int64_t D, int6
     const attn_row *built = registry_attn(feat, matrix, D, DV, M, groups);
     const feature_info *known;
     if (!built && !jit_spec_find(feat))
-        TRY(kernel_find_feature(feat, &known));
+        TRY(kernel_feature(feat, &known));
     return jit_attn(feat, matrix, D, DV, M, groups, built, out);
 }
 

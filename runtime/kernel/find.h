@@ -9,7 +9,7 @@
 
 /* SPECTRA_ENOTFOUND names the nearest known name. A user's component function is known once
  * kernel_find has given a kernel of it. */
-spectra_status kernel_find_feature(const char *name, const feature_info **out);
+spectra_status kernel_feature(const char *name, const feature_info **out);
 /* A row that has these groups (ATTN_ATTENTION | ...). SPECTRA_ENOTFOUND for an unknown component
  * function; SPECTRA_EUNSUPPORTED when nothing fits and nothing could be compiled. */
 spectra_status kernel_find(const char *feat, const char *matrix, int64_t D, int64_t DV, int64_t M,

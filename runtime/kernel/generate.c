@@ -212,7 +212,7 @@ spectra_status generate_kernels(const char *feat, const char *spec, int64_t D, i
     return SPECTRA_OK;
 }
 
-spectra_status generate_check_spec(const char *path, const char *spec, char **name)
+spectra_status generate_check(const char *path, const char *spec, char **name)
 {
     request r = {.feat = path, .spec = spec};
     TRY(generate(&r));

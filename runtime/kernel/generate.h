@@ -17,7 +17,7 @@ typedef struct kernel_text {
 spectra_status generate_kernels(const char *feat, const char *spec, int64_t D, int64_t DV,
                                 int64_t M, const char *group, kernel_text *out);
 /* Checks a user's own spec only; its name, to be freed. */
-spectra_status generate_check_spec(const char *path, const char *spec, char **name);
+spectra_status generate_check(const char *path, const char *spec, char **name);
 
 /* jit_programs_make with the text of a user's own spec, feat is then its path; spec NULL:
  * built-in. */

@@ -66,7 +66,7 @@ static spectra_status spec_read(const char *path, const char *hash, own_spec *s)
     s->path = realpath(path, NULL);
     if (!s->path)
         return fail(SPECTRA_EIO, "%s: cannot find where it is", path);
-    return generate_check_spec(path, s->text, &s->name);
+    return generate_check(path, s->text, &s->name);
 }
 
 spectra_status jit_spec_open(const char *path, const char *hash, const jit_spec **out)

@@ -53,7 +53,7 @@ static spectra_status kernel_json(const train_config *c, json_t *build)
     const matrix_info *matrix;
     const attn_row *row;
     int64_t d = c->task.head_dim;
-    TRY(kernel_find_feature(c->feat, &feature));
+    TRY(kernel_feature(c->feat, &feature));
     TRY(registry_matrix(c->kernel, &matrix));
     TRY(kernel_find(c->feat, c->kernel, d, d, c->m, ATTN_ATTENTION, &row));
     json_t *kernel = json_pack("{s:s, s:s, s:s, s:s}", "feature_spec", feature->hash, "matrix_spec",

@@ -90,7 +90,7 @@ static head head_new(const attn_row *row, const sizes *z, double deviation)
 {
     oracle_rng r = {3};
     head h = {.kernels = row};
-    if (kernel_find_feature(row->feat, &h.info) != SPECTRA_OK)
+    if (kernel_feature(row->feat, &h.info) != SPECTRA_OK)
         fail_msg("%s", spectra_message());
     if (row->D)
         make_plan(&h, &r, row->D, row->DV, row->M);

@@ -241,7 +241,7 @@ static void lab_new(approx_lab *lab, const char *const *features, const char *co
 {
     *lab = (approx_lab){.seed = 11, .trials = 200, .sizes = 1, .size = {m}};
     for (; features[lab->features]; lab->features++)
-        assert_int_equal(kernel_find_feature(features[lab->features], &lab->feature[lab->features]),
+        assert_int_equal(kernel_feature(features[lab->features], &lab->feature[lab->features]),
                          SPECTRA_OK);
     for (; matrices[lab->matrices]; lab->matrices++)
         assert_int_equal(registry_matrix(matrices[lab->matrices], &lab->matrix[lab->matrices]),

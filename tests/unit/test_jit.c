@@ -1,6 +1,5 @@
 /* Kernels made at run time: the text against the generator's own, bits against the kernel built
- * ahead, policies, and a cache whose entries are damaged in every way a file can be.
- */
+ * ahead, policies, and a cache whose entries are damaged in every way a file can be. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -122,8 +121,7 @@ static void bad_specs_are_one_sentence(void **state)
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char *name = NULL;
-        fails(generate_check_spec(cases[i].path, cases[i].text, &name), SPECTRA_EFORMAT,
-              cases[i].part);
+        fails(generate_check(cases[i].path, cases[i].text, &name), SPECTRA_EFORMAT, cases[i].part);
         assert_null(strchr(spectra_message(), '\n'));
         assert_null(name);
     }
@@ -280,8 +278,7 @@ static void own_features(void **state)
     assert_true(jit_is_path(path));
     assert_false(jit_is_path("mine.lua") || jit_is_path("a/b") || jit_is_path(".lua"));
     configure(JIT_NEVER, NULL);
-    fails(kernel_find_feature("mine", &info), SPECTRA_ENOTFOUND,
-          "unknown component function 'mine'");
+    fails(kernel_feature("mine", &info), SPECTRA_ENOTFOUND, "unknown component function 'mine'");
     ok(jit_spec_open(path, NULL, &spec));
     ok(jit_spec_open(path, spec->hash, &again));
     assert_ptr_equal(spec, again);
@@ -290,7 +287,7 @@ static void own_features(void **state)
           "SPECTRA_JIT=never");
     configure(JIT_AUTO, NULL);
     ok(kernel_find("mine", "orf", 16, 16, 32, ATTN_ATTENTION, &row));
-    ok(kernel_find_feature("mine", &info));
+    ok(kernel_feature("mine", &info));
     assert_string_equal(info->doc, "d");
     assert_int_equal(info->scalars, 1);
     assert_null(row->token);

@@ -1,6 +1,5 @@
-/* Driver of random-feature attention: parameters, splits of the sequence, threads. Each head is a
- * key pass (a state per split), a merge in split order and a query pass; backward is the query pass
- * first, which makes the state's gradient, then the key pass. */
+/* Driver of random-feature attention: a head is a key pass (a state per split of the sequence), a
+ * merge in split order and a query pass; backward is the query pass first, then the key pass. */
 #include "attention/attention.h"
 
 #include "base/status.h"
@@ -166,7 +165,7 @@ static spectra_status find_feature(const spectra_attention_desc *d, const featur
 {
     char name[64];
     const feature_info *plain = NULL;
-    TRY(kernel_find_feature(d->feat, &plain));
+    TRY(kernel_feature(d->feat, &plain));
     if (!d->antithetic || plain->is_antithetic) {
         *out = plain;
         return SPECTRA_OK;
@@ -181,7 +180,7 @@ static spectra_status find_feature(const spectra_attention_desc *d, const featur
         return fail(SPECTRA_EUNSUPPORTED,
                     "%s has no antithetic form: it is no exponential of w.x, or even in w",
                     d->feat);
-    return kernel_find_feature(registry_form(plain->name, true, name, sizeof name), out);
+    return kernel_feature(registry_form(plain->name, true, name, sizeof name), out);
 }
 
 static spectra_status find_kernels(spectra_attention *att)

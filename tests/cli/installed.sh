@@ -1,0 +1,17 @@
+#!/bin/sh
+# The static library that is installed: a program links it alone, and gets the bits of the shared one.
+# installed.sh BUILD
+set -e
+build=$1 out=$1/installed
+mkdir -p "$out"
+cc=${CC:-cc}
+libraries="-llua5.4 -ljansson -lmd -ldl -lm -fopenmp"
+# shellcheck disable=SC2086 # words of compiler and libraries
+$cc -std=c11 -O1 -Iruntime tests/cli/installed.c "$build/install/libspectraformer.a" $libraries -o "$out/static"
+# shellcheck disable=SC2086
+$cc -std=c11 -O1 -Iruntime tests/cli/installed.c "$build/libspectraformer.so" $libraries -o "$out/shared"
+"$out/static" >"$out/static.txt"
+ln -sf ../libspectraformer.so "$out/libspectraformer.so.0"
+LD_LIBRARY_PATH=$out "$out/shared" >"$out/shared.txt"
+[ "$(wc -l <"$out/static.txt")" -eq 680 ]
+cmp "$out/static.txt" "$out/shared.txt"
