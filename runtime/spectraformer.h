@@ -61,6 +61,10 @@ typedef struct spectra_problem {
 
 typedef enum spectra_target { SPECTRA_SOFTMAX, SPECTRA_GAUSSIAN } spectra_target;
 
+/* Whose numbers weight matrices and initial weights are made of: our streams (Philox4x32-10 by
+ * counters), or those of cuRAND's generator for the host (CURAND_RNG_PSEUDO_PHILOX4_32_10). */
+typedef enum spectra_rng { SPECTRA_RNG_PHILOX, SPECTRA_RNG_CURAND } spectra_rng;
+
 typedef struct spectra_attention_desc {
     const char *attn;   /* "performer" or "softmax" */
     const char *feat;   /* component function, performer only: "posrf", "saderf" ... */
@@ -78,6 +82,7 @@ typedef struct spectra_attention_desc {
      * reads and writes is float, backward computes in float. For CPUs with AVX512_BF16, else
      * SPECTRA_EUNSUPPORTED; neither causal nor official. */
     bool bf16;
+    spectra_rng rng; /* what the matrix is drawn with */
 } spectra_attention_desc;
 
 typedef struct spectra_attention spectra_attention;

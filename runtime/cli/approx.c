@@ -5,6 +5,7 @@
 #include "file/npy.h"
 #include "kernel/find.h"
 #include "kernel/registry.h"
+#include "math/draw.h"
 
 #include <math.h>
 #include <omp.h>
@@ -247,16 +248,16 @@ static json_t *lab_json(const approx_lab *lab)
                 json_decref(rest);
                 json_array_append_new(c->measured ? cells : skipped, row);
             }
-    return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, "
-                     "s:o, s:o}",
-                     "data", d->source, "target",
-                     lab->target == SPECTRA_GAUSSIAN ? "gaussian" : "softmax", "batch",
-                     (json_int_t)d->B, "heads", (json_int_t)d->H, "queries", (json_int_t)d->T,
-                     "keys", (json_int_t)d->S, "d", (json_int_t)d->D, "dv", (json_int_t)d->DV,
-                     "seed", (json_int_t)lab->seed, "trials", (json_int_t)lab->trials,
-                     "uniform_error", number(lab->uniform), "softmax_ns", number(lab->softmax_ns),
-                     "logit_spread", number(lab->logit_spread), "z2", number(lab->z2), "seconds",
-                     number(lab->seconds), "cells", cells, "skipped", skipped);
+    return json_pack(
+        "{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:I, s:o, s:o, s:o, s:o, "
+        "s:o, s:o, s:o}",
+        "data", d->source, "target", lab->target == SPECTRA_GAUSSIAN ? "gaussian" : "softmax",
+        "batch", (json_int_t)d->B, "heads", (json_int_t)d->H, "queries", (json_int_t)d->T, "keys",
+        (json_int_t)d->S, "d", (json_int_t)d->D, "dv", (json_int_t)d->DV, "seed",
+        (json_int_t)lab->seed, "rng", draw_name(lab->rng), "trials", (json_int_t)lab->trials,
+        "uniform_error", number(lab->uniform), "softmax_ns", number(lab->softmax_ns),
+        "logit_spread", number(lab->logit_spread), "z2", number(lab->z2), "seconds",
+        number(lab->seconds), "cells", cells, "skipped", skipped);
 }
 
 static spectra_status print_json(const approx_lab *lab)
@@ -404,6 +405,7 @@ static spectra_status measure(approx_lab *lab)
 static spectra_status approx_all(const cli_args *a, approx_lab *lab)
 {
     lab->seed = (uint64_t)a->value[OPT_SEED].integer;
+    lab->rng = draw_kind(a->value[OPT_RNG].text);
     lab->trials = a->value[OPT_TRIALS].integer;
     lab->target = a->value[OPT_TARGET].text[0] == 'g' ? SPECTRA_GAUSSIAN : SPECTRA_SOFTMAX;
     if (a->value[OPT_THREADS].given)

@@ -6,6 +6,7 @@
 #include "cli/cli.h"
 #include "file/npy.h"
 #include "kernel/registry.h"
+#include "math/draw.h"
 #include "matrix/recipe.h"
 
 #include <omp.h>
@@ -133,6 +134,7 @@ static spectra_status describe(const cli_args *a, spectra_attention_desc *desc)
 {
     desc->attn = a->value[OPT_ATTN].text;
     desc->seed = (uint64_t)a->value[OPT_SEED].integer;
+    desc->rng = draw_kind(a->value[OPT_RNG].text);
     desc->target = a->value[OPT_TARGET].text[0] == 'g' ? SPECTRA_GAUSSIAN : SPECTRA_SOFTMAX;
     desc->official = a->value[OPT_OFFICIAL].given;
     desc->through = a->value[OPT_THROUGH].given;
@@ -368,8 +370,9 @@ static spectra_status matrix_all(const cli_args *a, held_memory *m)
     float *w, *weight;
     TRY(take_floats(m, shape[0] * shape[1], &w));
     TRY(take_floats(m, shape[0], &weight));
-    TRY(sample_matrix(info, shape[0], shape[1], (uint64_t)a->value[OPT_SEED].integer,
-                      a->value[OPT_LAYER].integer, w, weight));
+    const matrix_draw draw = {(uint64_t)a->value[OPT_SEED].integer, a->value[OPT_LAYER].integer,
+                              draw_kind(a->value[OPT_RNG].text)};
+    TRY(sample_matrix(info, shape[0], shape[1], draw, w, weight));
     TRY(npy_write(out, NPY_F32, 2, shape, w));
     return a->value[OPT_ROW_WEIGHTS].given
                ? npy_write(a->value[OPT_ROW_WEIGHTS].text, NPY_F32, 1, shape, weight)

@@ -32,6 +32,7 @@ typedef enum option_id {
     OPT_KERNEL,
     OPT_M,
     OPT_SEED,
+    OPT_RNG,
     OPT_TARGET,
     OPT_OFFICIAL,
     OPT_THROUGH,

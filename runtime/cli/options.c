@@ -42,6 +42,11 @@ static const option options[OPT_COUNT] = {
                "128", NULL, "rows of the weight matrix"},
     [OPT_SEED] = {"seed", "random", "N", SETTING_INT, PAIRS | CLI_MATRIX | CLI_DATA | CLI_APPROX,
                   NULL, 0, 9e15, "42", NULL, "seed of everything random"},
+    [OPT_RNG] =
+        {"rng", NULL, "NAME", SETTING_STRING, CLI_TRAIN | ARRAYS | CLI_MATRIX | CLI_APPROX, "rng",
+         0, 0, "philox", "philox|curand",
+         "whose random numbers matrices and initial weights are made of: this program's, or "
+         "those of cuRAND's host generator"},
     [OPT_TARGET] = {"target", NULL, "NAME", SETTING_STRING, CLI_TRAIN | ARRAYS | CLI_APPROX,
                     "target", 0, 0, "softmax", "softmax|gaussian", "kernel that is approximated"},
     [OPT_OFFICIAL] = {"official", NULL, NULL, FLAG, CLI_TRAIN | CLI_ATTEND | CLI_JIT, "official", 0,

@@ -118,6 +118,7 @@ static spectra_status new_config(const cli_args *a, train_config *c)
     TRY(task_load(a->value[OPT_TASK].text, &c->task));
     snprintf(c->attn, sizeof c->attn, "%s", a->value[OPT_ATTN].text);
     snprintf(c->target, sizeof c->target, "softmax");
+    snprintf(c->rng, sizeof c->rng, "philox");
     snprintf(c->device, sizeof c->device, "%s", a->value[OPT_DEVICE].text);
     TRY(setting_parse(train_setting("precision"), c, a->value[OPT_PRECISION].text, "precision"));
     c->seed = a->value[OPT_SEED].integer;

@@ -2,7 +2,7 @@
 
 #include "base/status.h"
 #include "file/safetensors.h"
-#include "math/rng.h"
+#include "math/draw.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -219,8 +219,9 @@ void stream_batch(stream *s, int64_t index, int64_t *out)
         int64_t at = index * s->batch + i;
         int64_t pass = at / s->data->count;
         if (pass != s->pass) {
-            rng_stream random = rng_open(s->seed, RNG_SHUFFLE, (uint32_t)s->use, (uint32_t)pass);
-            rng_permutation(&random, 0, s->data->count, s->order);
+            draw_stream random = draw_open(SPECTRA_RNG_PHILOX, s->seed, RNG_SHUFFLE,
+                                           (uint32_t)s->use, (uint32_t)pass);
+            draw_permutation(&random, 0, s->data->count, s->order);
             s->pass = pass;
         }
         out[i] = s->order[at % s->data->count];

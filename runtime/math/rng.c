@@ -246,15 +246,3 @@ uint64_t rng_below(const rng_stream *s, uint64_t index, uint64_t n)
 {
     return (uint64_t)((unsigned __int128)word_pair(s, index) * n >> 64);
 }
-
-void rng_permutation(const rng_stream *s, uint64_t first, int64_t n, int64_t *out)
-{
-    for (int64_t i = 0; i < n; i++)
-        out[i] = i;
-    for (int64_t i = n - 1; i > 0; i--) {
-        int64_t j = (int64_t)rng_below(s, first + (uint64_t)i, (uint64_t)i + 1);
-        int64_t t = out[i];
-        out[i] = out[j];
-        out[j] = t;
-    }
-}

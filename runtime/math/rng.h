@@ -47,7 +47,5 @@ uint64_t rng_below(const rng_stream *s, uint64_t index, uint64_t n);
  * p = 1 zeros. Element e takes the lower (e%128 < 64) or upper half of word e/16%4 of block
  * e/128*16 + e%16. */
 void rng_dropout(const rng_stream *s, double p, uint64_t first, int64_t n, float *out);
-/* Fisher-Yates permutation of 0..n-1, made of numbers first+1..first+n-1 of rng_below. */
-void rng_permutation(const rng_stream *s, uint64_t first, int64_t n, int64_t *out);
 
 #endif

@@ -34,7 +34,7 @@ double canvas_chi2(const canvas *c, uint64_t first, int64_t k)
 {
     double sum = 0;
     for (int64_t j = 0; j < k; j++) {
-        double x = rng_normal(&c->stream, first + (uint64_t)j);
+        double x = draw_normal(&c->stream, first + (uint64_t)j);
         sum += x * x;
     }
     return sum;
@@ -45,7 +45,7 @@ double canvas_chi2(const canvas *c, uint64_t first, int64_t k)
 spectra_status canvas_haar(const canvas *c, uint64_t first, int64_t n, double *q, double *r)
 {
     for (int64_t i = 0; i < n * n; i++)
-        q[i] = rng_normal(&c->stream, first + (uint64_t)i);
+        q[i] = draw_normal(&c->stream, first + (uint64_t)i);
     TRY(lapack_qr_square(n, q, r));
     for (int64_t i = 0; i < n; i++)
         for (int64_t j = 0; j < n; j++)

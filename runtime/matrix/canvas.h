@@ -4,7 +4,7 @@
 #ifndef SPECTRA_MATRIX_CANVAS_H
 #define SPECTRA_MATRIX_CANVAS_H
 
-#include "math/rng.h"
+#include "math/draw.h"
 #include "spectraformer.h"
 
 /* What a primitive works on. */
@@ -15,7 +15,7 @@ typedef struct canvas {
     double *w;                    /* (rows, columns); NULL before a source has run */
     double *weight;               /* (m) row weights, 1 unless a primitive says otherwise */
     double arg[2];                /* the primitive's numbers */
-    rng_stream stream;            /* the primitive's own */
+    draw_stream stream;           /* the primitive's own */
 } canvas;
 
 enum { SAMPLE_MAX_SIZE = 1 << 28 };

@@ -35,11 +35,11 @@ int64_t sample_chain_floats(int64_t m)
 /* What step does to the columns of each block: the diagonal, or the number of the column that went
  * to each place. */
 static spectra_status probe(const matrix_info *info, int op, int kind, int64_t m, int64_t n,
-                            uint64_t seed, int64_t layer, double *out)
+                            matrix_draw draw, double *out)
 {
     canvas c = {.name = info->name, .m = m, .d = n};
     memcpy(c.arg, info->recipe[op].arg, sizeof c.arg);
-    c.stream = rng_open(seed, RNG_MATRIX, (uint32_t)layer, (uint32_t)op);
+    c.stream = draw_open(draw.rng, draw.seed, RNG_MATRIX, (uint32_t)draw.layer, (uint32_t)op);
     TRY(canvas_shape(&c, m, n, n));
     for (int64_t i = 0; i < m * n; i++)
         c.w[i] = kind == CHAIN_PERMUTATION ? (double)(i % n) : 1;
@@ -100,9 +100,8 @@ bool sample_chain_is(const attn_chain *c, int64_t m, int64_t d, const float *w)
     return true;
 }
 
-spectra_status sample_chain(const matrix_info *info, int64_t m, int64_t d, uint64_t seed,
-                            int64_t layer, const float *w, float *memory, attn_chain *out,
-                            bool *found)
+spectra_status sample_chain(const matrix_info *info, int64_t m, int64_t d, matrix_draw draw,
+                            const float *w, float *memory, attn_chain *out, bool *found)
 {
     attn_chain c = {.n = canvas_order(d > PAD ? d : PAD)};
     *found = false;
@@ -123,7 +122,7 @@ spectra_status sample_chain(const matrix_info *info, int64_t m, int64_t d, uint6
             continue;
         c.kind[c.steps] = known[k].kind;
         if (known[k].kind != CHAIN_HADAMARD)
-            status = probe(info, op, known[k].kind, m, c.n, seed, layer, shown);
+            status = probe(info, op, known[k].kind, m, c.n, draw, shown);
         float *diagonal = memory + m * (1 + c.steps);
         int32_t *permutation = (int32_t *)(void *)(memory + m * (1 + CHAIN_STEPS + c.steps));
         for (int64_t i = 0; i < m; i++) {

@@ -12,7 +12,7 @@ spectra_status primitive_normal(canvas *c)
 {
     TRY(canvas_shape(c, c->m, c->d, c->m));
     for (int64_t i = 0; i < c->m * c->d; i++)
-        c->w[i] = rng_normal(&c->stream, (uint64_t)i);
+        c->w[i] = draw_normal(&c->stream, (uint64_t)i);
     return SPECTRA_OK;
 }
 

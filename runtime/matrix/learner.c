@@ -13,7 +13,7 @@ static const learner_kind *const kinds[] = {&learner_fastfood, &learner_gmm, &le
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
 
 spectra_status learner_open_matrix(const char *name, const char *matrix, int64_t m, int64_t d,
-                                   double *sample, const rng_stream *s, matrix_learner *out)
+                                   double *sample, const draw_stream *s, matrix_learner *out)
 {
     matrix_learner l = {.matrix = matrix, .m = m, .d = d, .sample = sample};
     for (int i = 0; i < KINDS; i++)
@@ -27,7 +27,7 @@ spectra_status learner_open_matrix(const char *name, const char *matrix, int64_t
         if (!l.order)
             return fail(SPECTRA_ENOMEM, "matrix %s: out of memory", matrix);
         for (int64_t i = 0; i < l.order_count; i += l.order_unit)
-            rng_permutation(s, (uint64_t)i, l.order_unit, l.order + i);
+            draw_permutation(s, (uint64_t)i, l.order_unit, l.order + i);
     }
     *out = l;
     return SPECTRA_OK;
@@ -66,7 +66,7 @@ static spectra_status gmm_layout(matrix_learner *l)
     return SPECTRA_OK;
 }
 
-static void gmm_start(const matrix_learner *l, const rng_stream *s, double *theta)
+static void gmm_start(const matrix_learner *l, const draw_stream *s, double *theta)
 {
     (void)s;
     memset(theta, 0, (size_t)l->count * sizeof *theta);
@@ -147,7 +147,7 @@ static spectra_status bbq_layout(matrix_learner *l)
     return SPECTRA_OK;
 }
 
-static void bbq_start(const matrix_learner *l, const rng_stream *s, double *theta)
+static void bbq_start(const matrix_learner *l, const draw_stream *s, double *theta)
 {
     (void)s;
     for (int64_t j = 0; j < l->d; j++) {

@@ -9,7 +9,7 @@
 #ifndef SPECTRA_MATRIX_LEARNER_H
 #define SPECTRA_MATRIX_LEARNER_H
 
-#include "math/rng.h"
+#include "math/draw.h"
 #include "spectraformer.h"
 
 enum { LEARNER_TENSORS = 8 };
@@ -27,7 +27,7 @@ typedef struct learner_kind {
     /* Fills in the sizes; `learner_add` one by one. SPECTRA_ESHAPE where there is none of this
      * size. */
     spectra_status (*layout)(matrix_learner *l);
-    void (*start)(const matrix_learner *l, const rng_stream *s, double *theta);
+    void (*start)(const matrix_learner *l, const draw_stream *s, double *theta);
     /* w (m, d), weight (m). scratch: l->scratch numbers, left for backward. */
     void (*forward)(const matrix_learner *l, const double *theta, double *w, double *weight,
                     double *scratch);
@@ -53,7 +53,7 @@ extern const learner_kind learner_fastfood, learner_gmm, learner_bbq, learner_dg
 /* By name; sample (m, d) is used until learner_close. The stream decides what else is fixed.
  * SPECTRA_ENOTFOUND, SPECTRA_ESHAPE, SPECTRA_ENOMEM. */
 spectra_status learner_open_matrix(const char *name, const char *matrix, int64_t m, int64_t d,
-                                   double *sample, const rng_stream *s, matrix_learner *out);
+                                   double *sample, const draw_stream *s, matrix_learner *out);
 void learner_close_matrix(matrix_learner *l);
 /* Appends a tensor to the layout; returns its offset. */
 static inline int64_t learner_add(matrix_learner *l, const char *name, int64_t rows,

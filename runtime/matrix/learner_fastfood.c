@@ -27,7 +27,7 @@ static spectra_status fastfood_layout(matrix_learner *l)
     return SPECTRA_OK;
 }
 
-static void fastfood_start(const matrix_learner *l, const rng_stream *s, double *theta)
+static void fastfood_start(const matrix_learner *l, const draw_stream *s, double *theta)
 {
     int64_t n = canvas_order(l->d), B = blocks(l);
     uint64_t at = (uint64_t)l->order_count;
@@ -35,14 +35,14 @@ static void fastfood_start(const matrix_learner *l, const rng_stream *s, double 
         double *S = theta + b * n, *G = theta + (B + b) * n, *sign = theta + (2 * B + b) * n;
         double length = 0;
         for (int64_t i = 0; i < n; i++) {
-            G[i] = rng_normal(s, at++);
+            G[i] = draw_normal(s, at++);
             length += G[i] * G[i];
-            sign[i] = rng_below(s, at++, 2) ? 1 : -1;
+            sign[i] = draw_below(s, at++, 2) ? 1 : -1;
         }
         for (int64_t i = 0; i < n; i++) {
             double chi = 0;
             for (int64_t j = 0; j < n; j++) {
-                double x = rng_normal(s, at++);
+                double x = draw_normal(s, at++);
                 chi += x * x;
             }
             S[i] = sqrt(chi / length);

@@ -42,10 +42,10 @@ static void affine_back(int64_t in, int64_t out, const double *W, const double *
     }
 }
 
-static void start_layer(const rng_stream *s, uint64_t first, int64_t in, int64_t out, double *W)
+static void start_layer(const draw_stream *s, uint64_t first, int64_t in, int64_t out, double *W)
 {
     for (int64_t i = 0; i < in * out; i++)
-        W[i] = rng_normal(s, first + (uint64_t)i) / sqrt((double)in);
+        W[i] = draw_normal(s, first + (uint64_t)i) / sqrt((double)in);
 }
 
 /* ---- dgm ------------------------------------------------------------------------------------- */
@@ -63,7 +63,7 @@ static spectra_status dgm_layout(matrix_learner *l)
     return SPECTRA_OK;
 }
 
-static void dgm_start(const matrix_learner *l, const rng_stream *s, double *theta)
+static void dgm_start(const matrix_learner *l, const draw_stream *s, double *theta)
 {
     memset(theta, 0, (size_t)l->count * sizeof *theta);
     start_layer(s, 0, l->d, 2 * l->d, theta);
@@ -155,7 +155,7 @@ static spectra_status inn_layout(matrix_learner *l)
     return SPECTRA_OK;
 }
 
-static void inn_start(const matrix_learner *l, const rng_stream *s, double *theta)
+static void inn_start(const matrix_learner *l, const draw_stream *s, double *theta)
 {
     memset(theta, 0, (size_t)l->count * sizeof *theta);
     for (int i = 0; i < COUPLINGS; i++) {

@@ -22,13 +22,13 @@ enum { OWEN_LEVELS = 16 };
  * on the dimension and on all bits above it. Nodes of that binary tree are numbered as in a heap
  * and have a random word each. Of the words of level OWEN_LEVELS all lower bits are taken: points
  * of a Sobol sequence with m <= 2^OWEN_LEVELS do not share them. */
-static uint32_t owen_scramble(const rng_stream *s, int64_t dimension, uint32_t x)
+static uint32_t owen_scramble(const draw_stream *s, int64_t dimension, uint32_t x)
 {
-    uint32_t flips = 0, word[4];
+    uint32_t flips = 0;
     for (int level = 0; level <= OWEN_LEVELS; level++) {
         uint64_t node = ((uint64_t)1 << 32 | x) >> (32 - level);
-        rng_block(s, (uint64_t)dimension << (OWEN_LEVELS + 1) | node, word);
-        flips |= level < OWEN_LEVELS ? (word[0] & 1) << (31 - level) : word[0] >> OWEN_LEVELS;
+        uint32_t word = draw_word(s, 4 * ((uint64_t)dimension << (OWEN_LEVELS + 1) | node));
+        flips |= level < OWEN_LEVELS ? (word & 1) << (31 - level) : word >> OWEN_LEVELS;
     }
     return x ^ flips;
 }
@@ -85,8 +85,8 @@ spectra_status primitive_fourier_sphere(canvas *c)
     if (!frequency)
         return fail(SPECTRA_ENOMEM, "no memory for a lattice of %ld points", (long)N);
     int64_t *point = frequency + N;
-    rng_permutation(&c->stream, 0, N - 1, frequency);
-    rng_permutation(&c->stream, (uint64_t)N, 2 * N, point);
+    draw_permutation(&c->stream, 0, N - 1, frequency);
+    draw_permutation(&c->stream, (uint64_t)N, 2 * N, point);
     double scale = 1 / sqrt((double)h);
     for (int64_t r = 0; r < c->m; r++)
         for (int64_t k = 0; k < h; k++) {
@@ -185,7 +185,7 @@ spectra_status primitive_gauss_hermite(canvas *c)
     TRY(hermite_rule(nodes, node, weight));
     TRY(canvas_shape(c, c->m, c->d, c->m));
     for (int64_t i = 0; i < c->m * c->d; i++) {
-        double u = ((double)rng_below(&c->stream, (uint64_t)i, (uint64_t)1 << 53) + 0.5) * 0x1p-53;
+        double u = ((double)draw_below(&c->stream, (uint64_t)i, (uint64_t)1 << 53) + 0.5) * 0x1p-53;
         int64_t k = 0;
         while (k < nodes - 1 && u > weight[k])
             u -= weight[k++];

@@ -38,12 +38,12 @@ spectra_status sample_run_primitive(const char *name, canvas *c)
                 near ? ", did you mean '" : "", near ? near : "", near ? "'?" : "");
 }
 
-static spectra_status run_recipe(const matrix_info *info, uint64_t seed, int64_t layer, canvas *c)
+static spectra_status run_recipe(const matrix_info *info, matrix_draw draw, canvas *c)
 {
     for (int i = 0; i < info->ops; i++) {
         const recipe_op *op = &info->recipe[i];
         memcpy(c->arg, op->arg, sizeof c->arg);
-        c->stream = rng_open(seed, RNG_MATRIX, (uint32_t)layer, (uint32_t)i);
+        c->stream = draw_open(draw.rng, draw.seed, RNG_MATRIX, (uint32_t)draw.layer, (uint32_t)i);
         TRY(sample_run_primitive(op->op, c));
     }
     if (c->rows != c->m || c->columns != c->d)
@@ -54,23 +54,23 @@ static spectra_status run_recipe(const matrix_info *info, uint64_t seed, int64_t
     return SPECTRA_OK;
 }
 
-spectra_status sample_recipe(const matrix_info *info, int64_t m, int64_t d, uint64_t seed,
-                             int64_t layer, float *w, float *row_weight)
+spectra_status sample_recipe(const matrix_info *info, int64_t m, int64_t d, matrix_draw draw,
+                             float *w, float *row_weight)
 {
     enum { MAX_LAYER = (1 << 24) - 1 };
     if (m < 1 || d < 1 || m > SAMPLE_MAX_SIZE / d)
         return fail(SPECTRA_ESHAPE,
                     "matrix %s: m = %ld and d = %ld, neither may be below 1 nor m * d above %d",
                     info->name, (long)m, (long)d, SAMPLE_MAX_SIZE);
-    if (layer < 0 || layer > MAX_LAYER)
+    if (draw.layer < 0 || draw.layer > MAX_LAYER)
         return fail(SPECTRA_EINVAL, "matrix %s: layer %ld is not between 0 and %d", info->name,
-                    (long)layer, MAX_LAYER);
+                    (long)draw.layer, MAX_LAYER);
     canvas c = {.name = info->name, .m = m, .d = d, .weight = canvas_scratch(m)};
     if (!c.weight)
         return SPECTRA_ENOMEM;
     for (int64_t r = 0; r < m; r++)
         c.weight[r] = 1;
-    spectra_status status = run_recipe(info, seed, layer, &c);
+    spectra_status status = run_recipe(info, draw, &c);
     for (int64_t i = 0; i < m * d && status == SPECTRA_OK; i++)
         w[i] = (float)c.w[i];
     for (int64_t r = 0; r < m && status == SPECTRA_OK && row_weight; r++)
@@ -80,14 +80,14 @@ spectra_status sample_recipe(const matrix_info *info, int64_t m, int64_t d, uint
     return status;
 }
 
-rng_stream sample_learner_stream(uint64_t seed, int64_t layer)
+draw_stream sample_learner_stream(matrix_draw draw)
 {
-    return rng_open(seed, RNG_MATRIX, (uint32_t)layer, 0x1ea57);
+    return draw_open(draw.rng, draw.seed, RNG_MATRIX, (uint32_t)draw.layer, DRAW_LEARNER);
 }
 
 /* The learner's matrix with the first values of its parameters, in place of the sample w. */
 static spectra_status first_values(const matrix_info *info, int64_t m, int64_t d,
-                                   const rng_stream *s, float *w, float *row_weight)
+                                   const draw_stream *s, float *w, float *row_weight)
 {
     matrix_learner l;
     double *sample = canvas_scratch(m * d);
@@ -117,12 +117,12 @@ static spectra_status first_values(const matrix_info *info, int64_t m, int64_t d
     return status;
 }
 
-spectra_status sample_matrix(const matrix_info *info, int64_t m, int64_t d, uint64_t seed,
-                             int64_t layer, float *w, float *row_weight)
+spectra_status sample_matrix(const matrix_info *info, int64_t m, int64_t d, matrix_draw draw,
+                             float *w, float *row_weight)
 {
-    TRY(sample_recipe(info, m, d, seed, layer, w, row_weight));
+    TRY(sample_recipe(info, m, d, draw, w, row_weight));
     if (!info->learner)
         return SPECTRA_OK;
-    const rng_stream s = sample_learner_stream(seed, layer);
+    const draw_stream s = sample_learner_stream(draw);
     return first_values(info, m, d, &s, w, row_weight);
 }

@@ -25,7 +25,7 @@ spectra_status primitive_circulant(canvas *c)
     TRY(canvas_shape(c, c->m, d, d));
     for (int64_t r = 0; r < c->m; r++)
         for (int64_t j = 0; j < d; j++)
-            c->w[r * d + (r + j) % d] = rng_normal(&c->stream, (uint64_t)(r / d * d + j));
+            c->w[r * d + (r + j) % d] = draw_normal(&c->stream, (uint64_t)(r / d * d + j));
     return SPECTRA_OK;
 }
 
@@ -36,7 +36,7 @@ spectra_status primitive_toeplitz(canvas *c)
     TRY(canvas_shape(c, c->m, n, c->m));
     for (int64_t r = 0; r < c->m; r++)
         for (int64_t j = 0; j < n; j++)
-            c->w[r * n + j] = rng_normal(&c->stream, (uint64_t)(r - j + n - 1));
+            c->w[r * n + j] = draw_normal(&c->stream, (uint64_t)(r - j + n - 1));
     return SPECTRA_OK;
 }
 
@@ -61,7 +61,7 @@ spectra_status primitive_hadamard(canvas *c)
 
 /* Multiplies column j of block b by factor(stream, b * columns + j). */
 static spectra_status scale_columns(canvas *c,
-                                    double (*factor)(const rng_stream *s, uint64_t index))
+                                    double (*factor)(const draw_stream *s, uint64_t index))
 {
     int64_t n = c->columns;
     double *diagonal = canvas_scratch(n);
@@ -77,16 +77,16 @@ static spectra_status scale_columns(canvas *c,
     return SPECTRA_OK;
 }
 
-static double random_sign(const rng_stream *s, uint64_t index)
+static double random_sign(const draw_stream *s, uint64_t index)
 {
-    return rng_below(s, index, 2) ? -1 : 1;
+    return draw_below(s, index, 2) ? -1 : 1;
 }
 
 /* sqrt(2) times the real part of a number uniform on the unit circle: mean 0, mean square 1. */
-static double random_cosine(const rng_stream *s, uint64_t index)
+static double random_cosine(const draw_stream *s, uint64_t index)
 {
     static const double two_pi = 6.28318530717958647693;
-    return sqrt(2) * cos(two_pi * rng_uniform(s, index));
+    return sqrt(2) * cos(two_pi * draw_uniform(s, index));
 }
 
 spectra_status primitive_signs(canvas *c)
@@ -101,7 +101,7 @@ spectra_status primitive_cosines(canvas *c)
 
 spectra_status primitive_normal_columns(canvas *c)
 {
-    return scale_columns(c, rng_normal);
+    return scale_columns(c, draw_normal);
 }
 
 spectra_status primitive_permute_columns(canvas *c)
@@ -115,7 +115,7 @@ spectra_status primitive_permute_columns(canvas *c)
     for (int64_t r = 0; r < c->rows && status == SPECTRA_OK; r++) {
         double *row = c->w + r * n;
         if (r % c->block == 0)
-            rng_permutation(&c->stream, (uint64_t)(r / c->block * n), n, place);
+            draw_permutation(&c->stream, (uint64_t)(r / c->block * n), n, place);
         memcpy(old, row, (size_t)n * sizeof *old);
         for (int64_t j = 0; j < n; j++)
             row[place[j]] = old[j];
@@ -137,7 +137,7 @@ spectra_status primitive_cut(canvas *c)
     int64_t *pick = malloc((size_t)c->block * sizeof *pick);
     if (!pick)
         return fail(SPECTRA_ENOMEM, "no memory to choose of %ld rows", (long)c->block);
-    rng_permutation(&c->stream, 0, c->block, pick);
+    draw_permutation(&c->stream, 0, c->block, pick);
     c->w = NULL;
     bool all = c->rows == c->m;
     spectra_status status = canvas_shape(c, c->m, c->d, c->block);

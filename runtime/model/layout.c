@@ -1,7 +1,7 @@
 #include "model/internal.h"
 
 #include "base/status.h"
-#include "math/rng.h"
+#include "math/draw.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -140,10 +140,10 @@ static void fill(float *x, int64_t n, float value)
         x[i] = value;
 }
 
-static void fill_uniform(float *x, int64_t n, const rng_stream *s, double bound)
+static void fill_uniform(float *x, int64_t n, const draw_stream *s, double bound)
 {
     for (int64_t i = 0; i < n; i++)
-        x[i] = (float)(bound * (2 * rng_uniform(s, (uint64_t)i) - 1));
+        x[i] = (float)(bound * (2 * draw_uniform(s, (uint64_t)i) - 1));
 }
 
 /* A linear layer's bias has the bound of its weight, which has the same name up to the ending. */
@@ -167,11 +167,12 @@ void model_init_params(model *m)
         }
         float *x = m->params + t->offset;
         int64_t n = t->shape[0] * t->shape[1];
-        rng_stream s = rng_open(m->config.seed, RNG_INIT, (uint32_t)(i - trained), 0);
+        draw_stream s = draw_open(m->config.attention.rng, m->config.seed, RNG_INIT,
+                                  (uint32_t)(i - trained), 0);
         bool norm = strstr(t->name, "norm") != NULL;
         if (strstr(t->name, "_embeddings"))
             for (int64_t j = 0; j < n; j++)
-                x[j] = (float)(0.02 * rng_normal(&s, (uint64_t)j));
+                x[j] = (float)(0.02 * draw_normal(&s, (uint64_t)j));
         else if (norm)
             fill(x, n, ends_with(t->name, ".weight") ? 1 : 0);
         else

@@ -23,7 +23,8 @@ typedef struct model_config {
     bool dual; /* two sequences an example (retrieval) */
     double dropout, attention_dropout;
     uint64_t seed;                    /* initial values and matrices */
-    spectra_attention_desc attention; /* H, D, DV, layer and seed are filled in by the model */
+    spectra_attention_desc attention; /* H, D, DV, layer and seed are filled in by the model; rng
+                                         is of initial values too */
 } model_config;
 
 typedef struct model_tensor {

@@ -284,7 +284,8 @@ static spectra_status open_drawn(const approx_lab *lab, const reference *r,
                                          .DV = d->DV,
                                          .M = M,
                                          .seed = lab->seed,
-                                         .target = lab->target};
+                                         .target = lab->target,
+                                         .rng = lab->rng};
     TRY(spectra_attention_new(&desc, &w->att));
     const spectra_problem p = problem_of(d);
     int64_t heads = d->B * d->H, width = r->heads * r->n * feature->lanes * M;

@@ -44,6 +44,7 @@ typedef struct approx_lab {
     approx_data data;
     spectra_target target;
     uint64_t seed;
+    spectra_rng rng;
     int64_t trials; /* at least 2 */
     int features, matrices, sizes;
     const feature_info *feature[APPROX_FEATURES];

@@ -25,6 +25,7 @@ const setting train_settings[TRAIN_SETTINGS] = {
     {"antithetic", SETTING_BOOL, AT(antithetic), 0, 0, NULL, "features of w and of -w"},
     {"learn", SETTING_BOOL, AT(learn), 0, 0, NULL, "train the feature's own scalars"},
     {"seed", SETTING_INT, AT(seed), 0, 9e15, NULL, "seed of everything random"},
+    {"rng", SETTING_STRING, AT(rng), 0, 0, "philox|curand", "of matrices and initial weights"},
     {"data", SETTING_STRING, AT(data), 0, 0, NULL, "folder of the prepared data"},
 };
 
@@ -154,6 +155,8 @@ spectra_status train_config_read(const char *run, train_config *out)
         status = fail(SPECTRA_EIO, "%s: cannot read; is '%s' the folder of a run?", path, run);
     else if (!object)
         status = fail(SPECTRA_EFORMAT, "%s:%d: %s", path, error.line, error.text);
+    if (object && !json_object_get(object, "rng")) /* runs made before --rng existed */
+        (void)json_object_set_new(object, "rng", json_string("philox"));
     if (status == SPECTRA_OK)
         status = settings_from_json(train_settings, TRAIN_SETTINGS, &c, object, path);
     if (status == SPECTRA_OK)

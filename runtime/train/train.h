@@ -21,6 +21,7 @@ typedef struct train_config {
     char target[SETTING_TEXT]; /* "softmax", "gaussian" */
     bool official, through, antithetic, learn;
     int64_t seed;
+    char rng[SETTING_TEXT];  /* "philox", "curand": of matrices and initial weights */
     char data[SETTING_TEXT]; /* folder of train, dev, test.safetensors */
     int64_t threads;         /* recorded; results do not depend on it */
     /* recorded; results differ in rounding, and a run may go on on another device */
@@ -30,7 +31,7 @@ typedef struct train_config {
     char spec[SETTING_TEXT], spec_hash[72];
 } train_config;
 
-enum { TRAIN_SETTINGS = 12 };
+enum { TRAIN_SETTINGS = 13 };
 /* task's name, and everything behind train_config.task. */
 extern const setting train_settings[TRAIN_SETTINGS];
 /* The row of either table, or NULL. */

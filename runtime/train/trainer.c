@@ -1,5 +1,6 @@
 #include "base/outfile.h"
 #include "base/status.h"
+#include "math/draw.h"
 #include "train/internal.h"
 
 #include <stdio.h>
@@ -33,7 +34,8 @@ model_config learner_model(const train_config *c)
                       .official = c->official,
                       .through = c->through,
                       .antithetic = c->antithetic,
-                      .learn = c->learn},
+                      .learn = c->learn,
+                      .rng = draw_kind(c->rng)},
     };
 }
 

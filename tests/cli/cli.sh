@@ -297,7 +297,8 @@ is "nor of the logged losses" cmp a.numbers c.numbers
 # Matrices that are trained, that are made of counts, weighted rows, trained scalars: whole and in parts.
 few="--layers 1 --batch 4 --steps 6 --eval-every 3 --eval-batches 1 --seed 7 --m 24 --data data"
 [ -n "$CLI_SHORT" ] || set -- "oprf gmm" "saderf bbq" "trigrf dgm" "posrf+ inn" "hrf orf" "cderf simrf --antithetic"
-for made in "$@" "posrf fastfood_learnable" "poisrf qmc" "aderf ssr" "gerf orf --learn"; do
+for made in "$@" "posrf fastfood_learnable" "poisrf qmc" "aderf ssr" "posrf fastfood_learnable --rng curand" \
+    "gerf orf --learn"; do
     # shellcheck disable=SC2086
     set -- $made
     feat=$1 kernel=$2
@@ -310,6 +311,18 @@ for made in "$@" "posrf fastfood_learnable" "poisrf qmc" "aderf ssr" "gerf orf -
     is "resuming changes no bit of $made" sh -c "'$bin' train --resume --run part >/dev/null 2>&1 &&
         cmp whole/checkpoint.safetensors part/checkpoint.safetensors"
 done
+is "train with cuRAND's numbers" quiet train --feat posrf --kernel gaus --rng curand $few --run curand
+is "with ours" quiet train --feat posrf --kernel gaus $few --run ours
+is "config.json tells whose" sh -c "grep -q '\"rng\": \"curand\"' curand/config.json && grep -q '\"rng\": \"philox\"' ours/config.json"
+is "other numbers, another result" sh -c '! cmp -s curand/best.safetensors ours/best.safetensors'
+says 2 "rng" train --feat posrf --kernel gaus --rng philox $few --run curand --resume
+is "eval draws what training did" sh -c "'$bin' eval --run curand --split dev --json >curand.json &&
+    grep -q accuracy curand.json"
+grep -v '"rng"' ours/config.json >config && mv config ours/config.json
+is "a run of before is one with ours" sh -c "'$bin' eval --run ours --split dev --json | grep -q accuracy"
+is "matrix of cuRAND's numbers" "$bin" matrix --kernel gaus --m 16 --d 8 --rng curand --out curand.npy
+is "attend draws the same" sh -c "'$bin' attend --feat posrf --kernel gaus --m 16 --rng curand --q q.npy --k q.npy --v q.npy --out c1.npy &&
+    '$bin' attend --feat posrf --kernel gaus --m 16 --input W=curand.npy --q q.npy --k q.npy --v q.npy --out c2.npy && cmp c1.npy c2.npy"
 is "eval with what was trained" "$bin" eval --run whole --split dev --json
 says 1 "exactly N(0, I)" train --feat geomrf --kernel ssr --data data --run r0
 says 1 "has no scalar that is trained" train --feat posrf --kernel orf --learn --data data --run r0

@@ -232,7 +232,8 @@ static void test_control_counts(void **state)
     const double lambda = (double)e.block[0];
     for (int t = 0; t < DRAWS; t++) {
         float w[M * D];
-        assert_int_equal(sample_matrix(sorf, M, D, (uint64_t)t, 0, w, NULL), SPECTRA_OK);
+        assert_int_equal(sample_matrix(sorf, M, D, (matrix_draw){.seed = (uint64_t)t}, w, NULL),
+                         SPECTRA_OK);
         for (int i = 0; i < M * D; i++) {
             const double u = oracle_normal_cdf((double)w[i]);
             double mass = exp(-lambda), total = mass;

@@ -50,7 +50,7 @@ const matrix_info *estimate_matrix(const char *name)
 void estimate_draw(const matrix_info *info, int64_t m, int64_t d, uint64_t seed, float *w,
                    float *weight)
 {
-    if (sample_matrix(info, m, d, seed, 0, w, weight) != SPECTRA_OK)
+    if (sample_matrix(info, m, d, (matrix_draw){.seed = seed}, w, weight) != SPECTRA_OK)
         fail_msg("%s (%d, %d): %s", info->name, (int)m, (int)d, spectra_message());
 }
 

@@ -1,8 +1,7 @@
 /* runtime/math/rng_curand.c against cuRAND's generators for the host, which need no GPU: words and
- * uniform numbers equal, normal numbers within 2 units in the last place. Known numbers hold
- * without the library; the rest is skipped where there is none. Each comparison must find out a
- * mistake too.
- */
+ * uniform numbers equal, normal numbers within 2 units in the last place; what --rng curand draws,
+ * rounded to float, equal. Known numbers hold without the library; the rest is skipped where there
+ * is none. Each comparison must find out a mistake too. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -10,9 +9,11 @@
 
 #include <cmocka.h>
 
-#include "math/rng.h"
+#include "kernel/registry.h"
+#include "math/draw.h"
 #include "math/rng_curand.h"
 #include "math/sobol.h"
+#include "matrix/recipe.h"
 
 #include <dlfcn.h>
 #include <math.h>
@@ -20,6 +21,7 @@
 #include <string.h>
 
 enum { PSEUDO_PHILOX = 161, QUASI_SOBOL32 = 201, ORDER_LEGACY = 103, JOE_KUO_32 = 101 };
+enum { MATRIX_M = 512, MATRIX_D = 16 };
 enum { LONG = 3 << 20, SHORT = 3001, POINTS = 5000, MAX_ULP = 2 };
 
 typedef struct curand_state *curand_generator;
@@ -437,6 +439,112 @@ static void test_however_cut(void **state)
         }
     }
 }
+
+/* ---- what the program draws ------------------------------------------------ */
+
+/* Element i of what `number` gives for it against that of cuRAND's generator, float for float. */
+static void compare_stream(const draw_stream *s, double (*number)(const draw_stream *s, uint64_t i),
+                           const double *theirs, int64_t n)
+{
+    int64_t equal = 0;
+    for (int64_t i = 0; i < n; i++)
+        equal += (float)number(s, (uint64_t)i) == (float)theirs[i];
+    assert_int_equal(equal, n);
+}
+
+/* Streams have the offsets that draw.h says. */
+static void test_streams(void **state)
+{
+    (void)state;
+    need_library();
+    static const struct {
+        rng_use use;
+        uint32_t layer, step;
+        uint64_t number;
+    } streams[] = {{RNG_MATRIX, 0, 0, 0},          {RNG_MATRIX, 0, 2, 2},
+                   {RNG_MATRIX, 3, 1, 3 * 64 + 1}, {RNG_MATRIX, 3, DRAW_LEARNER, 3 * 64 + 63},
+                   {RNG_INIT, 0, 0, 1 << 30},      {RNG_INIT, 17, 0, (1 << 30) + 17}};
+    double *theirs = numbers(SHORT, sizeof *theirs);
+    for (size_t i = 0; i < sizeof streams / sizeof streams[0]; i++) {
+        const uint64_t seed = 42 + i, offset = streams[i].number << 32;
+        const draw_stream s =
+            draw_open(SPECTRA_RNG_CURAND, seed, streams[i].use, streams[i].layer, streams[i].step);
+        curand_generator g = philox(seed, offset);
+        assert_int_equal(api.normal_double(g, theirs, SHORT - 1, 0, 1), 0);
+        compare_stream(&s, draw_normal, theirs, SHORT - 1);
+        assert_int_equal(api.offset(g, offset), 0);
+        assert_int_equal(api.uniform_double(g, theirs, SHORT), 0);
+        compare_stream(&s, draw_uniform, theirs, SHORT);
+        uint32_t word[8];
+        assert_int_equal(api.offset(g, offset + ((uint64_t)1 << 31)), 0);
+        assert_int_equal(api.words(g, word, 8), 0);
+        api.destroy(g);
+        for (uint64_t k = 0; k < 8; k++)
+            assert_int_equal(draw_word(&s, k), word[k]);
+        assert_int_equal(draw_below(&s, 3, (uint64_t)1 << 32), word[7]);
+    }
+    free(theirs);
+}
+
+static void test_normal_matrix(void **state)
+{
+    (void)state;
+    need_library();
+    enum { M = 128, D = 32 };
+    static float w[M * D];
+    double *theirs = numbers(M * D, sizeof *theirs);
+    const matrix_info *gaus;
+    assert_int_equal(registry_matrix("gaus", &gaus), SPECTRA_OK);
+    for (int64_t layer = 0; layer < 3; layer++) {
+        const matrix_draw draw = {7, layer, SPECTRA_RNG_CURAND};
+        assert_int_equal(sample_matrix(gaus, M, D, draw, w, NULL), SPECTRA_OK);
+        curand_generator g = philox(7, (uint64_t)(64 * layer) << 32);
+        assert_int_equal(api.normal_double(g, theirs, (size_t)M * D, 0, 1), 0);
+        api.destroy(g);
+        for (int i = 0; i < M * D; i++)
+            assert_true(w[i] == (float)theirs[i]);
+    }
+    free(theirs);
+}
+
+/* Mean of the columns and of the squares, the first over 5 standard errors of a normal matrix. */
+static void check_moments(const char *name, const double *mean, double square, int64_t rows)
+{
+    for (int j = 0; j < MATRIX_D; j++)
+        if (!(fabs(mean[j]) < 5 / sqrt((double)rows)))
+            fail_msg("%s: column %d has mean %g", name, j, mean[j]);
+    if (!(fabs(square - 1) < 0.1))
+        fail_msg("%s: second moments of %g, expected is 1", name, square);
+}
+
+/* Every matrix can be drawn, is another than that of our streams, and has rows of mean 0 and second
+ * moments I, whichever generator is asked. */
+static void test_every_matrix(void **state)
+{
+    (void)state;
+    enum { DRAWS = 8, ALL = DRAWS * MATRIX_M };
+    static float w[2][MATRIX_M * MATRIX_D], weight[MATRIX_M];
+    for (const matrix_info *info = generated_matrices; info->name; info++) {
+        double square[2] = {0}, mean[2][MATRIX_D] = {{0}};
+        for (int i = 0; i < 2 * DRAWS; i++) {
+            const int kind = i % 2;
+            const matrix_draw draw = {(uint64_t)i / 2, 1,
+                                      kind ? SPECTRA_RNG_CURAND : SPECTRA_RNG_PHILOX};
+            assert_int_equal(sample_matrix(info, MATRIX_M, MATRIX_D, draw, w[kind], weight),
+                             SPECTRA_OK);
+            for (int k = 0; k < MATRIX_M * MATRIX_D; k++) {
+                const double x = (double)w[kind][k], share = (double)weight[k / MATRIX_D] / ALL;
+                square[kind] += share * x * x / MATRIX_D;
+                mean[kind][k % MATRIX_D] += share * x;
+            }
+            if (kind && memcmp(w[0], w[1], sizeof w[0]) == 0)
+                fail_msg("%s: both generators give the same matrix", info->name);
+        }
+        for (int kind = 0; kind < 2; kind++)
+            check_moments(info->name, mean[kind], square[kind], ALL);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -451,6 +559,9 @@ int main(void)
         cmocka_unit_test(test_sobol_directions),
         cmocka_unit_test(test_sobol_points),
         cmocka_unit_test(test_sobol_uniform),
+        cmocka_unit_test(test_streams),
+        cmocka_unit_test(test_normal_matrix),
+        cmocka_unit_test(test_every_matrix),
     };
     return cmocka_run_group_tests(tests, open_library, NULL);
 }

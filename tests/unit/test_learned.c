@@ -46,7 +46,7 @@ static problem problem_new(const char *name, int64_t m, int64_t d)
 {
     problem p = {.sample = numbers(m * d)};
     oracle_rng r = {5};
-    const rng_stream s = rng_open(3, RNG_TEST, 0, 0);
+    const draw_stream s = draw_open(SPECTRA_RNG_PHILOX, 3, RNG_TEST, 0, 0);
     for (int64_t i = 0; i < m * d; i++)
         p.sample[i] = strcmp(name, "bbq") == 0 ? oracle_uniform(&r) : oracle_normal(&r);
     if (learner_open_matrix(name, name, m, d, p.sample, &s, &p.l) != SPECTRA_OK)
@@ -141,7 +141,8 @@ static void test_fastfood_start(void **state)
     double second[D][D] = {{0}}, length = 0;
     for (int t = 0; t < DRAWS; t++) {
         float w[M * D];
-        assert_int_equal(sample_matrix(info, M, D, (uint64_t)t, 0, w, NULL), SPECTRA_OK);
+        assert_int_equal(sample_matrix(info, M, D, (matrix_draw){.seed = (uint64_t)t}, w, NULL),
+                         SPECTRA_OK);
         for (int r = 0; r < M; r++)
             for (int i = 0; i < D; i++) {
                 length += (double)w[r * D + i] * (double)w[r * D + i] / (M * DRAWS);

@@ -26,7 +26,7 @@ static spectra_status sample(const char *name, const recipe_op *recipe, int ops,
                              int64_t d, uint64_t seed, float *w)
 {
     const matrix_info info = {name, "", "", "exact", ops, recipe, "", NULL};
-    return sample_matrix(&info, m, d, seed, 0, w, NULL);
+    return sample_matrix(&info, m, d, (matrix_draw){.seed = seed}, w, NULL);
 }
 
 static void draw(const recipe_op *recipe, int ops, int64_t m, int64_t d, uint64_t seed, float *w)
@@ -488,8 +488,11 @@ static void test_refusals(void **state)
             assert_string_equal(spectra_message(), cases[i].message);
     }
     const matrix_info info = {"test", "", "", "exact", 1, gaus, "", NULL};
-    assert_int_equal(sample_matrix(&info, 2, 2, 1, 1 << 24, w, NULL), SPECTRA_EINVAL);
-    assert_int_equal(sample_matrix(&info, 2, 2, 1, -1, w, NULL), SPECTRA_EINVAL);
+    assert_int_equal(
+        sample_matrix(&info, 2, 2, (matrix_draw){.seed = 1, .layer = 1 << 24}, w, NULL),
+        SPECTRA_EINVAL);
+    assert_int_equal(sample_matrix(&info, 2, 2, (matrix_draw){.seed = 1, .layer = -1}, w, NULL),
+                     SPECTRA_EINVAL);
     for (int i = 0; i < 4; i++)
         assert_true(w[i] == 42);
 }

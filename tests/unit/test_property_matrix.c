@@ -37,7 +37,8 @@ static const matrix_info *find(const char *name)
 static void draw_weighted(const char *name, int64_t m, int64_t d, uint64_t seed, int64_t layer,
                           float *w, float *weight)
 {
-    if (sample_matrix(find(name), m, d, seed, layer, w, weight) != SPECTRA_OK)
+    if (sample_matrix(find(name), m, d, (matrix_draw){.seed = seed, .layer = layer}, w, weight) !=
+        SPECTRA_OK)
         fail_msg("%s (%d, %d): %s", name, (int)m, (int)d, spectra_message());
 }
 
@@ -210,9 +211,9 @@ static void test_what_does_not_exist(void **state)
         float w[16 * 16], weight[16];
         for (int i = 0; i < 16 * 16; i++)
             w[i] = weight[i % 16] = 42;
-        assert_int_equal(
-            sample_matrix(find(cases[k].name), cases[k].m, cases[k].d, 1, 0, w, weight),
-            SPECTRA_ESHAPE);
+        assert_int_equal(sample_matrix(find(cases[k].name), cases[k].m, cases[k].d,
+                                       (matrix_draw){.seed = 1}, w, weight),
+                         SPECTRA_ESHAPE);
         assert_string_equal(spectra_message(), cases[k].message);
         for (int i = 0; i < 16 * 16; i++)
             assert_true(w[i] == 42 && weight[i % 16] == 42);

@@ -27,7 +27,7 @@ static drawn draw(const char *name, int m, int d, uint64_t seed)
     drawn x = {.m = m, .d = d};
     const matrix_info *info = NULL;
     if (registry_matrix(name, &info) != SPECTRA_OK ||
-        sample_matrix(info, m, d, seed, 0, x.w, x.weight) != SPECTRA_OK)
+        sample_matrix(info, m, d, (matrix_draw){.seed = seed}, x.w, x.weight) != SPECTRA_OK)
         fail_msg("%s (%d, %d): %s", name, m, d, spectra_message());
     return x;
 }
@@ -114,7 +114,8 @@ static void test_cut_takes_random_rows(void **state)
     int taken[D] = {0};
     for (uint64_t t = 0; t < DRAWS; t++) {
         drawn x = {.m = M, .d = D};
-        assert_int_equal(sample_matrix(&info, M, D, t, 0, x.w, NULL), SPECTRA_OK);
+        assert_int_equal(sample_matrix(&info, M, D, (matrix_draw){.seed = t}, x.w, NULL),
+                         SPECTRA_OK);
         for (int r = 0; r < M; r++) {
             int which = 0;
             while (x.w[r * D + which] == 0)
@@ -276,8 +277,10 @@ static void test_sphere_lattice(void **state)
     for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
         const int m = sizes[k][0], d = sizes[k][1];
         drawn x = {.m = m, .d = d}, y = x;
-        assert_int_equal(sample_matrix(&lattice, m, d, 5, 0, x.w, NULL), SPECTRA_OK);
-        assert_int_equal(sample_matrix(&rotated, m, d, 5, 0, y.w, NULL), SPECTRA_OK);
+        assert_int_equal(sample_matrix(&lattice, m, d, (matrix_draw){.seed = 5}, x.w, NULL),
+                         SPECTRA_OK);
+        assert_int_equal(sample_matrix(&rotated, m, d, (matrix_draw){.seed = 5}, y.w, NULL),
+                         SPECTRA_OK);
         const drawn z = draw("ssf", m, d, 5);
         for (int r = 0; r < m; r++) {
             assert_true(fabs(length(&x, r) - 1) < 1e-6);

@@ -11,8 +11,8 @@
 #include <cmocka.h>
 
 #include "math/blas.h"
+#include "math/draw.h"
 #include "math/normal.h"
-#include "math/rng.h"
 #include "matrix/recipe.h"
 #include <math.h>
 #include <pthread.h>
@@ -254,18 +254,18 @@ static void test_permutations(void **state)
     enum { N = 1000, TRIES = 6000 };
     int64_t order[N];
     bool seen[N] = {false};
-    const rng_stream s = rng_open(3, RNG_SHUFFLE, 0, 0);
-    rng_permutation(&s, 0, N, order);
+    const draw_stream s = draw_open(SPECTRA_RNG_PHILOX, 3, RNG_SHUFFLE, 0, 0);
+    draw_permutation(&s, 0, N, order);
     for (int i = 0; i < N; i++) {
         assert_true(order[i] >= 0 && order[i] < N && !seen[order[i]]);
         seen[order[i]] = true;
     }
-    rng_permutation(&s, 0, 0, order);
+    draw_permutation(&s, 0, 0, order);
     int count[6] = {0};
     for (uint32_t t = 0; t < TRIES; t++) {
-        const rng_stream other = rng_open(3, RNG_SHUFFLE, 0, t);
+        const draw_stream other = draw_open(SPECTRA_RNG_PHILOX, 3, RNG_SHUFFLE, 0, t);
         int64_t p[3];
-        rng_permutation(&other, 0, 3, p);
+        draw_permutation(&other, 0, 3, p);
         count[2 * p[0] + (p[1] > p[2])]++;
     }
     for (int k = 0; k < 6; k++)

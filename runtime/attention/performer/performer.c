@@ -95,7 +95,7 @@ static spectra_status find_chain(spectra_attention *att)
             PERFORMER_ALIGN, (size_t)performer_align(sample_chain_floats(M)) * sizeof(float));
     if (!att->chain_memory)
         return fail(SPECTRA_ENOMEM, "performer: out of memory");
-    TRY(sample_chain(att->matrix, M, D, att->desc.seed, att->desc.layer, att->w, att->chain_memory,
+    TRY(sample_chain(att->matrix, M, D, matrix_draw_of(&att->desc), att->w, att->chain_memory,
                      &att->chain, &found));
     att->plan.chain = found ? &att->chain : NULL;
     return SPECTRA_OK;
@@ -110,10 +110,11 @@ static spectra_status performer_redraw(spectra_attention *att, uint64_t seed)
     att->counts_given = false;
     if (att->second) {
         TRY(registry_matrix("orf", &directions));
-        TRY(sample_matrix(directions, M, D, seed + other, att->desc.layer, att->second, NULL));
+        const matrix_draw second = {seed + other, att->desc.layer, att->desc.rng};
+        TRY(sample_matrix(directions, M, D, second, att->second, NULL));
     }
     if (!att->matrix->learner) /* training_redraw draws those that are learned */
-        TRY(sample_matrix(att->matrix, M, D, seed, att->desc.layer, att->w, att->row_weight));
+        TRY(sample_matrix(att->matrix, M, D, matrix_draw_of(&att->desc), att->w, att->row_weight));
     TRY(training_redraw(att, seed));
     TRY(find_chain(att));
     performer_pack(att);
@@ -187,9 +188,8 @@ static spectra_status find_kernels(spectra_attention *att)
 {
     const spectra_attention_desc *d = &att->desc;
     const char *feat = att->feature->name, *matrix = att->matrix->name;
-    const int groups =
-        ATTN_ATTENTION | (d->causal ? ATTN_CAUSAL : 0) | (d->official ? ATTN_OFFICIAL : 0);
-    TRY(kernel_find(feat, matrix, d->D, d->DV, d->M, groups, &att->kernels));
+    const int more = (d->causal ? ATTN_CAUSAL : 0) | (d->official ? ATTN_OFFICIAL : 0);
+    TRY(kernel_find(feat, matrix, d->D, d->DV, d->M, ATTN_ATTENTION | more, &att->kernels));
     att->forward = att->kernels->fwd;
     if (!d->bf16)
         return SPECTRA_OK;

@@ -34,7 +34,7 @@ static spectra_status out_of_memory(const spectra_attention *att)
 static spectra_status open_learner(spectra_attention *att, attention_training *t)
 {
     int64_t n = att->plan.M * att->plan.D;
-    const rng_stream s = sample_learner_stream(att->desc.seed, att->desc.layer);
+    const draw_stream s = sample_learner_stream(matrix_draw_of(&att->desc));
     TRY(learner_open_matrix(att->matrix->learner, att->matrix->name, att->plan.M, att->plan.D, NULL,
                             &s, &t->learner));
     t->matrix = true;
@@ -104,10 +104,10 @@ spectra_status training_redraw(spectra_attention *att, uint64_t seed)
     if (!t)
         return SPECTRA_OK;
     if (t->matrix) {
-        const rng_stream s = sample_learner_stream(seed, att->desc.layer);
+        const matrix_draw draw = {seed, att->desc.layer, att->desc.rng};
+        const draw_stream s = sample_learner_stream(draw);
         matrix_learner drawn;
-        TRY(sample_recipe(att->matrix, att->plan.M, att->plan.D, seed, att->desc.layer, t->sample,
-                          att->row_weight));
+        TRY(sample_recipe(att->matrix, att->plan.M, att->plan.D, draw, t->sample, att->row_weight));
         TRY(learner_open_matrix(att->matrix->learner, att->matrix->name, att->plan.M, att->plan.D,
                                 t->wide_sample, &s, &drawn));
         learner_close_matrix(&t->learner);
@@ -161,7 +161,7 @@ void spectra_attention_trained_start(const spectra_attention *att, float *theta)
         theta[i] = att->feature->learn[i / H].start;
     if (!t->matrix)
         return;
-    const rng_stream s = sample_learner_stream(att->desc.seed, att->desc.layer);
+    const draw_stream s = sample_learner_stream(matrix_draw_of(&att->desc));
     t->learner.kind->start(&t->learner, &s, t->theta);
     for (int64_t i = 0; i < t->learner.count; i++)
         theta[t->scalars * H + i] = (float)t->theta[i];
