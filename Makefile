@@ -171,7 +171,7 @@ diff-gen:
 # ---- compilation ----------------------------------------------------------------------------------
 
 CLI_C := $(wildcard runtime/cli/*.c)
-LIB_C := $(filter-out $(CLI_C),$(wildcard $(RUNTIME:%=%*.c))) build/task_specs.c build/jit_sources.c build/cubins.c
+LIB_C := $(filter-out $(CLI_C),$(wildcard $(RUNTIME:%=%*.c))) build/task_specs.c build/task_bases.c build/jit_sources.c build/cubins.c
 TABLE_C := build/base/features.c build/base/matrices.c build/registry.c
 # AVX2 has no products of bf16
 KERNELS_avx2 := $(filter-out %/attn_bf16.c,$(KERNEL_C))
@@ -185,6 +185,9 @@ KERNEL = $(COMPILE) -g1
 build/task_specs.c: gen/embed.lua $(wildcard specs/task/*.lua)
 	@mkdir -p build
 	$(LUA) gen/embed.lua $@ task_spec $(wildcard specs/task/*.lua)
+build/task_bases.c: gen/embed.lua $(wildcard specs/base/*.lua)
+	@mkdir -p build
+	$(LUA) gen/embed.lua $@ task_base $(wildcard specs/base/*.lua)
 
 # machine code of GPUs, part of the library so that an installed one finds it: `make gen ARCH=...`
 build/cubins.c: gen/cubins.lua $(wildcard build/*/cubins.inc)

@@ -127,10 +127,16 @@ function kinds.pair(list, r)
   end
 end
 
+-- A task's settings: those of its file, else of the one that it names as its base.
+local function task(name, folder)
+  local path = ("specs/%s/%s.lua"):format(folder or "task", name)
+  local t = assert(load(emit.read(path), "=" .. path, "t", {}))()
+  return t.base and setmetatable(t, { __index = task(t.base, "base") }) or t
+end
+
 function kinds.tasks(list)
   for _, name in ipairs(emit.names("task")) do
-    local path = ("specs/task/%s.lua"):format(name)
-    local t = assert(load(emit.read(path), "=" .. path, "t", {}))()
+    local t = task(name)
     for _, aligned in ipairs { true, false } do -- what attentions train may lie before the layers
       kinds.model(list, { embed = t.embed, hidden = t.hidden, inner = t.heads * t.head_dim, classes = t.classes,
         aligned = aligned })

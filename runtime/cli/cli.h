@@ -72,9 +72,6 @@ typedef enum option_id {
     OPT_LAYER,
     OPT_ROW_WEIGHTS,
     OPT_FROM,
-    OPT_ROWS,
-    OPT_TOKENS,
-    OPT_KEEP_TSV,
     OPT_OVERWRITE,
     OPT_JSON,
     OPT_THREADS,
@@ -122,6 +119,11 @@ typedef struct cli_value {
     char text[SETTING_TEXT]; /* as written, for every type */
 } cli_value;
 
+/* An option that is a task's own, of data/reader.h. */
+typedef struct cli_task_option {
+    const char *name, *text;
+} cli_task_option;
+
 typedef struct cli_args {
     unsigned command; /* its bit */
     const char *command_name;
@@ -130,6 +132,8 @@ typedef struct cli_args {
     cli_value value[OPT_COUNT]; /* defaults where not given */
     int inputs;
     const char *input[CLI_INPUTS]; /* every --input, "NAME=file.npy" */
+    int task_options;
+    cli_task_option task_option[CLI_INPUTS]; /* in the order given */
 } cli_args;
 
 /* argv without the program's and the command's name. SPECTRA_EINVAL. */
@@ -174,6 +178,8 @@ spectra_status cli_jit(const cli_args *a);
 spectra_status cli_bench(const cli_args *a);
 /* The kinds of measurements, to stdout. */
 void cli_bench_kinds(void);
+/* The options that tasks have of their own, to stdout. */
+void cli_data_options(void);
 
 /* What the environment says of compiling at run time, to jit.h. SPECTRA_EINVAL. */
 spectra_status cli_jit_settings(void);

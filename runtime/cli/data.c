@@ -3,6 +3,7 @@
 #include "base/outfile.h"
 #include "base/status.h"
 #include "data/dataset.h"
+#include "data/reader.h"
 #include "data/task.h"
 
 #include <stdio.h>
@@ -66,21 +67,20 @@ static void print_facts(const dataset *d, const char *split, const split_facts *
 
 static spectra_status data_info(const cli_args *a, const char *folder)
 {
-    static const char *const splits[] = {"train", "dev", "test"};
     json_t *all = json_object();
     spectra_status status = SPECTRA_OK;
     for (int i = 0; i < 3 && status == SPECTRA_OK; i++) {
         char file[32];
-        snprintf(file, sizeof file, "%s.safetensors", splits[i]);
+        snprintf(file, sizeof file, "%s.safetensors", dataset_splits[i]);
         char *path = outfile_join(folder, file);
         dataset *d = NULL;
         status = path ? dataset_open(path, &d) : fail(SPECTRA_ENOMEM, "data info: out of memory");
         if (status == SPECTRA_OK) {
             split_facts f = find_facts(d);
             if (a->value[OPT_JSON].given)
-                json_object_set_new(all, splits[i], facts_json(d, &f));
+                json_object_set_new(all, dataset_splits[i], facts_json(d, &f));
             else
-                print_facts(d, splits[i], &f);
+                print_facts(d, dataset_splits[i], &f);
         }
         dataset_close(d);
         free(path);
@@ -100,79 +100,91 @@ static spectra_status data_info(const cli_args *a, const char *folder)
 /* ---- generate, prepare ------------------------------------------------------------------------
  */
 
-static spectra_status parse_rows(const char *text, int64_t rows[3])
+/* Options that belong to the task's reader, into its struct. */
+static spectra_status task_options(const cli_args *a, const task_reader *reader, reader_verb verb,
+                                   void *options)
 {
-    const char *at = text;
-    for (int i = 0; i < 3; i++) {
-        char *end = NULL;
-        long long value = strtoll(at, &end, 10);
-        if (end == at || *end != (i < 2 ? ',' : 0) || value < 1 || value > 10000000)
-            return fail(SPECTRA_EINVAL,
-                        "--rows is '%s', allowed are three numbers from 1 to 10000000: "
-                        "96000,2000,2000",
-                        text);
-        rows[i] = value;
-        at = end + 1;
+    memcpy(options, reader->defaults, reader->options_bytes);
+    for (int i = 0; i < a->task_options; i++) {
+        const cli_task_option *o = &a->task_option[i];
+        const reader_setting *s = reader_setting_find(reader, o->name);
+        char where[64];
+        snprintf(where, sizeof where, "--%s", o->name);
+        if (!s || !(s->verbs >> verb & 1))
+            return fail(SPECTRA_EINVAL, "data %s has no option %s", reader_verb_names[verb], where);
+        TRY(setting_parse(&s->setting, options, o->text, where));
     }
     return SPECTRA_OK;
 }
 
-static spectra_status only_with(const cli_args *a, const char *verb, option_id id, const char *name)
+static spectra_status make_data(const cli_args *a, reader_verb verb, const char *task_name)
 {
-    if (a->value[id].given)
-        return fail(SPECTRA_EINVAL, "data %s has no option --%s", verb, name);
-    return SPECTRA_OK;
-}
-
-static spectra_status make_data(const cli_args *a, const char *verb, const char *task_name)
-{
+    static char options[READER_OPTIONS] __attribute__((aligned(16)));
+    const char *name = reader_verb_names[verb];
+    const option_id other = verb == READER_PREPARE ? OPT_SEED : OPT_FROM;
+    const task_reader *reader = NULL;
     task t;
     TRY(task_load(task_name, &t));
-    if (strcmp(task_name, "lra-listops") != 0)
-        return fail(SPECTRA_EUNSUPPORTED,
-                    "data %s knows lra-listops; %s's settings are there, reading its files is not",
-                    verb, task_name);
+    TRY(reader_find(task_name, verb, &reader));
     char folder[SETTING_TEXT];
     if (a->value[OPT_OUT].given)
         snprintf(folder, sizeof folder, "%s", a->value[OPT_OUT].text);
     else
         snprintf(folder, sizeof folder, "data/%.64s", task_name);
-    listops_options o = {.tokens = a->value[OPT_TOKENS].text[0] == 'A' ? LISTOPS_A : LISTOPS_B,
-                         .seed = (uint64_t)a->value[OPT_SEED].integer,
-                         .keep_tsv = a->value[OPT_KEEP_TSV].given,
-                         .overwrite = a->value[OPT_OVERWRITE].given};
-    if (strcmp(verb, "prepare") == 0) {
-        const char *from = NULL;
-        TRY(only_with(a, verb, OPT_ROWS, "rows"));
-        TRY(only_with(a, verb, OPT_SEED, "seed"));
-        TRY(only_with(a, verb, OPT_KEEP_TSV, "keep-tsv"));
-        TRY(cli_need(a, OPT_FROM, &from));
-        TRY(listops_prepare(from, folder, &o));
-    } else {
-        TRY(only_with(a, verb, OPT_FROM, "from"));
-        TRY(parse_rows(a->value[OPT_ROWS].text, o.rows));
-        TRY(listops_generate(folder, &o));
-    }
+    reader_request r = {.out_dir = folder,
+                        .overwrite = a->value[OPT_OVERWRITE].given,
+                        .seed = (uint64_t)a->value[OPT_SEED].integer,
+                        .options = options};
+    TRY(task_options(a, reader, verb, options));
+    if (a->value[other].given)
+        return fail(SPECTRA_EINVAL, "data %s has no option --%s", name,
+                    other == OPT_SEED ? "seed" : "from");
+    if (verb == READER_PREPARE)
+        TRY(cli_need(a, OPT_FROM, &r.from));
+    TRY(reader->run[verb](&r));
     return data_info(a, folder);
+}
+
+void cli_data_options(void)
+{
+    for (int i = 0; task_readers[i]; i++) {
+        printf("\nof %s\n", task_readers[i]->name);
+        for (int k = 0; k < task_readers[i]->settings_count; k++) {
+            const reader_setting *s = &task_readers[i]->settings[k];
+            char left[64];
+            snprintf(left, sizeof left, "--%s%s%s", s->setting.name, s->metavar ? " " : "",
+                     s->metavar ? s->metavar : "");
+            printf("  %-26s ", left);
+            for (int v = 0, some = 0; v < READER_VERBS; v++)
+                if (s->verbs >> v & 1)
+                    printf("%s%s", some++ ? ", " : "", reader_verb_names[v]);
+            printf(": %s\n", s->setting.doc);
+        }
+    }
 }
 
 spectra_status cli_data(const cli_args *a)
 {
-    static const char *const verbs[] = {"generate", "prepare", "info"};
     if (a->positionals < 2)
         return fail(SPECTRA_EINVAL, "data needs a verb and a task: data generate|prepare TASK, "
                                     "data info TASK|DIR");
     const char *verb = a->positional[0], *subject = a->positional[1];
-    if (strcmp(verb, "generate") == 0 || strcmp(verb, "prepare") == 0)
-        return make_data(a, verb, subject);
+    const char *verbs[READER_VERBS + 1] = {[READER_VERBS] = "info"};
+    for (int v = 0; v < READER_VERBS; v++) {
+        verbs[v] = reader_verb_names[v];
+        if (strcmp(verb, verbs[v]) == 0)
+            return make_data(a, (reader_verb)v, subject);
+    }
     if (strcmp(verb, "info") == 0) {
+        if (a->task_options)
+            return fail(SPECTRA_EINVAL, "data info has no option --%s", a->task_option[0].name);
         struct stat info;
         char folder[SETTING_TEXT];
         bool is_folder = stat(subject, &info) == 0 && S_ISDIR(info.st_mode);
         snprintf(folder, sizeof folder, "%s%.400s", is_folder ? "" : "data/", subject);
         return data_info(a, folder);
     }
-    const char *near = nearest_name(verb, verbs, 3);
+    const char *near = nearest_name(verb, verbs, READER_VERBS + 1);
     return fail(SPECTRA_EINVAL, "unknown verb 'data %s'%s%s%s", verb,
                 near ? ", did you mean '" : "", near ? near : "",
                 near ? "'?" : "; there are generate, prepare, info");

@@ -65,6 +65,8 @@ static void print_command_help(const command *c)
     cli_print_options(c->bit);
     if (c->bit == CLI_BENCH)
         cli_bench_kinds();
+    if (c->bit == CLI_DATA)
+        cli_data_options();
 }
 
 static spectra_status find_command(const char *name, const command **out)

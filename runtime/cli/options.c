@@ -1,4 +1,5 @@
 #include "cli/cli.h"
+#include "data/reader.h"
 
 #include "base/status.h"
 #include "kernel/find.h"
@@ -130,12 +131,6 @@ static const option options[OPT_COUNT] = {
                          NULL, "where the weights of the rows (M) go"},
     [OPT_FROM] = {"from", NULL, "DIR", SETTING_STRING, CLI_DATA, NULL, 0, 0, NULL, NULL,
                   "prepare: folder of the original files"},
-    [OPT_ROWS] = {"rows", NULL, "N,N,N", SETTING_STRING, CLI_DATA, NULL, 0, 0, "96000,2000,2000",
-                  NULL, "generate: rows of train, dev, test"},
-    [OPT_TOKENS] = {"tokens", NULL, "A|B", SETTING_STRING, CLI_DATA, NULL, 0, 0, "A", "A|B",
-                    "A: no brackets, as the reference; B: closing brackets stay"},
-    [OPT_KEEP_TSV] = {"keep-tsv", NULL, NULL, FLAG, CLI_DATA, NULL, 0, 0, NULL, NULL,
-                      "generate: write LRA's tsv files as well"},
     [OPT_OVERWRITE] = {"overwrite", NULL, NULL, FLAG, CLI_TRAIN | CLI_DATA, NULL, 0, 0, NULL, NULL,
                        "replace what is there"},
     [OPT_JSON] = {"json", NULL, NULL, FLAG,
@@ -233,6 +228,16 @@ static bool same_name(const char *name, size_t n, const char *other)
     return true;
 }
 
+/* The setting of a reader of data, of any task; NULL. */
+static const reader_setting *find_reader_setting(const char *name, size_t n)
+{
+    for (int r = 0; task_readers[r]; r++)
+        for (int i = 0; i < task_readers[r]->settings_count; i++)
+            if (same_name(name, n, task_readers[r]->settings[i].setting.name))
+                return &task_readers[r]->settings[i];
+    return NULL;
+}
+
 static spectra_status unknown_option(const cli_args *a, const char *name, size_t n)
 {
     const char *names[2 * OPT_COUNT];
@@ -241,11 +246,14 @@ static spectra_status unknown_option(const cli_args *a, const char *name, size_t
     snprintf(text, sizeof text, "%.*s", (int)n, name);
     for (int i = 0; i < OPT_COUNT; i++) {
         bool known = same_name(name, n, options[i].name) || same_name(name, n, options[i].alias);
-        if (known)
+        if (known || find_reader_setting(name, n))
             return fail(SPECTRA_EINVAL, "%s has no option --%s", a->command_name, text);
         if (options[i].commands & a->command)
             names[count++] = options[i].name;
     }
+    for (int r = 0; a->command == CLI_DATA && task_readers[r]; r++)
+        for (int i = 0; i < task_readers[r]->settings_count && count < 2 * OPT_COUNT; i++)
+            names[count++] = task_readers[r]->settings[i].setting.name;
     const char *near = nearest_name(text, names, count);
     return fail(SPECTRA_EINVAL, "unknown option --%s%s%s%s", text, near ? ", did you mean --" : "",
                 near ? near : "", near ? "?" : "");
@@ -287,21 +295,53 @@ static spectra_status set_value(const option *o, cli_value *value, const char *t
     return SPECTRA_OK;
 }
 
+/* The text of an option: what follows its '=', else the next word. */
+static spectra_status take_text(const char *name, const char *metavar, const char *equals,
+                                const char *next, const char **text, int *used)
+{
+    *text = equals ? equals + 1 : next;
+    if (!*text || (!equals && strncmp(*text, "--", 2) == 0))
+        return fail(SPECTRA_EINVAL, "--%s needs a value: --%s %s", name, name, metavar);
+    *used = equals ? 1 : 2;
+    return SPECTRA_OK;
+}
+
+static spectra_status no_value(const char *name)
+{
+    return fail(SPECTRA_EINVAL, "--%s takes no value", name);
+}
+
+/* A task's own option: kept until it is known which task it is for. */
+static spectra_status take_reader_option(cli_args *a, const reader_setting *s, const char *equals,
+                                         const char *next, int *used)
+{
+    cli_task_option *kept = &a->task_option[a->task_options];
+    const char *name = s->setting.name;
+    if (a->task_options == CLI_INPUTS)
+        return fail(SPECTRA_EINVAL, "more than %d options of a task", (int)CLI_INPUTS);
+    a->task_options++;
+    *kept = (cli_task_option){name, "true"};
+    if (s->setting.type == SETTING_BOOL)
+        return equals ? no_value(name) : SPECTRA_OK;
+    return take_text(name, s->metavar, equals, next, &kept->text, used);
+}
+
 static spectra_status take_option(cli_args *a, const char *word, const char *next, int *used)
 {
-    const char *name = word + 2, *equals = strchr(name, '=');
+    const char *name = word + 2, *equals = strchr(name, '='), *text = NULL;
+    const size_t length = equals ? (size_t)(equals - name) : strlen(name);
+    const reader_setting *own = a->command == CLI_DATA ? find_reader_setting(name, length) : NULL;
     int id = 0;
-    TRY(find_option(a, name, equals ? (size_t)(equals - name) : strlen(name), &id));
+    *used = 1;
+    if (own)
+        return take_reader_option(a, own, equals, next, used);
+    TRY(find_option(a, name, length, &id));
     const option *o = &options[id];
     cli_value *value = &a->value[id];
-    *used = 1;
     value->given = true;
     if (o->type == FLAG)
-        return equals ? fail(SPECTRA_EINVAL, "--%s takes no value", o->name) : SPECTRA_OK;
-    const char *text = equals ? equals + 1 : next;
-    if (!text || (!equals && strncmp(text, "--", 2) == 0))
-        return fail(SPECTRA_EINVAL, "--%s needs a value: --%s %s", o->name, o->name, o->metavar);
-    *used = equals ? 1 : 2;
+        return equals ? no_value(o->name) : SPECTRA_OK;
+    TRY(take_text(o->name, o->metavar, equals, next, &text, used));
     if (id == OPT_INPUT) {
         if (a->inputs == CLI_INPUTS)
             return fail(SPECTRA_EINVAL, "more than %d times --input", (int)CLI_INPUTS);

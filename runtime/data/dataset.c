@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+const char *const dataset_splits[3] = {"train", "dev", "test"};
+
 struct dataset {
     st_file *file;
     const uint8_t *tokens8; /* one of the two is not NULL */

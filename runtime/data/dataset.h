@@ -9,6 +9,9 @@
 
 #include "spectraformer.h"
 
+/* "train", "dev", "test", the names of the files but for their ending. */
+extern const char *const dataset_splits[3];
+
 typedef struct dataset dataset;
 
 spectra_status dataset_open(const char *path, dataset **out);
@@ -43,30 +46,5 @@ spectra_status stream_open(const dataset *d, uint64_t seed, int use, int64_t bat
 void stream_close(stream *s);
 /* Example numbers of batch `index`: out (batch). */
 void stream_batch(stream *s, int64_t index, int64_t *out);
-
-/* ---- lra-listops ---------------------------------------------------------------------------- */
-
-/* Which brackets stay: A, the reference's, drops all of them (14 ids); B keeps the closing one of a
- * list (15 ids), which makes the end of every list visible. Digits are 1..10, MAX MED MIN
- * SM 11..14, the closing bracket 15. */
-typedef enum listops_tokens { LISTOPS_A, LISTOPS_B } listops_tokens;
-
-typedef struct listops_options {
-    listops_tokens tokens;
-    int64_t rows[3]; /* generate: of train, dev, test */
-    uint64_t seed;   /* generate */
-    bool keep_tsv;   /* generate: LRA's basic_{train,val,test}.tsv as well (CRLF) */
-    bool overwrite;  /* otherwise files that exist are refused */
-} listops_options;
-
-/* Distinct expressions of 500 < length < 2000 by the rules of LRA's generator; writes
- * out_dir/{train,dev,test}.safetensors. A function of rows and seed alone. */
-spectra_status listops_generate(const char *out_dir, const listops_options *options);
-/* The same files from LRA's basic_{train,val,test}.tsv (LF or CRLF). Every row is evaluated;
- * SPECTRA_EFORMAT with file:line where it is malformed or its Target is not its value. */
-spectra_status listops_prepare(const char *tsv_dir, const char *out_dir,
-                               const listops_options *options);
-/* Value of one expression in LRA's printed form; SPECTRA_EFORMAT with the column. */
-spectra_status listops_evaluate(const char *text, int64_t length, int *value);
 
 #endif

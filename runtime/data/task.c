@@ -65,43 +65,29 @@ static spectra_status put_value(lua_State *L, const setting *s, task *out, const
     }
 }
 
-static spectra_status read_table(lua_State *L, const char *name, task *out)
+/* The table on top of the stack has no field that is none. */
+static spectra_status check_fields(lua_State *L, const char *file)
 {
-    char where[160];
     for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1)) {
         if (lua_type(L, -2) != LUA_TSTRING)
-            return fail(SPECTRA_EFORMAT, "specs/task/%s.lua: a field without a name", name);
-        if (!find_setting(lua_tostring(L, -2))) {
-            const char *names[TASK_SETTINGS];
-            for (int i = 0; i < TASK_SETTINGS; i++)
-                names[i] = task_settings[i].name;
-            const char *near = nearest_name(lua_tostring(L, -2), names, TASK_SETTINGS);
-            return fail(SPECTRA_EFORMAT, "specs/task/%s.lua: unknown field '%s'%s%s%s", name,
-                        lua_tostring(L, -2), near ? ", did you mean '" : "", near ? near : "",
-                        near ? "'?" : "");
-        }
+            return fail(SPECTRA_EFORMAT, "%s: a field without a name", file);
+        const char *field = lua_tostring(L, -2), *names[TASK_SETTINGS];
+        if (find_setting(field) || strcmp(field, "base") == 0)
+            continue;
+        for (int i = 0; i < TASK_SETTINGS; i++)
+            names[i] = task_settings[i].name;
+        const char *near = nearest_name(field, names, TASK_SETTINGS);
+        return fail(SPECTRA_EFORMAT, "%s: unknown field '%s'%s%s%s", file, field,
+                    near ? ", did you mean '" : "", near ? near : "", near ? "'?" : "");
     }
-    for (int i = -2; i < TASK_SETTINGS; i++) {
-        const setting *s = i < 0 ? &text_settings[i + 2] : &task_settings[i];
-        snprintf(where, sizeof where, "specs/task/%s.lua: %s", name, s->name);
-        lua_getfield(L, -1, s->name);
-        TRY(put_value(L, s, out, where));
-        lua_pop(L, 1);
-    }
-    if (strcmp(out->name, name) != 0)
-        return fail(SPECTRA_EFORMAT, "specs/task/%s.lua: name is '%s', not that of the file", name,
-                    out->name);
-    if (out->batch % out->accumulate != 0)
-        return fail(SPECTRA_EFORMAT,
-                    "specs/task/%s.lua: a batch of %lld does not divide into %lld parts", name,
-                    (long long)out->batch, (long long)out->accumulate);
     return SPECTRA_OK;
 }
 
-static spectra_status run_text(lua_State *L, const char *name, const char *text, task *out)
+/* The table that a text returns, on the stack. */
+static spectra_status push_table(lua_State *L, const char *file, const char *text)
 {
     char chunk[128];
-    snprintf(chunk, sizeof chunk, "=specs/task/%s.lua", name);
+    snprintf(chunk, sizeof chunk, "=%s", file);
     if (luaL_loadbufferx(L, text, strlen(text), chunk, "t") != LUA_OK)
         return fail(SPECTRA_EFORMAT, "%s", lua_tostring(L, -1));
     lua_newtable(L); /* its whole environment */
@@ -109,8 +95,52 @@ static spectra_status run_text(lua_State *L, const char *name, const char *text,
     if (lua_pcall(L, 0, 1, 0) != LUA_OK)
         return fail(SPECTRA_EFORMAT, "%s", lua_tostring(L, -1));
     if (!lua_istable(L, -1))
-        return fail(SPECTRA_EFORMAT, "specs/task/%s.lua: must return a table", name);
-    return read_table(L, name, out);
+        return fail(SPECTRA_EFORMAT, "%s: must return a table", file);
+    return check_fields(L, file);
+}
+
+/* The table of the base that the table on top of the stack names, or an empty one, on top of it. */
+static spectra_status push_base(lua_State *L, const char *file)
+{
+    lua_getfield(L, -1, "base");
+    const char *base = lua_tostring(L, -1);
+    int found = 0;
+    if (lua_isnil(L, -1)) {
+        lua_newtable(L);
+        return SPECTRA_OK;
+    }
+    while (base && task_base_name[found] && strcmp(task_base_name[found], base) != 0)
+        found++;
+    if (!base || !task_base_name[found])
+        return fail(SPECTRA_EFORMAT, "%s: there is no specs/base/%s.lua", file, base ? base : "?");
+    char base_file[128];
+    snprintf(base_file, sizeof base_file, "specs/base/%.80s.lua", base);
+    return push_table(L, base_file, task_base_text[found]);
+}
+
+/* Every setting, of the task's table or else of its base's. */
+static spectra_status read_text(lua_State *L, const char *name, const char *text, task *out)
+{
+    char file[128], where[200];
+    snprintf(file, sizeof file, "specs/task/%.80s.lua", name);
+    TRY(push_table(L, file, text));
+    const int own = lua_gettop(L);
+    TRY(push_base(L, file));
+    const int base = lua_gettop(L);
+    for (int i = -2; i < TASK_SETTINGS; i++) {
+        const setting *s = i < 0 ? &text_settings[i + 2] : &task_settings[i];
+        snprintf(where, sizeof where, "%s: %s", file, s->name);
+        if (lua_getfield(L, own, s->name) == LUA_TNIL)
+            lua_getfield(L, base, s->name);
+        TRY(put_value(L, s, out, where));
+        lua_settop(L, base);
+    }
+    if (strcmp(out->name, name) != 0)
+        return fail(SPECTRA_EFORMAT, "%s: name is '%s', not that of the file", file, out->name);
+    if (out->batch % out->accumulate != 0)
+        return fail(SPECTRA_EFORMAT, "%s: a batch of %lld does not divide into %lld parts", file,
+                    (long long)out->batch, (long long)out->accumulate);
+    return SPECTRA_OK;
 }
 
 spectra_status task_parse(const char *name, const char *text, task *out)
@@ -119,7 +149,7 @@ spectra_status task_parse(const char *name, const char *text, task *out)
     if (!L)
         return fail(SPECTRA_ENOMEM, "specs/task/%s.lua: out of memory", name);
     task t = {.name = ""};
-    spectra_status status = run_text(L, name, text, &t);
+    spectra_status status = read_text(L, name, text, &t);
     lua_close(L);
     if (status == SPECTRA_OK)
         *out = t;

@@ -1,6 +1,6 @@
 /* Benchmark tasks: the model and training settings of specs/task/NAME.lua, which the build embeds
- * as text. A task file is Lua that returns one table; it sees no functions at all.
- */
+ * as text. A task file is Lua that returns one table; it sees no functions at all. Settings that it
+ * does not give are those of specs/base/BASE.lua, which its field `base` names. */
 #ifndef SPECTRA_DATA_TASK_H
 #define SPECTRA_DATA_TASK_H
 
@@ -26,6 +26,8 @@ extern const setting task_settings[TASK_SETTINGS];
 /* Names of the tasks of this build, NULL-terminated (generated). */
 extern const char *const task_spec_name[];
 extern const char *const task_spec_text[];
+extern const char *const task_base_name[];
+extern const char *const task_base_text[];
 
 /* SPECTRA_ENOTFOUND names the nearest task; SPECTRA_EFORMAT the file and the field. */
 spectra_status task_load(const char *name, task *out);

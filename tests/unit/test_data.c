@@ -1,9 +1,11 @@
 /* Data of lra-listops: the evaluator against published rows, the generator's statistics against
- * LRA's, both tokenisations, refusals, and the streams batches are drawn from. The oracle evaluates
- * by a stack of values and shares no code with the parser it checks. */
+ * LRA's, both tokenisations, refusals, and the streams batches are drawn from; task files. The
+ * oracle evaluates by a stack of values and shares no code with the parser it checks. */
 #define _GNU_SOURCE
 #include "data/dataset.h"
 #include "data/listops/listops.h"
+#include "data/reader.h"
+#include "data/task.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -434,6 +436,64 @@ static void files_that_are_no_data_set_are_refused(void **state)
     assert_null(d);
 }
 
+/* ---- tasks ------------------------------------------------------------------------------------
+ */
+
+static void tasks_take_the_rest_from_their_base(void **state)
+{
+    (void)state;
+    task t;
+    assert_int_equal(task_parse("x",
+                                "return {name = 'x', doc = 'a task', base = 'lra', vocab = 7, "
+                                "length = 9, classes = 3, batch = 4, warmup = 5, lr = 0.5, "
+                                "eval_batches = 6}",
+                                &t),
+                     SPECTRA_OK);
+    assert_int_equal(t.vocab, 7);
+    assert_true(t.lr == 0.5);      /* in place of the base's */
+    assert_int_equal(t.embed, 64); /* the base's */
+    assert_int_equal(t.steps, 50000);
+    for (int i = 0; task_spec_name[i]; i++)
+        assert_int_equal(task_load(task_spec_name[i], &t), SPECTRA_OK);
+}
+
+static void bad_task_files_are_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *message;
+    } cases[] = {
+        {"return {name = 'x', doc = '', base = 'lar'}", "x.lua: there is no specs/base/lar.lua"},
+        {"return {name = 'x', doc = '', base = {}}", "x.lua: there is no specs/base/?.lua"},
+        {"return {name = 'x', doc = '', base = 'lra'}", "x.lua: vocab is missing"},
+        {"return {name = 'x', doc = '', base = 'lra', vocab = '7'}", "x.lua: vocab"},
+        {"return {name = 'x', voacb = 7}", "x.lua: unknown field 'voacb', did you mean 'vocab'?"},
+        {"return 3", "x.lua: must return a table"},
+        {"return os.time()", "x.lua:1: "},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        task t;
+        assert_int_not_equal(task_parse("x", cases[i].text, &t), SPECTRA_OK);
+        if (!strstr(spectra_message(), cases[i].message))
+            fail_msg("case %zu says '%s'", i, spectra_message());
+    }
+}
+
+static void readers_are_found_by_task(void **state)
+{
+    (void)state;
+    const task_reader *r = NULL;
+    assert_int_equal(reader_find("lra-listops", READER_GENERATE, &r), SPECTRA_OK);
+    assert_non_null(reader_setting_find(r, "keep-tsv"));
+    assert_null(reader_setting_find(r, "keep"));
+    assert_int_equal(reader_find("lra-text", READER_PREPARE, &r), SPECTRA_EUNSUPPORTED);
+    assert_non_null(strstr(spectra_message(), "data prepare knows lra-listops; lra-text's"));
+    for (int i = 0; task_readers[i]; i++) {
+        task t;
+        assert_int_equal(task_load(task_readers[i]->name, &t), SPECTRA_OK);
+    }
+}
+
 static int make_folder(void **state)
 {
     (void)state;
@@ -461,6 +521,9 @@ int main(void)
         cmocka_unit_test(generating_is_reproducible_and_its_tsv_reads_back),
         cmocka_unit_test(streams_visit_everything_once_a_pass_and_depend_on_nothing_else),
         cmocka_unit_test(files_that_are_no_data_set_are_refused),
+        cmocka_unit_test(tasks_take_the_rest_from_their_base),
+        cmocka_unit_test(bad_task_files_are_refused),
+        cmocka_unit_test(readers_are_found_by_task),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -96,7 +96,7 @@ static bool hash_insert(hash_set *set, uint64_t hash)
 typedef struct generator {
     const listops_options *options;
     hash_set seen;
-    listops_split split[3];
+    split_writer split[3];
     outfile tsv[3]; /* open when they are wanted */
 } generator;
 
@@ -116,7 +116,7 @@ static spectra_status generate_splits(generator *g)
         int value = draw_node(&a, 1);
         if (value < 0 || a.n < LISTOPS_SHORTEST || !hash_insert(&g->seen, hash_codes(a.codes, a.n)))
             continue;
-        TRY(listops_split_add(&g->split[s], o->tokens, a.codes, a.n, value));
+        TRY(listops_add(&g->split[s], o->tokens, a.codes, a.n, value));
         if (g->tsv[s].file) {
             listops_print(g->tsv[s].file, a.codes);
             fprintf(g->tsv[s].file, "\t%d\r\n", value);
@@ -151,10 +151,10 @@ static spectra_status generate(generator *g, const char *out_dir)
 {
     const listops_options *o = g->options;
     for (int i = 0; i < 3; i++)
-        if (o->rows[i] < 1 || o->rows[i] > 10000000)
-            return fail(SPECTRA_EINVAL, "listops: %lld rows of %s, allowed are 1 to 10000000",
-                        (long long)o->rows[i], listops_split_names[i]);
-    TRY(listops_folder(out_dir, o->overwrite));
+        if (o->rows[i] < 1 || o->rows[i] > LISTOPS_ROWS)
+            return fail(SPECTRA_EINVAL, "listops: %lld rows of %s, allowed are 1 to %d",
+                        (long long)o->rows[i], dataset_splits[i], LISTOPS_ROWS);
+    TRY(split_folder(out_dir, o->overwrite));
     if (o->keep_tsv)
         TRY(open_tsv(g, out_dir));
     TRY(generate_splits(g));
@@ -165,7 +165,7 @@ static spectra_status generate(generator *g, const char *out_dir)
              (unsigned long long)o->seed, (long long)o->rows[0], (long long)o->rows[1],
              (long long)o->rows[2]);
     for (int i = 0; i < 3; i++)
-        TRY(listops_split_write(&g->split[i], out_dir, listops_split_names[i], o->tokens, origin));
+        TRY(listops_write(&g->split[i], out_dir, i, o->tokens, origin));
     return SPECTRA_OK;
 }
 
@@ -175,7 +175,7 @@ spectra_status listops_generate(const char *out_dir, const listops_options *opti
     spectra_status status = generate(&g, out_dir);
     for (int i = 0; i < 3; i++) {
         outfile_abort(&g.tsv[i]);
-        listops_split_free(&g.split[i]);
+        split_writer_free(&g.split[i]);
     }
     free(g.seen.slot);
     return status;

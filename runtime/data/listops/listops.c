@@ -1,16 +1,9 @@
-#define _GNU_SOURCE
 #include "data/listops/listops.h"
 
-#include "base/outfile.h"
 #include "base/status.h"
-#include "file/safetensors.h"
 
-#include <errno.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-const char *const listops_split_names[3] = {"train", "dev", "test"};
 const char *const listops_tsv_names[3] = {"basic_train.tsv", "basic_val.tsv", "basic_test.tsv"};
 
 static const char *const operator_text[4] = {"[MAX", "[MED", "[MIN", "[SM"};
@@ -198,195 +191,21 @@ void listops_print(FILE *out, const uint8_t *codes)
 /* ---- splits -----------------------------------------------------------------------------------
  */
 
-spectra_status listops_split_add(listops_split *s, listops_tokens kind, const uint8_t *codes,
-                                 int64_t n, int label)
+spectra_status listops_add(split_writer *w, listops_tokens kind, const uint8_t *codes, int64_t n,
+                           int label)
 {
-    if (s->rows == s->row_capacity) {
-        int64_t capacity = s->row_capacity ? 2 * s->row_capacity : 1024;
-        int64_t *offsets = realloc(s->offsets, (size_t)(capacity + 1) * sizeof *offsets);
-        if (offsets)
-            s->offsets = offsets;
-        int32_t *labels = realloc(s->label, (size_t)capacity * sizeof *labels);
-        if (labels)
-            s->label = labels;
-        if (!offsets || !labels)
-            return fail(SPECTRA_ENOMEM, "listops: out of memory");
-        s->row_capacity = capacity;
-        s->offsets[0] = 0;
-    }
-    int64_t at = s->offsets[s->rows];
-    if (at + n > s->token_capacity) {
-        int64_t capacity = 2 * s->token_capacity + n + (1 << 16);
-        uint8_t *tokens = realloc(s->tokens, (size_t)capacity);
-        if (!tokens)
-            return fail(SPECTRA_ENOMEM, "listops: out of memory");
-        s->tokens = tokens;
-        s->token_capacity = capacity;
-    }
+    uint8_t *ids;
+    int64_t count = 0;
+    TRY(split_writer_room(w, n, &ids));
     for (int64_t i = 0; i < n; i++)
         if (kind == LISTOPS_B || codes[i] != LISTOPS_END)
-            s->tokens[at++] = (uint8_t)(codes[i] + 1);
-    s->label[s->rows] = label;
-    s->offsets[++s->rows] = at;
-    return SPECTRA_OK;
+            ids[count++] = (uint8_t)(codes[i] + 1);
+    return split_writer_add(w, count, label);
 }
 
-spectra_status listops_split_write(const listops_split *s, const char *out_dir, const char *name,
-                                   listops_tokens kind, const char *origin)
+spectra_status listops_write(const split_writer *w, const char *out_dir, int split,
+                             listops_tokens kind, const char *origin)
 {
-    char file[32];
-    snprintf(file, sizeof file, "%s.safetensors", name);
-    char *path = outfile_join(out_dir, file);
-    if (!path)
-        return fail(SPECTRA_ENOMEM, "listops: out of memory");
-    /* Widest first: every tensor is aligned to its elements. */
-    const st_tensor tensors[] = {
-        {"offsets", NPY_I64, 1, {s->rows + 1}, s->offsets},
-        {"label", NPY_I32, 1, {s->rows}, s->label},
-        {"tokens", NPY_U8, 1, {s->offsets[s->rows]}, s->tokens},
-    };
-    const char *const metadata[] = {
-        "task",   "lra-listops", "split", name, "tokens", kind == LISTOPS_A ? "A" : "B",
-        "origin", origin,        NULL,
-    };
-    spectra_status status = st_write(path, tensors, 3, metadata);
-    free(path);
-    return status;
-}
-
-void listops_split_free(listops_split *s)
-{
-    free(s->tokens);
-    free(s->offsets);
-    free(s->label);
-    *s = (listops_split){0};
-}
-
-spectra_status listops_folder(const char *out_dir, bool overwrite)
-{
-    TRY(outfile_folder(out_dir));
-    for (int i = 0; i < 3 && !overwrite; i++) {
-        char file[32];
-        snprintf(file, sizeof file, "%s.safetensors", listops_split_names[i]);
-        char *path = outfile_join(out_dir, file);
-        bool there = path && access(path, F_OK) == 0;
-        free(path);
-        if (there)
-            return fail(SPECTRA_EINVAL, "%s holds %s already; --overwrite replaces it", out_dir,
-                        file);
-    }
-    return SPECTRA_OK;
-}
-
-/* ---- LRA's files ------------------------------------------------------------------------------
- */
-
-typedef struct tsv_reader {
-    const char *path;
-    FILE *file;
-    char *line;
-    size_t capacity;
-    int64_t number; /* of the line held, from 1 */
-    int64_t length; /* without the line end */
-    uint8_t *codes;
-    size_t codes_capacity;
-} tsv_reader;
-
-/* *more = false at the end of the file. */
-static spectra_status next_line(tsv_reader *r, bool *more)
-{
-    errno = 0;
-    ssize_t got = getline(&r->line, &r->capacity, r->file);
-    *more = got >= 0;
-    if (got < 0)
-        return ferror(r->file) || !feof(r->file)
-                   ? fail(SPECTRA_EIO, "%s: cannot read: %s", r->path, strerror(errno))
-                   : SPECTRA_OK;
-    r->number++;
-    while (got > 0 && (r->line[got - 1] == '\n' || r->line[got - 1] == '\r'))
-        got--;
-    r->length = got;
-    return SPECTRA_OK;
-}
-
-static spectra_status read_row(tsv_reader *r, listops_tokens kind, listops_split *split)
-{
-    long long number = (long long)r->number;
-    const char *tab = memchr(r->line, '\t', (size_t)r->length);
-    if (!tab)
-        return fail(SPECTRA_EFORMAT, "%s:%lld: no tab between Source and Target", r->path, number);
-    int64_t source = tab - r->line, target = r->length - source - 1;
-    if (target != 1 || tab[1] < '0' || tab[1] > '9')
-        return fail(SPECTRA_EFORMAT, "%s:%lld: Target is '%.*s', allowed is one digit", r->path,
-                    number, (int)(target > 16 ? 16 : target), tab + 1);
-    if (r->codes_capacity < r->capacity) {
-        uint8_t *codes = realloc(r->codes, r->capacity);
-        if (!codes)
-            return fail(SPECTRA_ENOMEM, "%s: out of memory", r->path);
-        r->codes = codes;
-        r->codes_capacity = r->capacity;
-    }
-    int64_t count;
-    int value;
-    spectra_status status = listops_parse(r->line, source, r->codes, &count, &value);
-    if (status != SPECTRA_OK)
-        return fail(status, "%s:%lld: %s", r->path, number, spectra_message());
-    if (value != tab[1] - '0')
-        return fail(SPECTRA_EFORMAT, "%s:%lld: Target is %c, the expression's value is %d", r->path,
-                    number, tab[1], value);
-    return listops_split_add(split, kind, r->codes, count, value);
-}
-
-static spectra_status read_rows(tsv_reader *r, listops_tokens kind, listops_split *split)
-{
-    static const char header[] = "Source\tTarget";
-    bool more;
-    TRY(next_line(r, &more));
-    if (!more || r->length != (int64_t)strlen(header) ||
-        memcmp(r->line, header, strlen(header)) != 0)
-        return fail(SPECTRA_EFORMAT, "%s:1: the first line must be 'Source<TAB>Target'", r->path);
-    for (;;) {
-        TRY(next_line(r, &more));
-        if (!more)
-            break;
-        TRY(read_row(r, kind, split));
-    }
-    if (!split->rows)
-        return fail(SPECTRA_EFORMAT, "%s: has no rows", r->path);
-    return SPECTRA_OK;
-}
-
-static spectra_status read_tsv(const char *dir, const char *name, listops_tokens kind,
-                               listops_split *split)
-{
-    char *path = outfile_join(dir, name);
-    if (!path)
-        return fail(SPECTRA_ENOMEM, "listops: out of memory");
-    tsv_reader r = {.path = path, .file = fopen(path, "rb")};
-    spectra_status status = r.file
-                                ? read_rows(&r, kind, split)
-                                : fail(SPECTRA_EIO, "%s: cannot open: %s", path, strerror(errno));
-    if (r.file)
-        fclose(r.file);
-    free(r.line);
-    free(r.codes);
-    free(path);
-    return status;
-}
-
-spectra_status listops_prepare(const char *tsv_dir, const char *out_dir,
-                               const listops_options *options)
-{
-    listops_split split[3] = {{0}};
-    spectra_status status = SPECTRA_OK;
-    for (int i = 0; i < 3 && status == SPECTRA_OK; i++)
-        status = read_tsv(tsv_dir, listops_tsv_names[i], options->tokens, &split[i]);
-    if (status == SPECTRA_OK)
-        status = listops_folder(out_dir, options->overwrite);
-    for (int i = 0; i < 3 && status == SPECTRA_OK; i++)
-        status = listops_split_write(&split[i], out_dir, listops_split_names[i], options->tokens,
-                                     listops_tsv_names[i]);
-    for (int i = 0; i < 3; i++)
-        listops_split_free(&split[i]);
-    return status;
+    return split_writer_write(w, out_dir, dataset_splits[split], "lra-listops",
+                              kind == LISTOPS_A ? "A" : "B", origin);
 }
