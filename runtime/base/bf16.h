@@ -1,4 +1,6 @@
-/* Numbers of bf16 on the host: the upper half of a float's bits. */
+/* Conversions between float and bf16 on the host. A bf16 number is the upper half of a float's
+ * bits: the same exponent, 8 bits of precision. Arithmetic in bf16 is the kernels' business, not
+ * done here. */
 #ifndef SPECTRA_BASE_BF16_H
 #define SPECTRA_BASE_BF16_H
 

@@ -1,5 +1,5 @@
-/* Whole files in memory and SHA-256 hashes of what is in them: names and keys of compiled kernels.
- */
+/* Whole files read into memory, and SHA-256 hashes of bytes. Keys and contents of compiled kernels
+ * use both. Files are written with outfile.h. */
 #ifndef SPECTRA_BASE_BYTES_H
 #define SPECTRA_BASE_BYTES_H
 

@@ -1,5 +1,6 @@
-/* A shared library that this machine may have or not, with the functions wanted of it: looked for
- * at run time, so that one binary serves both. */
+/* Shared libraries that a machine may or may not have (OpenBLAS, CUDA's driver, NVRTC), opened at
+ * run time together with the functions that are needed of them. One binary thus serves machines
+ * with and without them; whether a library is required is for the caller to decide. */
 #ifndef SPECTRA_BASE_LIBRARY_H
 #define SPECTRA_BASE_LIBRARY_H
 

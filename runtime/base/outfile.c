@@ -55,7 +55,7 @@ spectra_status outfile_open(const char *path, outfile *out)
     return SPECTRA_OK;
 }
 
-/* A new name is on the disk when its folder is. Not all file systems can; nothing is lost then. */
+/* Flush the folder so that the rename survives a crash; ignore file systems that cannot. */
 static void flush_folder(char *path)
 {
     int fd = open(dirname(path), O_RDONLY | O_DIRECTORY | O_CLOEXEC);

@@ -1,6 +1,7 @@
-/* Files that appear whole or not at all: written to a temporary file in the same folder, flushed to
- * the disk, renamed. What exists and is no regular file (a pipe, /dev/stdout) is written directly.
- */
+/* Output files that appear complete or not at all. A file is written under a temporary name in the
+ * same folder, flushed to the disk and then renamed, so that neither a crash nor a full disk leaves
+ * half a file under its final name. What exists and is not a regular file (a pipe, /dev/stdout) is
+ * written directly. */
 #ifndef SPECTRA_BASE_OUTFILE_H
 #define SPECTRA_BASE_OUTFILE_H
 

@@ -1,6 +1,6 @@
-/* Settings as data: a table says where in a struct a value lives, what it is called and what is
- * allowed; task files (Lua), config.json and the command line all go through it.
- */
+/* Settings described by tables: each row says what a setting is called, where in a struct its value
+ * lives and which values are allowed. Task files (Lua), config.json and the command line all read
+ * and check values through such a table, so that names and limits are stated once. */
 #ifndef SPECTRA_BASE_SETTINGS_H
 #define SPECTRA_BASE_SETTINGS_H
 

@@ -1,4 +1,5 @@
-/* Failure reports: a status code plus this thread's sentence (spectra_message). */
+/* How functions report failure: they return a status code, and leave a sentence for people that
+ * spectra_message gives back in the same thread. Nothing is printed and nothing exits. */
 #ifndef SPECTRA_BASE_STATUS_H
 #define SPECTRA_BASE_STATUS_H
 

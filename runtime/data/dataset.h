@@ -1,9 +1,9 @@
-/* Prepared data sets in memory, and the streams of batches training and evaluation draw.
+/* Prepared data sets in memory, and the shuffled streams of examples from which training and
+ * evaluation take their batches. Data sets are made by the readers of reader.h.
  *
- * A prepared split is one safetensors file: `tokens` (U8 or I32, all sequences end to end),
- * `offsets` (I64, n + 1; n*sides + 1 for two sequences an example), `label` (I32, n), and metadata:
- * task, split, tokenisation, origin.
- */
+ * A prepared split is one safetensors file with the tensors `tokens` (U8 or I32, all sequences end
+ * to end), `offsets` (I64, n + 1; 2n + 1 where an example has two sequences) and `label` (I32, n),
+ * and the metadata task, split, tokens and origin. */
 #ifndef SPECTRA_DATA_DATASET_H
 #define SPECTRA_DATA_DATASET_H
 

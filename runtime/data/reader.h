@@ -1,8 +1,8 @@
-/* Where the data of a task comes from: a row for each task whose data can be made here, with the
- * settings that its verbs take. The command line reads the rows for its options and its help;
- * adding a task with a reader touches a folder data/TASK/ and a line of table.c.
+/* Where the data of a task comes from: one row for each task whose data set can be generated or
+ * prepared here, with the settings that this takes. The command line reads the rows for its options
+ * and its help. A new task needs a folder data/TASK/ and a line in table.c.
  *
- * A reader writes the prepared splits of dataset.h, with the help of writer.h. */
+ * A reader writes prepared splits as dataset.h describes them, with the help of writer.h. */
 #ifndef SPECTRA_DATA_READER_H
 #define SPECTRA_DATA_READER_H
 

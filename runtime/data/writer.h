@@ -1,5 +1,5 @@
 /* Collects one split of a prepared data set, example by example, and writes the file that dataset.h
- * reads. For tasks of one sequence an example whose tokens are below 256. */
+ * reads. It serves tasks whose examples are one sequence of tokens below 256. */
 #ifndef SPECTRA_DATA_WRITER_H
 #define SPECTRA_DATA_WRITER_H
 

@@ -1,4 +1,5 @@
-/* Arguments of the kernels in templates/cuda, for the host: the very text the device sees. */
+/* The argument structs of the CUDA kernels, for the host. These are the very files that the
+ * device's compiler reads, so that both sides agree on the layout. */
 #ifndef SPECTRA_DEVICE_ARGS_H
 #define SPECTRA_DEVICE_ARGS_H
 

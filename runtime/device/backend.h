@@ -1,6 +1,6 @@
-/* Inside of device.c: what a kind of device has to do. device.c checks arguments, keeps track of
- * memory, programs and recordings, and asks the cache; a backend does the rest.
- */
+/* What a back end has to provide: the functions by which device.c works with one kind of device (a
+ * GPU, the emulator). device.c checks arguments, keeps track of memory, programs and recorded
+ * graphs, and looks into the cache; a back end does the rest and may rely on those checks. */
 #ifndef SPECTRA_DEVICE_BACKEND_H
 #define SPECTRA_DEVICE_BACKEND_H
 
@@ -9,7 +9,7 @@
 
 /* device_gemm's arguments. */
 typedef struct device_product {
-    bool transpose_a, transpose_b, fast;
+    bool transpose_a, transpose_b, tf32;
     int64_t m, n, k, lda, ldb, ldc;
     float alpha, beta;
     const float *A, *B;

@@ -334,11 +334,11 @@ static int64_t matrix_bytes(int64_t rows, int64_t columns, int64_t ld)
 
 spectra_status device_gemm(device *dev, bool transpose_a, bool transpose_b, int64_t m, int64_t n,
                            int64_t k, float alpha, const float *A, int64_t lda, const float *B,
-                           int64_t ldb, float beta, float *C, int64_t ldc, bool fast)
+                           int64_t ldb, float beta, float *C, int64_t ldc, bool tf32)
 {
     const device_product p = {.transpose_a = transpose_a,
                               .transpose_b = transpose_b,
-                              .fast = fast,
+                              .tf32 = tf32,
                               .m = m,
                               .n = n,
                               .k = k,

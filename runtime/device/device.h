@@ -1,12 +1,12 @@
-/* A machine that runs CUDA text: an NVIDIA GPU through the driver and NVRTC, or the emulator, which
- * compiles the same text for this CPU. Everything behind this header is loaded at run time, so that
- * one binary serves machines with and without.
+/* A device that runs CUDA kernels: an NVIDIA GPU, through the CUDA driver and NVRTC, or the
+ * emulator, which compiles the same text for this CPU. Everything behind this interface is opened
+ * at run time, so that one binary serves machines with and without a GPU. If the device is missing,
+ * calls fail with SPECTRA_EUNSUPPORTED and say why; nothing falls back to another device.
  *
- * Work goes to one stream in the order it was asked for; only device_read and device_wait wait, so
- * what goes wrong on a GPU is often said by a later call. One thread at a time uses a device.
- * Pointers to device memory are void * and never followed here. Nothing falls back silently: what
- * is not there fails with SPECTRA_EUNSUPPORTED and the reason.
- */
+ * Work is queued on one stream and executed in the order it was asked for. Only device_read and
+ * device_wait wait for it, so an error on a GPU is often reported by a later call. A device may be
+ * used by one thread at a time. Pointers to device memory are void * and are never dereferenced on
+ * the host. */
 #ifndef SPECTRA_DEVICE_DEVICE_H
 #define SPECTRA_DEVICE_DEVICE_H
 
@@ -64,11 +64,13 @@ spectra_status device_launch(device_function *function, const device_grid *grid,
                              int64_t size);
 
 /* C (m, n) = alpha op(A) op(B) + beta C, all row-major on the device; op is the transpose where
- * asked for. fast: TF32 products. cuBLAS, or the host's BLAS for the emulator. C is not read where
- * beta is 0. SPECTRA_EINVAL for sizes past INT_MAX or rows shorter than they are said to be. */
+ * asked for. tf32: products of TF32
+ * numbers, as tensor cores compute them. By cuBLAS, or by the host's BLAS in the emulator. C is not
+ * read where beta is 0. SPECTRA_EINVAL for sizes past INT_MAX or rows shorter than they are said to
+ * be. */
 spectra_status device_gemm(device *dev, bool transpose_a, bool transpose_b, int64_t m, int64_t n,
                            int64_t k, float alpha, const float *A, int64_t lda, const float *B,
-                           int64_t ldb, float beta, float *C, int64_t ldc, bool fast);
+                           int64_t ldb, float beta, float *C, int64_t ldc, bool tf32);
 
 /* Between the two every launch, copy, device_zero and device_gemm is recorded instead of run;
  * device_replay runs them. The emulator records too. Do the work once before it is recorded: that

@@ -1,6 +1,6 @@
-/* log.jsonl of a run: one JSON object a line, with at least "step" (steps finished) and "split"
- * (train, dev, test, end). Beside it the same numbers for TensorBoard (events.h).
- */
+/* The log of a training run, log.jsonl: one JSON object per line, each with at least "step" (the
+ * number of steps finished) and "split" (train, dev, test or end). The same numbers also go into a
+ * TensorBoard file (tensorboard.h). */
 #ifndef SPECTRA_FILE_JSONL_H
 #define SPECTRA_FILE_JSONL_H
 

@@ -1,4 +1,5 @@
-/* NumPy .npy files, version 1.0 (2.0, 3.0 are read): C order, little endian. */
+/* Reads and writes NumPy's .npy files: arrays in C order and little endian. Version 1.0 is written;
+ * 1.0, 2.0 and 3.0 are read. Archives (.npz) are not supported. */
 #ifndef SPECTRA_FILE_NPY_H
 #define SPECTRA_FILE_NPY_H
 

@@ -1,4 +1,5 @@
-/* safetensors files: 8 bytes header length (little endian), JSON header, raw tensors. */
+/* Reads and writes safetensors files: the length of the header in 8 bytes (little endian), a header
+ * in JSON, then the tensors' raw data. Checkpoints and prepared data sets are such files. */
 #ifndef SPECTRA_FILE_SAFETENSORS_H
 #define SPECTRA_FILE_SAFETENSORS_H
 

@@ -1,5 +1,6 @@
-/* The scalars of a run's log as a TensorBoard event file: records of protocol buffers, framed with
- * masked CRC-32C (tensorflow/core/lib/io/record_writer, core/util/event.proto). */
+/* Writes the scalars of a training run as a TensorBoard event file: protocol buffers in records
+ * that carry masked CRC-32C checksums (tensorflow/core/lib/io/record_writer,
+ * core/util/event.proto). Scalars only. */
 #ifndef SPECTRA_FILE_TENSORBOARD_H
 #define SPECTRA_FILE_TENSORBOARD_H
 

@@ -1,6 +1,7 @@
-/* OpenBLAS (and the LAPACK in it), loaded at run time: the core type is chosen before loading so
- * that AVX-512 kernels are used where the CPU has them, and its own threads are switched off: the
- * runtime parallelises over fixed chunks, so results do not depend on the number of threads. */
+/* Matrix products and factorisations by OpenBLAS and the LAPACK in it, opened at run time. OpenBLAS
+ * is told which processor it runs on before it is opened, so that it uses AVX-512 where the
+ * processor has it, and its own threads are switched off: the runtime divides work into fixed parts
+ * itself, so that results do not depend on the number of threads. */
 #ifndef SPECTRA_MATH_BLAS_H
 #define SPECTRA_MATH_BLAS_H
 

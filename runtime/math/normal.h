@@ -1,4 +1,4 @@
-/* The inverse of the normal distribution function. */
+/* The quantile function (inverse distribution function) of the standard normal distribution. */
 #ifndef SPECTRA_MATH_NORMAL_H
 #define SPECTRA_MATH_NORMAL_H
 

@@ -1,12 +1,13 @@
-/* Counter-based random numbers: Philox4x32-10 (Salmon et al. 2011). No state: a number is a
- * function of (seed, use, layer, step, index), so any part of a stream can be made anywhere. The
- * key is the seed; the counter is {index low, index high, use << 24 | layer, step}.
+/* Counter-based random numbers: Philox4x32-10 (Salmon et al. 2011). There is no state: a number is
+ * a function of (seed, use, layer, step, index), so any part of a stream can be computed anywhere,
+ * on a device too. The key is the seed, the counter {index low, index high, use << 24 | layer,
+ * step}.
  *
- * For cuRAND that is subsequence step << 32 | use << 24 | layer: in a kernel, the words from
- * `first` on are those of curand_init(seed, subsequence, first, &state). Its host interface only
- * has subsequences 0 .. 65535, four words of each in turn, and no use is 0, so it makes none of
- * these streams; rng_curand.h makes its sequences. Uniform and normal numbers are made of words
- * otherwise than there. */
+ * In cuRAND's terms a stream is the subsequence step << 32 | use << 24 | layer: in a kernel, the
+ * words from `first` on are those of curand_init(seed, subsequence, first, &state). cuRAND's host
+ * interface only has the subsequences 0 .. 65535, four words of each in turn, and no use is 0, so
+ * it gives none of these streams; rng_curand.h computes the sequences that it gives. Uniform and
+ * normal numbers are also made of words in another way than in cuRAND. */
 #ifndef SPECTRA_MATH_RNG_H
 #define SPECTRA_MATH_RNG_H
 

@@ -1,4 +1,5 @@
-/* Direction numbers of Sobol sequences in up to 256 dimensions. */
+/* Direction numbers of Sobol sequences (Joe & Kuo 2008) in up to 256 dimensions. Points and
+ * scrambling are made by those who use them. */
 #ifndef SPECTRA_MATH_SOBOL_H
 #define SPECTRA_MATH_SOBOL_H
 

@@ -1,5 +1,6 @@
-/* Matrices that are chains of Hadamard transforms, diagonals and permutations, as the kernels apply
- * them without a product. */
+/* Weight matrices that are products of Hadamard transforms, diagonal matrices and permutations.
+ * Kernels apply such a chain step by step, in O(n log n) operations in place of a full matrix
+ * product; where a matrix is no such chain they multiply. */
 #ifndef SPECTRA_MATRIX_CHAIN_H
 #define SPECTRA_MATRIX_CHAIN_H
 

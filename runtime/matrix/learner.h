@@ -1,11 +1,11 @@
-/* Weight matrices that are trained: W and its row weights as differentiable functions of parameters
- * theta and of a fixed sample, the one the recipe of the matrix's spec draws. Everything is
- * computed in double precision. Adding a learner touches its C file, its declaration below, the
- * table in learner.c and the names that specs may give, LEARNERS in gen/spec.lua; adding a
- * matrix from a known one touches one spec.
+/* Weight matrices that are trained: the matrix W and its row weights as differentiable functions of
+ * parameters theta and of a fixed sample, which the recipe of the matrix's spec draws. Everything
+ * is computed in double precision. A new learner needs its C file, its declaration below, a line in
+ * the table of learner.c and its name in LEARNERS of gen/spec.lua; a new matrix with a known
+ * learner needs one spec.
  *
- * They change the kernel that is estimated: unbiasedness is a property of the first values only,
- * which are chosen so that W is the fixed sample, or as good a one. */
+ * Training changes which kernel is estimated: only the initial parameters give an unbiased
+ * estimate. They are chosen so that W is the fixed sample or another sample of the same law. */
 #ifndef SPECTRA_MATRIX_LEARNER_H
 #define SPECTRA_MATRIX_LEARNER_H
 

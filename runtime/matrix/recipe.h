@@ -1,6 +1,6 @@
-/* Weight matrices, drawn by the sampling recipes of specs/matrix. A recipe is a short list of
- * primitives (primitives.h) that fill or transform a matrix in double precision; a learned matrix
- * is its recipe's sample and a learner (learner.h). */
+/* Draws weight matrices by the sampling recipes of specs/matrix. A recipe is a short list of
+ * primitives (primitives.h) that fill a matrix or transform it, in double precision. A matrix that
+ * is trained is the sample of its recipe, passed through its learner (learner.h). */
 #ifndef SPECTRA_MATRIX_RECIPE_H
 #define SPECTRA_MATRIX_RECIPE_H
 

@@ -1,7 +1,6 @@
-/* Timing what this library computes, one case at a time, and what the machine would need for it at
- * least. Inputs are random; nothing is checked but that it ran: that results are right is for the
- * tests.
- */
+/* Measures how long the library's computations take, one case at a time, and estimates how long
+ * this machine would need at least. Inputs are random numbers. Results are not checked; that they
+ * are right is shown by the tests. */
 #ifndef SPECTRA_STUDY_BENCH_H
 #define SPECTRA_STUDY_BENCH_H
 

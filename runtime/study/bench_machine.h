@@ -1,7 +1,6 @@
-/* What a measurement must know of the machine it ran on: which it is, what it can do at most, and
- * whether anybody else was using it. Linux's /proc is where that is told; elsewhere it is unknown,
- * which counts as busy.
- */
+/* What a measurement must know about the machine it ran on: which machine it is, how many
+ * operations per second it can do at most, and whether other programs were using it meanwhile. This
+ * is read from Linux's /proc; elsewhere it is unknown, and unknown counts as busy. */
 #ifndef SPECTRA_STUDY_BENCH_MACHINE_H
 #define SPECTRA_STUDY_BENCH_MACHINE_H
 

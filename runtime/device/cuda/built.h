@@ -1,5 +1,6 @@
-/* Machine code of GPUs that `make gen ARCH=...` compiled ahead: part of the library, so that an
- * installed one finds it wherever it lies, and needs no compiler and no cache. */
+/* Machine code of GPUs that `make gen ARCH=...` compiled ahead. It is part of the library, so that
+ * an installed library finds it without knowing where it lies, and needs neither compiler nor
+ * cache. */
 #ifndef SPECTRA_DEVICE_CUDA_BUILT_H
 #define SPECTRA_DEVICE_CUDA_BUILT_H
 

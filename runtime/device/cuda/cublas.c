@@ -116,7 +116,7 @@ spectra_status cublas_product(device *dev, const device_product *p)
                              p->transpose_a ? OP_TRANSPOSE : OP_NONE, (int)p->n, (int)p->m,
                              (int)p->k, &p->alpha, p->B, REAL_32, (int)p->ldb, p->A, REAL_32,
                              (int)p->lda, &p->beta, p->C, REAL_32, (int)p->ldc,
-                             p->fast ? COMPUTE_TF32 : COMPUTE_32, ALGORITHM_DEFAULT),
+                             p->tf32 ? COMPUTE_TF32 : COMPUTE_32, ALGORITHM_DEFAULT),
                  "a matrix product");
 }
 

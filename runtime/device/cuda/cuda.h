@@ -1,7 +1,6 @@
-/* The driver of NVIDIA GPUs (libcuda) and cuBLAS, found at run time, and what the files of the
- * "cuda" device share. Declarations are our own, so that no toolkit is needed to build: names and
- * numbers as in the driver API's documentation.
- */
+/* The CUDA driver (libcuda) and cuBLAS, opened at run time, and what the files of the device "cuda"
+ * share. The declarations are our own, with the names and numbers of the driver API's
+ * documentation, so that building needs no CUDA toolkit. */
 #ifndef SPECTRA_DEVICE_CUDA_CUDA_H
 #define SPECTRA_DEVICE_CUDA_CUDA_H
 

@@ -1,4 +1,5 @@
-/* NVIDIA's compiler of CUDA text, found at run time. It needs no GPU and no driver. */
+/* NVRTC, NVIDIA's compiler of CUDA text, opened at run time. It needs neither a GPU nor a driver,
+ * so it can also compile ahead for GPUs that this machine does not have. */
 #ifndef SPECTRA_DEVICE_CUDA_NVRTC_H
 #define SPECTRA_DEVICE_CUDA_NVRTC_H
 

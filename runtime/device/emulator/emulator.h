@@ -1,15 +1,16 @@
-/* Runs CUDA text on this CPU: the .cu files are C as well, so the system's compiler makes an object
- * of one, and here each thread of a launch becomes a fibre. For machines without a GPU, and for
- * tests, which learn what a GPU never tells: which line raced, waited for nobody or left its array.
+/* An emulator that runs CUDA kernels on the CPU, for machines without a GPU and for tests. CUDA's
+ * texts are written so that they are C as well: the system's C compiler makes a shared object of
+ * one, and each CUDA thread of a launch becomes a fibre with a stack of its own. The emulator
+ * reports the source line of races in shared memory, of accesses outside of an array and of
+ * barriers that not all threads reach.
  *
- * Kernels must touch memory through the names of rt.cuh to be checked and counted. What one wrongly
- * does (a barrier not all threads reach, an address outside shared memory ...) is SPECTRA_EINVAL
- * with a sentence naming kernel, block, thread and line; the launch ends there. Speed, occupancy
- * and the last bits of approximate instructions are not a device's.
+ * Only accesses through the names of rt.cuh are checked and counted. An error of a kernel ends the
+ * launch with SPECTRA_EINVAL and a sentence that names kernel, block, thread and line. Speed,
+ * occupancy and the last bits of approximate instructions are not those of a GPU.
  *
- * Shared memory holds NaN when a block begins; an asynchronous copy leaves NaN until it is waited
- * for. The threads of a block run in turn on one thread of the machine, blocks side by side.
- */
+ * Shared memory holds NaN when a block begins, and the target of an asynchronous copy holds NaN
+ * until the copy has been waited for. The threads of a block run in turn on one thread of the
+ * machine, different blocks side by side. */
 #ifndef SPECTRA_DEVICE_EMULATOR_EMULATOR_H
 #define SPECTRA_DEVICE_EMULATOR_EMULATOR_H
 
