@@ -1,11 +1,12 @@
 -- The files of build/<pair>/, of build/base/, the registry: all made in memory, as lists of
 -- { path, text } for `write`.
+local c_kernels = require "gen.c_kernels"
+local costs = require "gen.costs"
 local E = require "gen.expr"
 local disk = require "gen.files"
 local component = require "gen.feature"
 local linop = require "gen.linop"
-local plan = require "gen.plan"
-local plan_cuda = require "gen.plan_cuda"
+local cuda_kernels = require "gen.cuda_kernels"
 local spec = require "gen.spec"
 local splice = require "gen.splice"
 local target_c = require "gen.target_c"
@@ -13,8 +14,9 @@ local target_cuda = require "gen.target_cuda"
 
 local M = {}
 
-local MODULES = { "emit", "expr", "feature", "files", "formulas", "grad", "linop", "main", "ops", "pass", "plan",
-  "plan_cuda", "render", "rows", "spec", "splice", "target_c", "target_cuda" }
+local MODULES = { "c_kernels", "costs", "cuda_gpu", "cuda_kernels", "cuda_memory", "cuda_tiles", "cuda_untiled",
+  "emit", "expr", "feature", "files", "formulas", "grad", "linop", "main", "ops", "pass", "render", "rows", "spec",
+  "splice", "target_c", "target_cuda" }
 
 local MARK = '#include "stub.h"'
 
@@ -82,7 +84,7 @@ local function object(list)
 end
 
 local function header(command, feature)
-  local count = plan.operations(feature)
+  local count = costs.operations(feature)
   return ("/* %s\n * %s: %s\n * operations a feature row and token: %d the value, %d its gradient\n */\n")
     :format(command, feature.name, feature.doc, count.value, count.grad)
 end
@@ -106,9 +108,9 @@ end
 -- Kinds of CUDA text of a feature: what options.kind may be.
 M.CUDA_KINDS = { "phi" }
 local MAKERS = {}
-for _, maker in ipairs { { plan_cuda.params, target_cuda.params }, { plan_cuda.kernels, target_cuda.attention },
-  { plan_cuda.clusters, target_cuda.attention }, { plan_cuda.plain, target_cuda.plain },
-  { plan_cuda.token, target_cuda.token } } do
+for _, maker in ipairs { { cuda_kernels.params, target_cuda.params }, { cuda_kernels.tiled, target_cuda.attention },
+  { cuda_kernels.clusters, target_cuda.attention }, { cuda_kernels.plain, target_cuda.plain },
+  { cuda_kernels.token, target_cuda.token } } do
   for _, kernel in ipairs(maker[1]) do
     M.CUDA_KINDS[#M.CUDA_KINDS + 1], MAKERS[kernel] = kernel, maker[2]
   end
@@ -124,7 +126,7 @@ local CUDA_OPTIONS = { { "dtype", "DTYPE", "f32" }, { "precision", "PRECISION", 
   { "learn", "LEARN", false }, { "arch", "ARCH", 80 } }
 
 -- CUDA text of a feature for exact sizes: it is found by itself where it was compiled ahead, so it is one of the
--- class of architectures and of the options that it depends on (plan_cuda.reads). Of a kernel also how it is
+-- class of architectures and of the options that it depends on (cuda_kernels.reads). Of a kernel also how it is
 -- launched, and a name for its file. options: kind, one of M.CUDA_KINDS; of kernels dtype, precision, learn, arch.
 function M.cuda(feature, sizes, dtype, options)
   local kind, known = options.kind, false
@@ -136,12 +138,12 @@ function M.cuda(feature, sizes, dtype, options)
     feature.own and feature.path or feature.name, kind, sizes.D, sizes.DV, sizes.M,
     dtype == "f32" and "" or " DTYPE=" .. dtype)
   if kind == "phi" then return cuda_text(command, feature, sizes, dtype), {}, kind end
-  local reads, chosen, file = plan_cuda.reads[kind] or {}, {}, kind
+  local reads, chosen, file = cuda_kernels.reads[kind] or {}, {}, kind
   for _, setting in ipairs(CUDA_OPTIONS) do
     local key, name, default = table.unpack(setting)
     local value = reads[key] and options[key] or default
     chosen[key] = value
-    if key == "arch" and reads.arch then value = plan_cuda.first_of_class(kind, value) end
+    if key == "arch" and reads.arch then value = cuda_kernels.first_of_class(kind, value) end
     if value ~= default then
       command = ("%s %s=%s"):format(command, name, value)
       file = ("%s-%s"):format(file, value == true and key or value)
@@ -160,7 +162,7 @@ end
 
 -- The C files and phi.cu of one feature: list of { path, text }.
 local function attention_files(out, command, feature, id, sizes, dtype)
-  local kinds = plan.kinds_of(feature, sizes.D, dtype)
+  local kinds = c_kernels.kinds_of(feature, sizes.D, dtype)
   local files, texts = {}, M.kernels(command, feature, id, sizes, dtype, kinds)
   for i, kind in ipairs(kinds) do
     files[i] = { ("%s/%s.c"):format(out, kind.name), texts[i] }
@@ -185,7 +187,7 @@ end
 local function templates()
   local list = { target_cuda.SKELETON, table.unpack(target_cuda.RUNTIME) }
   local seen = {} -- two kinds may have one
-  for _, kind in ipairs(plan.kinds) do
+  for _, kind in ipairs(c_kernels.kinds) do
     if not seen[kind.template] then list[#list + 1] = kind.template end
     seen[kind.template] = true
   end
@@ -193,8 +195,8 @@ local function templates()
 end
 
 local function manifest(command, feature, matrix, sizes, dtype, id, files)
-  local constants, kinds, costs, sources = object {}, {}, object {}, {}
-  local built = plan.kinds_of(feature, sizes.D, dtype)
+  local constants, kinds, values, sources = object {}, {}, object {}, {}
+  local built = c_kernels.kinds_of(feature, sizes.D, dtype)
   for i, constant in ipairs(component.constants(feature, sizes)) do constants[i] = constant end
   for i, file in ipairs(files) do
     local name = file[1]:match("[^/]+$")
@@ -202,9 +204,9 @@ local function manifest(command, feature, matrix, sizes, dtype, id, files)
     kinds[i] = object { { "file", name }, { "symbol", kind and ("%s_%s"):format(kind.name, id) or "" },
       { "fnv1a64", M.hash(file[2]) } }
   end
-  for i, cost in ipairs(plan.costs(feature)) do
-    costs[i] = { cost[1], object { { "expression", cost[2] },
-      { "value", plan.evaluate(cost[2], sizes, dtype) } } }
+  for i, cost in ipairs(costs.costs(feature)) do
+    values[i] = { cost[1], object { { "expression", cost[2] },
+      { "value", costs.evaluate(cost[2], sizes, dtype) } } }
   end
   for i, source in ipairs { feature.path, matrix.path, table.unpack(templates()) } do
     sources[i] = object { { "path", source }, { "fnv1a64", M.hash(M.read(source)) } }
@@ -212,7 +214,7 @@ local function manifest(command, feature, matrix, sizes, dtype, id, files)
   return json(object {
     { "format", 1 }, { "command", command }, { "feature", feature.name }, { "matrix", matrix.name },
     { "dtype", dtype }, { "id", id }, { "constants", constants }, { "kinds", kinds },
-    { "per_token_head", costs }, { "sources", sources },
+    { "per_token_head", values }, { "sources", sources },
   }, "") .. "\n"
 end
 
@@ -271,7 +273,7 @@ end
 -- Of the C texts in a folder.
 local function kernel_hash(folder)
   local texts = {}
-  for i, kind in ipairs(plan.kinds) do
+  for i, kind in ipairs(c_kernels.kinds) do
     texts[i] = disk.text(("%s/%s.c"):format(folder, kind.name)) or ""
   end
   return M.hash(table.concat(texts))
@@ -299,7 +301,7 @@ local function read_registry(folders)
         local texts = matrix == "NULL" and folder .. "/" .. id or folder
         table.insert(matrix == "NULL" and any or pairs_of, { feat = feat, matrix = matrix,
           sizes = ("%s, %s, %s"):format(D, DV, m), id = id,
-          kinds = plan.kinds_of({ official = official == "1" }, tonumber(D), this), hash = kernel_hash(texts) })
+          kinds = c_kernels.kinds_of({ official = official == "1" }, tonumber(D), this), hash = kernel_hash(texts) })
       end
     end
     for op, backward in text:gmatch("ROW%(([%w_]+), ([01])%)") do
@@ -314,7 +316,7 @@ end
 -- is portable, defines PORTABLE_ONLY, one without AVX2 kernels WITHOUT_avx2, or WITHOUT_avx512.
 local function registry_table(out, declaration, rows, line)
   out[#out + 1] = declaration
-  for _, isa in ipairs(plan.isas) do
+  for _, isa in ipairs(c_kernels.isas) do
     local x86 = isa.x86 and #rows > 0
     if x86 then
       out[#out + 1] = ("#if defined(__x86_64__) && !defined(PORTABLE_ONLY) && !defined(WITHOUT_%s)"):format(isa.name)
@@ -332,28 +334,28 @@ function M.registry(out_path, folders)
     '#include "kernel/kernel.h"', "" }
   for _, row in ipairs(attn) do
     for _, kind in ipairs(row.kinds) do
-      for _, isa in ipairs(plan.isas) do
-        if plan.is_for(kind, isa) then
+      for _, isa in ipairs(c_kernels.isas) do
+        if c_kernels.is_for(kind, isa) then
           out[#out + 1] = ("extern const %s %s_%s_%s;"):format(kind.type, kind.name, row.id, isa.name)
         end
       end
     end
   end
   for _, row in ipairs(rows) do
-    for _, isa in ipairs(plan.isas) do
+    for _, isa in ipairs(c_kernels.isas) do
       out[#out + 1] = ("void row_fwd_%s_%s(const row_args *a);"):format(row.name, isa.name)
       if row.backward then
         out[#out + 1] = ("void row_bwd_%s_%s(const row_args *a);"):format(row.name, isa.name)
       end
     end
   end
-  for _, isa in ipairs(plan.isas) do
+  for _, isa in ipairs(c_kernels.isas) do
     out[#out + 1] = ("extern const product_ops products_dense_%s;"):format(isa.name)
   end
   out[#out + 1] = ""
   registry_table(out, "const attn_row generated_attn[] = {", attn, function(row, isa)
-    local functions = plan.functions(row.kinds, function(kind)
-      return plan.is_for(kind, isa) and ("&%s_%s_%s"):format(kind.name, row.id, isa.name)
+    local functions = c_kernels.functions(row.kinds, function(kind)
+      return c_kernels.is_for(kind, isa) and ("&%s_%s_%s"):format(kind.name, row.id, isa.name)
     end)
     return ('    {"%s", %s, %s, %s,\n     %s,\n     "%s"},'):format(row.feat,
       row.matrix == "NULL" and "NULL" or ('"%s"'):format(row.matrix), row.sizes, isa.constant,

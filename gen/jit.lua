@@ -3,7 +3,7 @@
 -- -DPART=0, 1, ..., each as the file `make gen` writes would be; only the last, the table, is for no
 -- instruction set. The matrix has no part in it.
 local emit = require "gen.emit"
-local plan = require "gen.plan"
+local c_kernels = require "gen.c_kernels"
 local spec = require "gen.spec"
 local splice = require "gen.splice"
 local target_c = require "gen.target_c"
@@ -51,7 +51,7 @@ local function table_of(feature, kinds, sizes, id, hash)
   for _, kind in ipairs(kinds) do
     out[#out + 1] = ("extern const %s EXPORT(%s);"):format(kind.type, kind.name)
   end
-  local functions = plan.functions(kinds, function(kind) return ("&EXPORT(%s)"):format(kind.name) end)
+  local functions = c_kernels.functions(kinds, function(kind) return ("&EXPORT(%s)"):format(kind.name) end)
   out[#out + 1] = '\n#define PUBLIC __attribute__((visibility("default")))'
   out[#out + 1] = "extern const attn_row jit_row PUBLIC;"
   out[#out + 1] = "extern const feature_info *const jit_feature PUBLIC;"
@@ -62,12 +62,12 @@ local function table_of(feature, kinds, sizes, id, hash)
   return table.concat(out, "\n") .. "\n"
 end
 
--- -> text, number of its parts. group: of plan.kinds.
+-- -> text, number of its parts. group: of c_kernels.kinds.
 function M.text(feature, sizes, group)
   local command = ("lua5.4 gen/main.lua --jit FEAT=%s D=%d DV=%d M=%d GROUP=%s"):format(
     feature.own and feature.path or feature.name, sizes.D, sizes.DV, sizes.M, group)
   local id = ("%s_%d_%d_%d"):format(feature.id, sizes.D, sizes.DV, sizes.M)
-  local kinds = plan.group(plan.kinds_of(feature, sizes.D, "f32"), group)
+  local kinds = c_kernels.group(c_kernels.kinds_of(feature, sizes.D, "f32"), group)
   local parts = emit.kernels(command, feature, id, sizes, "f32", kinds)
   parts[#parts + 1] = table_of(feature, kinds, sizes, id, emit.hash(table.concat(parts)))
   local out = { ("/* %s */\n"):format(command) }

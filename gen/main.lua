@@ -6,8 +6,8 @@ package.path = root .. "/?.lua;" .. package.path
 local emit = require "gen.emit"
 local disk = require "gen.files"
 local jit = require "gen.jit"
-local plan = require "gen.plan"
-local programs = require "gen.programs"
+local c_kernels = require "gen.c_kernels"
+local cuda_requests = require "gen.cuda_requests"
 local spec = require "gen.spec"
 
 disk.root = root
@@ -61,7 +61,7 @@ end
 
 local function sizes_of(settings)
   local sizes = {}
-  for _, size in ipairs(plan.sizes) do
+  for _, size in ipairs(c_kernels.sizes) do
     local text = settings[size.name] or tostring(size.default)
     local value = text:match("^%d+$") and math.tointeger(tonumber(text))
     if not value or value < 1 or value > size.max then
@@ -98,7 +98,7 @@ end
 
 local function jit_files(settings)
   local groups, seen = {}, {}
-  for _, kind in ipairs(plan.kinds) do
+  for _, kind in ipairs(c_kernels.kinds) do
     if not seen[kind.group] then groups[#groups + 1] = kind.group end
     seen[kind.group] = true
   end
@@ -129,7 +129,7 @@ local function ahead_files(settings)
   end
   for word in settings.ARCH:gmatch("[^%s,]+") do
     request.arch = math.tointeger(word:match("^sm_(%d+)a?$")) or usage("ARCH=%s: must be sm_80, sm_90a ...", word)
-    local list = programs.list(request)
+    local list = cuda_requests.list(request)
     for _, program in ipairs(list) do
       local path = ("%s/%s.cu"):format(settings.OUT, program.file)
       if not seen[path] then files[#files + 1] = { path, program.text } end

@@ -1,7 +1,7 @@
 -- C: prologues of the attention skeletons, row operators, and the tables of features and matrices.
 local E = require "gen.expr"
 local feature = require "gen.feature"
-local plan = require "gen.plan"
+local costs = require "gen.costs"
 local row_operator = require "gen.rows"
 
 local M = {}
@@ -165,7 +165,7 @@ local function feature_row(spec, out)
   local row = {
     field("name", quoted(spec.name)), field("doc", quoted(spec.doc)),
     field("source", quoted(spec.source)), field("lanes", spec.lanes),
-    field("exponentials", plan.exponentials(spec)),
+    field("exponentials", costs.exponentials(spec)),
     field("scalars", #spec.scalars), field("vectors", #spec.vectors),
     field("is_signed", tostring(spec.signed)), field("scalar_names", n .. "_scalars"),
     field("vector_names", n .. "_vectors"), field("scalar_default", n .. "_defaults"),

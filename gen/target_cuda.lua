@@ -2,7 +2,9 @@
 -- NVRTC. What threads do is in templates/cuda; here are spellings.
 local E = require "gen.expr"
 local feature = require "gen.feature"
-local plan_cuda = require "gen.plan_cuda"
+local cuda_kernels = require "gen.cuda_kernels"
+local cuda_tiles = require "gen.cuda_tiles"
+local cuda_untiled = require "gen.cuda_untiled"
 local row_operator = require "gen.rows"
 local splice = require "gen.splice"
 
@@ -311,7 +313,7 @@ local FOLDER = "templates/cuda/"
 
 -- The skeleton of a kernel with all it includes, after a prologue and constants.
 local function kernel_text(header, kernel, prologue, constants, read)
-  local path, out = plan_cuda.template(kernel), { prologue, "enum {" }
+  local path, out = cuda_kernels.template(kernel), { prologue, "enum {" }
   for _, constant in ipairs(constants) do
     out[#out + 1] = ("    %s = %d,"):format(constant[1], constant[2])
   end
@@ -320,10 +322,10 @@ local function kernel_text(header, kernel, prologue, constants, read)
   return splice.inline(text, path, function(name) return FOLDER .. name, read(FOLDER .. name) end)
 end
 
--- One attention kernel (plan_cuda.kernels) of a feature for exact sizes, and how it is launched.
+-- One attention kernel (cuda_kernels.tiled) of a feature for exact sizes, and how it is launched.
 function M.attention(header, spec, kernel, sizes, options, read)
-  local constants, launch = plan_cuda.kernel(kernel, spec, sizes, options)
-  for _, name in ipairs(plan_cuda.clusters) do
+  local constants, launch = cuda_tiles.kernel(kernel, spec, sizes, options)
+  for _, name in ipairs(cuda_kernels.clusters) do
     if name == kernel then header = header .. "#define CLUSTERS\n" end
   end
   local more, skeleton = nil, read
@@ -363,7 +365,7 @@ DEVICE void adapt(int64_t d, int64_t dp, const real *m, real *s, real *v)
 }
 ]]
 
--- One of the kernels that make a feature's data-dependent parameters (plan_cuda.params).
+-- One of the kernels that make a feature's data-dependent parameters (cuda_kernels.params).
 function M.params(header, spec, kernel, sizes, options, read)
   local maps = kernel == "attn_maps"
   if (maps or kernel == "attn_products") and not spec.linear then
@@ -373,11 +375,11 @@ function M.params(header, spec, kernel, sizes, options, read)
   if kernel == "attn_params" or maps then
     prologue = prologue .. (spec.adapt and warp_adapt(spec, "adapt") or NO_ADAPT)
   end
-  local constants, launch = plan_cuda.params_kernel(kernel, spec, sizes, options)
+  local constants, launch = cuda_untiled.params(kernel, spec, sizes, options)
   return kernel_text(header, kernel, prologue, constants, read), launch
 end
 
--- One of the texts of the reference's behaviour (plan_cuda.token).
+-- One of the texts of the reference's behaviour (cuda_kernels.token).
 function M.token(header, spec, kernel, sizes, _, read)
   local adapts = kernel == "attn_token_adapt"
   if not spec.official or adapts and not spec.adapt then
@@ -386,12 +388,12 @@ function M.token(header, spec, kernel, sizes, _, read)
   end
   local prologue = M.prologue(spec, sizes, "f32", read)
   if adapts then prologue = prologue .. warp_adapt(spec, "adapt") .. warp_adapt(spec, "adapt_grad") end
-  local constants, launch = plan_cuda.token_kernel(kernel, spec, sizes)
+  local constants, launch = cuda_untiled.token(kernel, spec, sizes)
   return kernel_text(header, kernel, prologue, constants, read), launch
 end
 
 function M.plain(header, spec, kernel, sizes, _, read)
-  local constants, launch = plan_cuda.plain_kernel()
+  local constants, launch = cuda_untiled.plain()
   return kernel_text(header, kernel, M.prologue(spec, sizes, "f32", read), constants, read), launch
 end
 

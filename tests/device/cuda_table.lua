@@ -8,7 +8,8 @@
 package.path = "./?.lua;" .. package.path
 
 local emit = require "gen.emit"
-local plan_cuda = require "gen.plan_cuda"
+local cuda_tiles = require "gen.cuda_tiles"
+local gpu = require "gen.cuda_gpu"
 local target_cuda = require "gen.target_cuda"
 
 local SIZES = { D = 32, DV = 32, M = 128 }
@@ -71,7 +72,7 @@ local BIG = {
 
 local function number_of(arch) return math.tointeger(arch:match("%d+")) end
 
-local function class_of(arch) return plan_cuda.class(number_of(arch)) end
+local function class_of(arch) return gpu.class(number_of(arch)) end
 
 local function archs_of(spec, kernel, kind)
   if kernel.causal and spec.linear or kernel.plain and not PLAIN[spec.name] then return {} end
@@ -83,7 +84,7 @@ end
 
 -- Where a block has no room for the whole state, there is no kernel with clusters.
 local function is_there(spec, kernel, options)
-  return not kernel.cluster or plan_cuda.has_clusters(kernel.name, spec, SIZES, options)
+  return not kernel.cluster or cuda_tiles.has_clusters(kernel.name, spec, SIZES, options)
 end
 
 -- A row with everything but what the compiler says; its text is written to the folder as <hash>.cu.
@@ -183,7 +184,7 @@ local function check_row(row)
   check(row.stack == 0 and row.stores == 0 and row.loads == 0,
     "%s: %d registers, stack of %d bytes, %d and %d bytes spilled", key(row), row.registers, row.stack,
     row.stores, row.loads)
-  local blocks = plan_cuda.occupancy(class_of(row.arch), row.warps, row.registers, row.shared)
+  local blocks = gpu.occupancy(class_of(row.arch), row.warps, row.registers, row.shared)
   row.blocks = row.blocks or blocks -- nobody counts on those of linear maps
   -- a step's blocks are its heads, however many are held; the text is one for all architectures
   local more = row.spilled or row.kernel == "attn_step"

@@ -3,11 +3,11 @@
 package.path = "./?.lua;" .. package.path
 
 local emit = require "gen.emit"
-local plan_cuda = require "gen.plan_cuda"
+local cuda_kernels = require "gen.cuda_kernels"
 local target_cuda = require "gen.target_cuda"
 
 local specs, maker = {}, {}
-for _, kernel in ipairs(plan_cuda.params) do maker[kernel] = target_cuda.params end
+for _, kernel in ipairs(cuda_kernels.params) do maker[kernel] = target_cuda.params end
 for line in io.lines() do
   local file, feature, kernel, D, DV, M, dtype, precision, learn = table.unpack((function()
     local words = {}

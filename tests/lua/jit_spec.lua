@@ -1,7 +1,7 @@
 local emit = require "gen.emit"
 local files = require "gen.files"
 local jit = require "gen.jit"
-local plan = require "gen.plan"
+local c_kernels = require "gen.c_kernels"
 
 local SIZES = { D = 20, DV = 32, M = 100 }
 
@@ -42,7 +42,7 @@ describe("the text compiled at run time", function()
     local all = 0
     for _, group in ipairs { "attention", "causal", "official", "bf16" } do
       local text, parts = jit.text(feature, SIZES, group)
-      local kinds = plan.group(plan.kinds, group)
+      local kinds = c_kernels.group(c_kernels.kinds, group)
       assert.equal(#kinds + 1, parts)
       all = all + #kinds
       for i, ahead in ipairs(emit.kernels("x", feature, "trigrf_20_32_100", SIZES, "f32", kinds)) do
@@ -50,7 +50,7 @@ describe("the text compiled at run time", function()
           preprocessed(text, "-DPART=" .. i - 1))
       end
     end
-    assert.equal(#plan.kinds, all)
+    assert.equal(#c_kernels.kinds, all)
   end)
 
   it("keeps the lines of templates and headers", function()

@@ -1,9 +1,5 @@
--- Which kernels there are, for which sizes, and what they cost: tables, no search.
-local E = require "gen.expr"
-local pass = require "gen.pass"
-local feature = require "gen.feature"
-local ops = require "gen.ops"
-
+-- Which C kernels of attention there are: their skeletons, the instruction sets they are compiled for and the
+-- sizes they may have. Of CUDA: cuda_kernels.lua.
 local M = {}
 
 -- One skeleton a kind; `type` is its table of functions in kernel.h, `define` a macro that it is compiled
@@ -61,49 +57,5 @@ M.sizes = {
   { name = "DV", default = 32, max = 256, what = "value size" },
   { name = "M", default = 128, max = 1024, what = "rows of W" },
 }
-
--- Operations to make the features of one row of W for one token, and their gradient, from hoisted
--- values; the exponential of each lane is counted with the feature.
-function M.operations(spec)
-  local plan = feature.plan(spec)
-  local function stop(node) return plan.slots.class[node] ~= nil end
-  local value = pass.flops(plan.value, stop) + spec.lanes * (ops.exp.flops + 1)
-  return { value = value, grad = pass.flops(plan.grad, stop) + spec.lanes }
-end
-
-local TRANSCENDENTAL = { exp = true, log = true, sin = true, cos = true, atan = true, erf = true }
-
--- Exponentials and the like of a row of W for one token: those of lanes with a log of their own that changes with
--- the row, and what the features call for each row.
-function M.exponentials(spec)
-  local plan, count = feature.plan(spec), 0
-  local function hoisted(node) return plan.slots.class[node] ~= nil end
-  for l, first in ipairs(feature.log_lanes(spec)) do
-    local log = plan.value[l]
-    local class = pass.class(log)
-    if first == l - 1 and (class == "element" or class == "row") then count = count + 1 end
-  end
-  for _, node in ipairs(E.reachable(plan.value, hoisted)) do
-    if TRANSCENDENTAL[node.op] and not hoisted(node) then count = count + 1 end
-  end
-  return count
-end
-
--- Cost of one token of one head, key and query together, as expressions in D, DV, M (lines of
--- { name, expression }); `evaluate` gives them numbers.
-function M.costs(spec)
-  local count, L = M.operations(spec), spec.lanes
-  return {
-    { "forward_flops", ("4*M*D + %d*M*(DV + 1) + %d*M"):format(4 * L, 2 * count.value) },
-    { "backward_flops", ("8*M*D + %d*M*(DV + 1) + %d*M"):format(8 * L, 2 * (count.value + count.grad)) },
-    { "forward_bytes", "S*(2*D + 2*DV + 1)" },
-    { "backward_bytes", "S*(4*D + 4*DV + 1)" },
-  }
-end
-
-function M.evaluate(expression, sizes, dtype)
-  local env = { D = sizes.D, DV = sizes.DV, M = sizes.M, S = dtype == "f64" and 8 or 4 }
-  return load("return " .. expression, "=cost", "t", env)()
-end
 
 return M

@@ -1,63 +1,66 @@
 local emit = require "gen.emit"
 local feature = require "gen.feature"
-local plan_cuda = require "gen.plan_cuda"
+local cuda_kernels = require "gen.cuda_kernels"
+local cuda_tiles = require "gen.cuda_tiles"
+local cuda_untiled = require "gen.cuda_untiled"
+local gpu = require "gen.cuda_gpu"
 
 local KIB = 1024
 
 describe("occupancy", function()
-  local large, medium, small = table.unpack(plan_cuda.classes)
+  local large, medium, small = table.unpack(gpu.classes)
 
   it("is limited by registers", function()
     -- 8 warps of 128 registers: 32,768 of 65,536 a block
-    assert.equal(2, plan_cuda.occupancy(large, 8, 128, 8 * KIB))
+    assert.equal(2, gpu.occupancy(large, 8, 128, 8 * KIB))
     -- 129 count as 136: 34,816 a block
-    assert.equal(1, plan_cuda.occupancy(large, 8, 129, 8 * KIB))
+    assert.equal(1, gpu.occupancy(large, 8, 129, 8 * KIB))
     -- 4 warps of 168: 5,376 a warp, 12 warps
-    assert.equal(3, plan_cuda.occupancy(large, 4, 168, 8 * KIB))
+    assert.equal(3, gpu.occupancy(large, 4, 168, 8 * KIB))
     -- of 5 warps of 104 19 fit; they are given out by fours: 16, so 3 blocks
-    assert.equal(3, plan_cuda.occupancy(large, 5, 104, 8 * KIB))
-    assert.equal(1, plan_cuda.occupancy(large, 8, 255, 8 * KIB))
+    assert.equal(3, gpu.occupancy(large, 5, 104, 8 * KIB))
+    assert.equal(1, gpu.occupancy(large, 8, 255, 8 * KIB))
   end)
 
   it("is limited by shared memory, with 1 KiB more a block", function()
-    assert.equal(2, plan_cuda.occupancy(large, 4, 64, 113 * KIB)) -- 2 * 114 = 228
-    assert.equal(1, plan_cuda.occupancy(large, 4, 64, 113 * KIB + 16))
-    assert.equal(1, plan_cuda.occupancy(large, 4, 64, 227 * KIB))
-    assert.equal(2, plan_cuda.occupancy(medium, 4, 64, 81 * KIB)) -- 2 * 82 = 164
-    assert.equal(1, plan_cuda.occupancy(medium, 4, 64, 82 * KIB))
-    assert.equal(1, plan_cuda.occupancy(small, 4, 64, 50 * KIB)) -- 51 of 100
-    assert.equal(0, plan_cuda.occupancy(small, 4, 64, 100 * KIB))
+    assert.equal(2, gpu.occupancy(large, 4, 64, 113 * KIB)) -- 2 * 114 = 228
+    assert.equal(1, gpu.occupancy(large, 4, 64, 113 * KIB + 16))
+    assert.equal(1, gpu.occupancy(large, 4, 64, 227 * KIB))
+    assert.equal(2, gpu.occupancy(medium, 4, 64, 81 * KIB)) -- 2 * 82 = 164
+    assert.equal(1, gpu.occupancy(medium, 4, 64, 82 * KIB))
+    assert.equal(1, gpu.occupancy(small, 4, 64, 50 * KIB)) -- 51 of 100
+    assert.equal(0, gpu.occupancy(small, 4, 64, 100 * KIB))
   end)
 
   it("is limited by warps and by blocks", function()
-    assert.equal(8, plan_cuda.occupancy(large, 8, 32, 0))
-    assert.equal(6, plan_cuda.occupancy(small, 8, 32, 0))
-    assert.equal(32, plan_cuda.occupancy(large, 1, 32, 0))
-    assert.equal(16, plan_cuda.occupancy(small, 1, 32, 0))
+    assert.equal(8, gpu.occupancy(large, 8, 32, 0))
+    assert.equal(6, gpu.occupancy(small, 8, 32, 0))
+    assert.equal(32, gpu.occupancy(large, 1, 32, 0))
+    assert.equal(16, gpu.occupancy(small, 1, 32, 0))
   end)
 end)
 
 describe("classes", function()
   it("know architectures, and take the smallest for others", function()
-    assert.equal("large", plan_cuda.class(90).name)
-    assert.equal("large", plan_cuda.class(100).name)
-    assert.equal("medium", plan_cuda.class(80).name)
-    assert.equal("small", plan_cuda.class(86).name)
-    assert.equal("small", plan_cuda.class(75).name)
+    assert.equal("large", gpu.class(90).name)
+    assert.equal("large", gpu.class(100).name)
+    assert.equal("medium", gpu.class(80).name)
+    assert.equal("small", gpu.class(86).name)
+    assert.equal("small", gpu.class(75).name)
   end)
 end)
 
 describe("sizes of kernels", function()
   local function constants(name, spec, sizes, options)
     local k = {}
-    for _, constant in ipairs((plan_cuda.kernel(name, spec, sizes, options))) do k[constant[1]] = constant[2] end
+    for _, constant in ipairs((cuda_tiles.kernel(name, spec, sizes, options))) do k[constant[1]] = constant[2] end
     return k
   end
 
   local function each(sizes, check)
     for _, spec in ipairs(emit.load_all("feature")) do
-      for _, class in ipairs(plan_cuda.classes) do
-        for _, name in ipairs(plan_cuda.kernels) do
+      for _, class in ipairs(gpu.classes) do
+        for _, name in ipairs(cuda_kernels.tiled) do
           local k = constants(name, spec, sizes, { arch = class.archs[1] })
           check(k, class, spec.name .. " " .. name .. " " .. class.name)
         end
@@ -110,8 +113,8 @@ describe("one launch a direction", function()
     local spec = emit.load("feature", name)
     local found = {}
     for first, twin in pairs { attn_keys = "attn_cluster", attn_queries_bwd = "attn_cluster_bwd" } do
-      local _, launch = plan_cuda.kernel(first, spec, sizes, options)
-      found[twin] = launch.cluster > 0 and select(2, plan_cuda.kernel(twin, spec, sizes, options)) or false
+      local _, launch = cuda_tiles.kernel(first, spec, sizes, options)
+      found[twin] = launch.cluster > 0 and select(2, cuda_tiles.kernel(twin, spec, sizes, options)) or false
       assert.is_true(launch.cluster == 0 or launch.cluster == 8)
     end
     return found
@@ -149,9 +152,9 @@ describe("one launch a direction", function()
     assert.same({ attn_cluster = false, attn_cluster_bwd = false }, found)
     local posrf = emit.load("feature", "posrf")
     assert.has_error(function()
-      plan_cuda.kernel("attn_cluster", posrf, { D = 32, DV = 32, M = 512 }, { arch = 90 })
+      cuda_tiles.kernel("attn_cluster", posrf, { D = 32, DV = 32, M = 512 }, { arch = 90 })
     end, "attn_cluster: the state of posrf with D 32, DV 32, M 512 is too big for a block")
-    assert.has_error(function() plan_cuda.kernel("attn_cluster", posrf, usual, { arch = 86 }) end,
+    assert.has_error(function() cuda_tiles.kernel("attn_cluster", posrf, usual, { arch = 86 }) end,
       "attn_cluster: clusters of blocks are there from ARCH 90 on, not for 86")
   end)
 
@@ -165,7 +168,7 @@ describe("one launch a direction", function()
 
   it("gives a head the blocks that fill the GPU, a block two tiles", function()
     local function blocks(per, tile, heads, tokens, other)
-      return plan_cuda.cluster_blocks({ blocks = per, tile = tile }, heads, tokens, 132, other or heads)
+      return cuda_tiles.cluster_blocks({ blocks = per, tile = tile }, heads, tokens, 132, other or heads)
     end
     assert.equal(4, blocks(2, 32, 64, 4096))  -- 256 of 264 places; 8: 512 of 528 is as good, but bigger
     assert.equal(4, blocks(3, 64, 64, 4096))  -- 256 of 396; 8: 512 of 792
@@ -179,9 +182,9 @@ describe("one launch a direction", function()
 
   it("is not taken where few heads leave most of the GPU idle", function()
     local k = { blocks = 2, tile = 32 }
-    assert.equal(8, plan_cuda.cluster_blocks(k, 16, 65536, 132, 256)) -- 128 blocks against 256
-    assert.equal(0, plan_cuda.cluster_blocks(k, 2, 65536, 132, 264))  -- 16 against 264
-    assert.equal(1, plan_cuda.cluster_blocks(k, 1, 16, 132, 1))
+    assert.equal(8, cuda_tiles.cluster_blocks(k, 16, 65536, 132, 256)) -- 128 blocks against 256
+    assert.equal(0, cuda_tiles.cluster_blocks(k, 2, 65536, 132, 264))  -- 16 against 264
+    assert.equal(1, cuda_tiles.cluster_blocks(k, 1, 16, 132, 1))
   end)
 end)
 
@@ -216,7 +219,7 @@ describe("big sizes", function()
     local what = ("%s of %s, %s %s, D %d DV %d M %d"):format(name, spec.name, class.name,
       options.dtype, sizes.D, sizes.DV, sizes.M)
     options.arch = class.archs[1]
-    local found, list, launch = pcall(plan_cuda.kernel, name, spec, sizes, options)
+    local found, list, launch = pcall(cuda_tiles.kernel, name, spec, sizes, options)
     if not found then error(what .. ": " .. list) end
     if launch.shared > class.block or launch.blocks * (launch.shared + KIB) > class.all or launch.blocks < 1 then
       error(("%s: %d blocks of %d bytes"):format(what, launch.blocks, launch.shared))
@@ -226,10 +229,10 @@ describe("big sizes", function()
 
   -- All sizes on the GPUs with the least shared memory, every other one on those with more.
   it("have a plan for every kernel, feature and class, which fits", function()
-    local start, least = 0, plan_cuda.classes[#plan_cuda.classes]
+    local start, least = 0, gpu.classes[#gpu.classes]
     for _, spec in ipairs(kinds_of_feature()) do
-      for _, class in ipairs(plan_cuda.classes) do
-        for _, name in ipairs(plan_cuda.kernels) do
+      for _, class in ipairs(gpu.classes) do
+        for _, name in ipairs(cuda_kernels.tiled) do
           start = start + 1
           local turn = start
           each_size(start, function(sizes)
@@ -243,7 +246,7 @@ describe("big sizes", function()
   end)
 
   it("have the same tiles and blocks of rows in causal twins", function()
-    local class, options = plan_cuda.classes[#plan_cuda.classes], { dtype = "f32", learn = true }
+    local class, options = gpu.classes[#gpu.classes], { dtype = "f32", learn = true }
     for start, name in ipairs { "posrf", "trigrf", "cderf+", "hrf_gaussian" } do
       local spec = emit.load("feature", name)
       each_size(start, function(sizes)
@@ -258,17 +261,17 @@ describe("big sizes", function()
     for _, spec in ipairs(emit.load_all("feature")) do
       each_size(0, function(sizes)
         for _, dtype in ipairs { "f32", "bf16" } do
-          for _, name in ipairs(plan_cuda.params) do
-            for _, class in ipairs(name == "attn_maps" and plan_cuda.classes or {}) do -- has it all where it fits
-              local _, launch = plan_cuda.params_kernel(name, spec, sizes, { dtype = dtype, arch = class.archs[1] })
+          for _, name in ipairs(cuda_kernels.params) do
+            for _, class in ipairs(name == "attn_maps" and gpu.classes or {}) do -- has it all where it fits
+              local _, launch = cuda_untiled.params(name, spec, sizes, { dtype = dtype, arch = class.archs[1] })
               assert.is_true(launch.shared <= class.block, name)
             end
-            local _, launch = plan_cuda.params_kernel(name, spec, sizes, { dtype = dtype })
+            local _, launch = cuda_untiled.params(name, spec, sizes, { dtype = dtype })
             assert.is_true(name == "attn_maps" or launch.shared <= 48 * KIB, name)
           end
         end
-        for _, name in ipairs(spec.official and plan_cuda.token or {}) do
-          local _, launch = plan_cuda.token_kernel(name, spec, sizes)
+        for _, name in ipairs(spec.official and cuda_kernels.token or {}) do
+          local _, launch = cuda_untiled.token(name, spec, sizes)
           assert.is_true(launch.shared <= 99 * KIB, name)
         end
       end)
@@ -277,7 +280,7 @@ describe("big sizes", function()
 
   it("put a block's memory on the device, a bounded part of it", function()
     local posrf, sizes = emit.load("feature", "posrf"), { D = 256, DV = 256, M = 1024 }
-    local k, launch = plan_cuda.kernel("attn_keys_bwd", posrf, sizes, { arch = 86 })
+    local k, launch = cuda_tiles.kernel("attn_keys_bwd", posrf, sizes, { arch = 86 })
     assert.equal(32, launch.shared)
     assert.is_true(launch.memory * launch.blocks <= 2048 * KIB)
     for _, constant in ipairs(k) do
@@ -295,13 +298,13 @@ describe("big sizes", function()
     local function refused(plan, name, D, DV, M, sentence)
       assert.has_error(function() plan(name, posrf, { D = D, DV = DV, M = M }, {}) end, sentence)
     end
-    refused(plan_cuda.kernel, "attn_keys", 264, 32, 128,
+    refused(cuda_tiles.kernel, "attn_keys", 264, 32, 128,
       "attn_keys: head size D=264: it must be from 1 to 256")
-    refused(plan_cuda.kernel, "attn_step", 32, 257, 128,
+    refused(cuda_tiles.kernel, "attn_step", 32, 257, 128,
       "attn_step: value size DV=257: it must be from 1 to 256")
-    refused(plan_cuda.kernel, "attn_merge", 32, 32, 0,
+    refused(cuda_tiles.kernel, "attn_merge", 32, 32, 0,
       "attn_merge: rows of W M=0: it must be at least 1")
-    refused(plan_cuda.token_kernel, "attn_token", 32, 32, 8192, "attn_token: a token of posrf with "
+    refused(cuda_untiled.token, "attn_token", 32, 32, 8192, "attn_token: a token of posrf with "
       .. "D 32, DV 32, M 8192 takes 131608 bytes of shared memory, not up to 101376")
   end)
 end)

@@ -1,6 +1,6 @@
 local emit = require "gen.emit"
-local plan_cuda = require "gen.plan_cuda"
-local programs = require "gen.programs"
+local gpu = require "gen.cuda_gpu"
+local cuda_requests = require "gen.cuda_requests"
 
 local SIZES = { D = 32, DV = 32, M = 128 }
 
@@ -22,20 +22,20 @@ end
 describe("what a device is asked for", function()
   it("is what an attention needs", function()
     assert.same({ "attn_cluster", "attn_cluster_bwd", "attn_keys", "attn_keys_bwd", "attn_moments", "attn_params",
-      "attn_queries", "attn_queries_bwd" }, names(programs.list(request { kind = "attention", feat = "saderf" })))
+      "attn_queries", "attn_queries_bwd" }, names(cuda_requests.list(request { kind = "attention", feat = "saderf" })))
     assert.same({ "attn_causal", "attn_causal_keys_bwd", "attn_causal_queries_bwd", "attn_keys", "attn_params" },
-      names(programs.list(request { kind = "attention", feat = "saderf", causal = true })))
+      names(cuda_requests.list(request { kind = "attention", feat = "saderf", causal = true })))
     assert.same({ "attn_keys", "attn_keys_bwd", "attn_maps", "attn_moments", "attn_products", "attn_queries",
       "attn_queries_bwd", "attn_sum" },
-      names(programs.list(request { kind = "attention", feat = "sderf", arch = 80, M = 272 })))
+      names(cuda_requests.list(request { kind = "attention", feat = "sderf", arch = 80, M = 272 })))
     assert.same({ "attn_causal", "attn_causal_keys_bwd", "attn_causal_queries_bwd", "attn_combine", "attn_counts",
       "attn_keys", "attn_learned", "attn_params", "attn_sum" },
-      names(programs.list(request { kind = "attention", feat = "geomrf", causal = true, learn = true, M = 272 })))
+      names(cuda_requests.list(request { kind = "attention", feat = "geomrf", causal = true, learn = true, M = 272 })))
   end)
 
   -- texts of every use of a pair, in every type, against those made ahead
   local function check_pair(feat, matrix, arch)
-    local ahead, all = {}, programs.list(request { kind = "pair", feat = feat, matrix = matrix, arch = arch })
+    local ahead, all = {}, cuda_requests.list(request { kind = "pair", feat = feat, matrix = matrix, arch = arch })
     for _, program in ipairs(all) do
       assert.is_nil(ahead[program.file], program.file)
       ahead[program.file] = program.text
@@ -46,7 +46,7 @@ describe("what a device is asked for", function()
     for _, kind in ipairs(kinds) do
       for _, type in ipairs { { "f32", "float32" }, { "f32", "fast" }, { "bf16", "fast" } } do
         for _, causal in ipairs(spec.linear and { false } or { false, true }) do
-          for _, program in ipairs(programs.list(request { kind = kind, feat = feat, arch = arch, dtype = type[1],
+          for _, program in ipairs(cuda_requests.list(request { kind = kind, feat = feat, arch = arch, dtype = type[1],
             precision = type[2], causal = causal, learn = matrix == "bbq" })) do
             assert.equal(program.text, ahead[program.file])
           end
@@ -61,7 +61,7 @@ describe("what a device is asked for", function()
     check_pair("geomrf", "orf", 86)
     check_pair("sderf", "bbq", 120)
     local files = {}
-    for _, program in ipairs(programs.list(request { kind = "pair", feat = "gerf", matrix = "qmc" })) do
+    for _, program in ipairs(cuda_requests.list(request { kind = "pair", feat = "gerf", matrix = "qmc" })) do
       files[program.file] = true
     end
     for _, file in ipairs { "attn_queries_bwd-90", "attn_queries_bwd-learn-90", "attn_learned" } do
@@ -72,12 +72,12 @@ describe("what a device is asked for", function()
   it("is of the class of the GPU", function()
     local function texts(arch)
       local list = {}
-      for i, p in ipairs(programs.list(request { kind = "pair", feat = "trigrf", matrix = "qmc", arch = arch })) do
+      for i, p in ipairs(cuda_requests.list(request { kind = "pair", feat = "trigrf", matrix = "qmc", arch = arch })) do
         list[i] = p.file .. p.text
       end
       return list
     end
-    for _, class in ipairs(plan_cuda.classes) do
+    for _, class in ipairs(gpu.classes) do
       for _, arch in ipairs(class.archs) do
         local first = arch >= 120 and 120 or class.archs[1]
         assert.same(texts(first), texts(arch), arch)
@@ -92,7 +92,7 @@ describe("what a device is asked for", function()
   end)
 
   it("names the widths of the benchmark's models", function()
-    local list = programs.list { kind = "tasks" }
+    local list = cuda_requests.list { kind = "tasks" }
     local found = {}
     for _, program in ipairs(list) do found[program.file] = program end
     for _, file in ipairs { "model", "softmax-32-32", "layernorm-64-4", "gelu-128-1", "cross_entropy-10-1",

@@ -1,0 +1,162 @@
+-- What a device is asked to compile: for every kind of request a list of { name, text, launch, file }. The
+-- runtime takes what it opens from here (jit_programs_make of runtime/kernel/programs.h), and what is compiled ahead are
+-- the same lists for all that can be asked of a pair ("pair") or of the benchmark's models ("tasks"), so that
+-- nothing can be asked for that was left out.
+local emit = require "gen.emit"
+local jit = require "gen.jit"
+
+local M = {}
+
+local kinds = {} -- kinds[kind](list, request)
+
+local function put(list, name, text, launch, file)
+  if not list.has[text] then
+    list.has[text] = true
+    list[#list + 1] = { name = name, text = text, launch = launch, file = file }
+  end
+  return launch
+end
+
+-- ---- of a feature ------------------------------------------------------------------------------------
+
+-- One text by its name.
+local function add(list, r, kind)
+  local text, launch, file = emit.cuda(r.feature, r, "f32",
+    { kind = kind, dtype = r.dtype, precision = r.precision, learn = r.learn, arch = r.arch })
+  return put(list, kind == "phi" and "phi of " .. r.feature.name or kind, text, launch, file)
+end
+
+function kinds.features(list, r) add(list, r, "phi") end
+
+function kinds.official(list, r)
+  add(list, r, "attn_token")
+  if r.feature.adapt then add(list, r, "attn_token_adapt") end
+end
+
+-- Passes by `causal`, in the order of launches.
+local PASSES = {
+  [false] = { "attn_keys", "attn_queries", "attn_queries_bwd", "attn_keys_bwd" },
+  [true] = { "attn_keys", "attn_causal", "attn_causal_queries_bwd", "attn_causal_keys_bwd" },
+}
+
+-- What is made of the data before the passes.
+function kinds.parameters(list, r)
+  local feature = r.feature
+  if (feature.adapt or feature.linear) and not r.causal then add(list, r, "attn_moments") end
+  if feature.linear then
+    add(list, r, "attn_products")
+    add(list, r, "attn_maps")
+  elseif feature.adapt then
+    add(list, r, "attn_params")
+  end
+  if feature.counts then add(list, r, "attn_counts") end
+end
+
+function kinds.attention(list, r)
+  local launch = {}
+  for i, kernel in ipairs(PASSES[r.causal]) do launch[i] = add(list, r, kernel) end
+  if r.causal and launch[2].row_blocks > 1 then add(list, r, "attn_combine") end
+  if launch[3].row_blocks > 1 or launch[4].row_blocks > 1 then add(list, r, "attn_sum") end
+  if not r.causal and launch[1].cluster > 0 then add(list, r, "attn_cluster") end
+  if launch[3].cluster > 0 then add(list, r, "attn_cluster_bwd") end
+  kinds.parameters(list, r)
+  if r.learn then add(list, r, "attn_learned") end
+end
+
+function kinds.decoding(list, r)
+  add(list, r, "attn_step")
+  add(list, r, "attn_merge")
+end
+
+-- ---- of a model --------------------------------------------------------------------------------------
+
+-- Definitions, then templates behind what they all need.
+local function whole(defines, templates)
+  local out = { defines }
+  for name in ("rt.cuh args.h dropout.cuh model_args.h " .. templates):gmatch("%S+") do
+    local path = "templates/cuda/" .. name
+    out[#out + 1] = ('#line 1 "%s"\n%s'):format(path, emit.read(path))
+  end
+  return table.concat(out)
+end
+
+function kinds.softmax(list, r)
+  local defines = ("#define HEAD_D %d\n#define HEAD_DV %d\n"):format(r.D, r.DV)
+  put(list, "softmax", whole(defines, "softmax_args.h softmax.cu"), {}, ("softmax-%d-%d"):format(r.D, r.DV))
+end
+
+function kinds.row(list, r)
+  put(list, "row operator " .. r.feat, emit.cuda_row(emit.load("row", r.feat)), {}, r.feat)
+end
+
+-- Lengths of rows by operator, by name or as they are. Parameters are updated as rows of 1024.
+local ROWS = { { "layernorm", "embed" }, { "dropout_residual", "embed" }, { "gelu", "hidden" }, { "relu", "hidden" },
+  { "cross_entropy", "classes" }, { "adamw", 1024 } }
+
+-- Rows are 16-byte aligned, in buffers and in parameters, where these and the widths are; scores never are.
+function kinds.model(list, r)
+  put(list, "model", whole("", "model.cu"), {}, "model")
+  local aligned = r.aligned and r.embed % 4 == 0 and r.hidden % 4 == 0 and r.inner % 4 == 0
+  for _, row in ipairs(ROWS) do
+    local name, n = row[1], r[row[2]] or row[2]
+    local unit = name ~= "cross_entropy" and (aligned or name == "adamw") and 4 or 1
+    put(list, "row operator " .. name, ("#define ROW_N %d\n#define ROW_UNIT %d\n"):format(n, unit)
+      .. emit.cuda_row(emit.load("row", name)), { row = n, unit = unit }, ("%s-%d-%d"):format(name, n, unit))
+  end
+end
+
+-- ---- all of it ---------------------------------------------------------------------------------------
+
+-- What `attend` and `train` can ask for: bf16 is always fast; what a matrix trains is trained in every use.
+local PRECISIONS = { { "f32", "float32" }, { "f32", "fast" }, { "bf16", "fast" } }
+
+function kinds.pair(list, r)
+  local learner = r.matrix and emit.load("matrix", r.matrix).learner
+  local learns = learner and { true } or r.feature.learn[1] and { false, true } or { false }
+  kinds.features(list, r)
+  if r.feature.official then kinds.official(list, r) end
+  for _, precision in ipairs(PRECISIONS) do
+    r.dtype, r.precision = precision[1], precision[2]
+    for _, causal in ipairs(r.feature.linear and { false } or { false, true }) do -- linear maps see all tokens
+      for _, learn in ipairs(learns) do
+        r.causal, r.learn = causal, learn
+        kinds.attention(list, r)
+      end
+    end
+    if not r.feature.linear then kinds.decoding(list, r) end
+  end
+end
+
+-- A task's settings: those of its file, else of the one that it names as its base.
+local function task(name, folder)
+  local path = ("specs/%s/%s.lua"):format(folder or "task", name)
+  local t = assert(load(emit.read(path), "=" .. path, "t", {}))()
+  return t.base and setmetatable(t, { __index = task(t.base, "base") }) or t
+end
+
+function kinds.tasks(list)
+  for _, name in ipairs(emit.names("task")) do
+    local t = task(name)
+    for _, aligned in ipairs { true, false } do -- what attentions train may lie before the layers
+      kinds.model(list, { embed = t.embed, hidden = t.hidden, inner = t.heads * t.head_dim, classes = t.classes,
+        aligned = aligned })
+    end
+    kinds.softmax(list, { D = t.head_dim, DV = t.head_dim })
+  end
+end
+
+-- The list. r: kind, one of the above or the name of a single text of a feature; feat, and spec, the text of a
+-- user's own; matrix (of "pair"); D, DV, M; dtype, precision, learn, causal, arch; embed, hidden, inner, classes,
+-- aligned (of "model").
+function M.list(r)
+  local list = { has = {} }
+  if r.D and r.feat then r.feature = jit.feature(r.feat, r.spec) end
+  if kinds[r.kind] then
+    kinds[r.kind](list, r)
+  else
+    add(list, r, r.kind)
+  end
+  return list
+end
+
+return M
