@@ -1,5 +1,6 @@
+local files = require "gen.files"
+local load_spec = require "gen.load_spec"
 -- The README's tables of component functions and weight matrices, from the specs.
-local emit = require "gen.emit"
 
 local M = {}
 
@@ -29,15 +30,15 @@ end
 function M.markdown()
   local out = {
     row("component function", "", "features a row", "matrices", "source"), "|---|---|---|---|---|" }
-  for _, name in ipairs(emit.names("feature")) do
-    local spec = emit.load("feature", name)
+  for _, name in ipairs(files.names("feature")) do
+    local spec = load_spec.one("feature", name)
     out[#out + 1] = row("`" .. name .. "`", spec.doc, features_of(spec), legality(spec), spec.source)
   end
   out[#out + 1] = ""
   out[#out + 1] = row("weight matrix", "", "rows", "source")
   out[#out + 1] = "|---|---|---|---|"
-  for _, name in ipairs(emit.names("matrix")) do
-    local spec = emit.load("matrix", name)
+  for _, name in ipairs(files.names("matrix")) do
+    local spec = load_spec.one("matrix", name)
     out[#out + 1] = row("`" .. name .. "`", spec.doc, LAW[spec.law], spec.source)
   end
   return table.concat(out, "\n") .. "\n"

@@ -1,8 +1,9 @@
 -- Derived gradients against central differences, in double precision, by the evaluator; and at
 -- singular points, where values and derivatives must be finite.
 local E = require "gen.expr"
-local emit = require "gen.emit"
 local feature = require "gen.feature"
+local files = require "gen.files"
+local load_spec = require "gen.load_spec"
 local schema = require "gen.spec"
 
 local M = {}
@@ -201,10 +202,10 @@ function M.run(names)
   local wanted, passed, failed = {}, 0, 0
   for _, name in ipairs(names) do wanted[name] = true end
   for _, kind in ipairs { "feature", "row" } do
-    for _, name in ipairs(emit.names(kind)) do
+    for _, name in ipairs(files.names(kind)) do
       if #names == 0 or wanted[name] then
         wanted[name] = nil
-        local ok, report = check(emit.load(kind, name))
+        local ok, report = check(load_spec.one(kind, name))
         print(("%-4s %-8s %-18s %s"):format(ok and "ok" or "FAIL", kind, name, report))
         passed, failed = passed + (ok and 1 or 0), failed + (ok and 0 or 1)
       end

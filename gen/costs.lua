@@ -50,4 +50,11 @@ function M.evaluate(expression, sizes, dtype)
   return load("return " .. expression, "=cost", "t", env)()
 end
 
+-- The comment that the text of a feature begins with.
+function M.heading(command, spec)
+  local count = M.operations(spec)
+  return ("/* %s\n * %s: %s\n * operations a feature row and token: %d the value, %d its gradient\n */\n")
+    :format(command, spec.name, spec.doc, count.value, count.grad)
+end
+
 return M

@@ -2,8 +2,10 @@
 -- runtime takes what it opens from here (jit_programs_make of runtime/kernel/programs.h), and what is compiled ahead are
 -- the same lists for all that can be asked of a pair ("pair") or of the benchmark's models ("tasks"), so that
 -- nothing can be asked for that was left out.
-local emit = require "gen.emit"
+local cuda_text = require "gen.cuda_text"
+local files = require "gen.files"
 local jit = require "gen.jit"
+local load_spec = require "gen.load_spec"
 
 local M = {}
 
@@ -21,7 +23,7 @@ end
 
 -- One text by its name.
 local function add(list, r, kind)
-  local text, launch, file = emit.cuda(r.feature, r, "f32",
+  local text, launch, file = cuda_text.text(r.feature, r, "f32",
     { kind = kind, dtype = r.dtype, precision = r.precision, learn = r.learn, arch = r.arch })
   return put(list, kind == "phi" and "phi of " .. r.feature.name or kind, text, launch, file)
 end
@@ -75,7 +77,7 @@ local function whole(defines, templates)
   local out = { defines }
   for name in ("rt.cuh args.h dropout.cuh model_args.h " .. templates):gmatch("%S+") do
     local path = "templates/cuda/" .. name
-    out[#out + 1] = ('#line 1 "%s"\n%s'):format(path, emit.read(path))
+    out[#out + 1] = ('#line 1 "%s"\n%s'):format(path, files.read(path))
   end
   return table.concat(out)
 end
@@ -86,7 +88,7 @@ function kinds.softmax(list, r)
 end
 
 function kinds.row(list, r)
-  put(list, "row operator " .. r.feat, emit.cuda_row(emit.load("row", r.feat)), {}, r.feat)
+  put(list, "row operator " .. r.feat, cuda_text.row(load_spec.one("row", r.feat)), {}, r.feat)
 end
 
 -- Lengths of rows by operator, by name or as they are. Parameters are updated as rows of 1024.
@@ -101,7 +103,7 @@ function kinds.model(list, r)
     local name, n = row[1], r[row[2]] or row[2]
     local unit = name ~= "cross_entropy" and (aligned or name == "adamw") and 4 or 1
     put(list, "row operator " .. name, ("#define ROW_N %d\n#define ROW_UNIT %d\n"):format(n, unit)
-      .. emit.cuda_row(emit.load("row", name)), { row = n, unit = unit }, ("%s-%d-%d"):format(name, n, unit))
+      .. cuda_text.row(load_spec.one("row", name)), { row = n, unit = unit }, ("%s-%d-%d"):format(name, n, unit))
   end
 end
 
@@ -111,7 +113,7 @@ end
 local PRECISIONS = { { "f32", "float32" }, { "f32", "fast" }, { "bf16", "fast" } }
 
 function kinds.pair(list, r)
-  local learner = r.matrix and emit.load("matrix", r.matrix).learner
+  local learner = r.matrix and load_spec.one("matrix", r.matrix).learner
   local learns = learner and { true } or r.feature.learn[1] and { false, true } or { false }
   kinds.features(list, r)
   if r.feature.official then kinds.official(list, r) end
@@ -130,12 +132,12 @@ end
 -- A task's settings: those of its file, else of the one that it names as its base.
 local function task(name, folder)
   local path = ("specs/%s/%s.lua"):format(folder or "task", name)
-  local t = assert(load(emit.read(path), "=" .. path, "t", {}))()
+  local t = assert(load(files.read(path), "=" .. path, "t", {}))()
   return t.base and setmetatable(t, { __index = task(t.base, "base") }) or t
 end
 
 function kinds.tasks(list)
-  for _, name in ipairs(emit.names("task")) do
+  for _, name in ipairs(files.names("task")) do
     local t = task(name)
     for _, aligned in ipairs { true, false } do -- what attentions train may lie before the layers
       kinds.model(list, { embed = t.embed, hidden = t.hidden, inner = t.heads * t.head_dim, classes = t.classes,

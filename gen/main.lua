@@ -3,14 +3,17 @@ local root = (arg[0]:match("^(.*)/gen/[^/]*$")) or "."
 if not arg[0]:find("gen/[^/]*$") then root = ".." end
 package.path = root .. "/?.lua;" .. package.path
 
+local cuda_text = require "gen.cuda_text"
 local emit = require "gen.emit"
-local disk = require "gen.files"
+local files = require "gen.files"
 local jit = require "gen.jit"
 local c_kernels = require "gen.c_kernels"
 local cuda_requests = require "gen.cuda_requests"
+local load_spec = require "gen.load_spec"
+local registry = require "gen.registry"
 local spec = require "gen.spec"
 
-disk.root = root
+files.root = root
 
 local HELP = [[
 lua5.4 gen/main.lua FEAT=saderf KERNEL=qmc [D=32 DV=32 M=128 DTYPE=f32] OUT=build/saderf-qmc
@@ -91,7 +94,7 @@ local function feature_of(settings, command)
   if not settings.FEAT or not settings.OUT then usage("%s needs FEAT= and OUT=", command) end
   local own = settings.FEAT:find("/", 1, true)
   local text, message
-  if own then text, message = disk.text(settings.FEAT) end
+  if own then text, message = files.text(settings.FEAT) end
   if message then error(message, 0) end
   return jit.feature(settings.FEAT, text)
 end
@@ -110,18 +113,18 @@ local function cuda_files(settings)
   local feature = feature_of(settings, "--cuda")
   local kind = settings.KIND or "phi"
   if kind == "phi" then
-    return { { settings.OUT, (emit.cuda(feature, sizes_of(settings), dtype_of(settings), { kind = kind })) } }
+    return { { settings.OUT, (cuda_text.text(feature, sizes_of(settings), dtype_of(settings), { kind = kind })) } }
   end
   local options = { kind = kind, dtype = choice(settings, "DTYPE", { "f32", "bf16" }),
     precision = choice(settings, "PRECISION", { "float32", "fast" }),
     learn = choice(settings, "LEARN", { "false", "true" }) == "true",
     arch = tonumber(settings.ARCH or "80") or usage("ARCH=%s: must be a number, 80, 90 ...", settings.ARCH) }
-  return { { settings.OUT, (emit.cuda(feature, sizes_of(settings), "f32", options)) } }
+  return { { settings.OUT, (cuda_text.text(feature, sizes_of(settings), "f32", options)) } }
 end
 
 local function ahead_files(settings)
   if not settings.ARCH or not settings.OUT then usage("--ahead needs ARCH= and OUT=") end
-  local request, files, lines, seen = { kind = "tasks" }, {}, {}, {}
+  local request, made, lines, seen = { kind = "tasks" }, {}, {}, {}
   if settings.FEAT or settings.KERNEL then
     request = sizes_of(settings)
     request.kind, request.feat, request.matrix = "pair", settings.FEAT, settings.KERNEL
@@ -132,13 +135,13 @@ local function ahead_files(settings)
     local list = cuda_requests.list(request)
     for _, program in ipairs(list) do
       local path = ("%s/%s.cu"):format(settings.OUT, program.file)
-      if not seen[path] then files[#files + 1] = { path, program.text } end
+      if not seen[path] then made[#made + 1] = { path, program.text } end
       if not seen[path .. word] then lines[#lines + 1] = ("%s %s\n"):format(path, word) end
       seen[path], seen[path .. word] = true, true
     end
   end
-  files[#files + 1] = { settings.OUT .. "/list", table.concat(lines) }
-  return files
+  made[#made + 1] = { settings.OUT .. "/list", table.concat(lines) }
+  return made
 end
 
 local function files_of(commands, settings)
@@ -152,7 +155,7 @@ end
 
 local function list()
   for _, kind in ipairs { "feature", "matrix", "row" } do
-    for _, s in ipairs(emit.load_all(kind)) do
+    for _, s in ipairs(load_spec.all(kind)) do
       print(("%-8s %-18s %s"):format(kind, s.name, s.doc))
     end
   end
@@ -172,20 +175,20 @@ local function main()
   elseif commands["--registry"] then
     if not settings.OUT then usage("OUT= is missing") end
     if #rest == 0 then usage("--registry needs the generated directories") end
-    emit.write(emit.registry(settings.OUT, rest))
+    files.write(registry.files(settings.OUT, rest))
   elseif commands["--jit"] then
-    emit.write(jit_files(settings))
+    files.write(jit_files(settings))
   elseif commands["--cuda"] then
-    emit.write(cuda_files(settings))
+    files.write(cuda_files(settings))
   elseif commands["--ahead"] then
-    emit.write(ahead_files(settings))
+    files.write(ahead_files(settings))
   else
     if rest[1] then usage("unexpected argument '%s'", rest[1]) end
-    local files = files_of(commands, settings)
+    local made = files_of(commands, settings)
     if commands["--deps"] then
-      io.write(files[#files][2])
+      io.write(made[#made][2])
     else
-      emit.write(files)
+      files.write(made)
     end
   end
   return 0

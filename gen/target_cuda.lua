@@ -2,18 +2,13 @@
 -- NVRTC. What threads do is in templates/cuda; here are spellings.
 local E = require "gen.expr"
 local feature = require "gen.feature"
-local cuda_kernels = require "gen.cuda_kernels"
-local cuda_tiles = require "gen.cuda_tiles"
-local cuda_untiled = require "gen.cuda_untiled"
+local files = require "gen.files"
 local row_operator = require "gen.rows"
-local splice = require "gen.splice"
 
 local M = {}
 
 M.RUNTIME = { "templates/cuda/rt.cuh", "templates/cuda/args.h" }
 local DROPOUT = "templates/cuda/dropout.cuh"
-M.SKELETON = "templates/cuda/phi.cu"
-M.MARK = '#include "stub.cuh"'
 
 -- Where rows of dropout's factors are bits (dropout.cuh).
 local function is_bits(field)
@@ -153,7 +148,7 @@ DEVICE void row_collect(const row_cuda_args *a, int slot, const real *held)
 
 -- A thread's share of a row: units of ROW_UNIT elements. Inside a loop `name_v[i]` is an element of
 -- the unit of `name` at j0; loops() puts loads before and stores behind what the body did with them.
-local function target(dtype)
+function M.target(dtype)
   local suffix = dtype == "f64" and "" or "f"
   local t = {
     wide = { type = "real", key = "cuda" },
@@ -289,112 +284,23 @@ local function target(dtype)
   return t
 end
 
--- What every text starts from; read(path) gives a template's text.
-local function runtime(read, more)
+-- What every text starts from, and one more header.
+local function runtime(more)
   local out = {}
-  for i, path in ipairs(M.RUNTIME) do out[i] = ('#line 1 "%s"\n%s'):format(path, read(path)) end
-  if more then out[#out + 1] = ('#line 1 "%s"\n%s'):format(more, read(more)) end
+  for i, path in ipairs(M.RUNTIME) do out[i] = ('#line 1 "%s"\n%s'):format(path, files.read(path)) end
+  if more then out[#out + 1] = ('#line 1 "%s"\n%s'):format(more, files.read(more)) end
   return table.concat(out)
 end
 
--- phi.cu: the functions of the feature and the kernel of templates/cuda/phi.cu. more: a header behind
--- those of every text.
-function M.prologue(spec, sizes, dtype, read, more)
-  local out = { (dtype == "f64" and "#define REAL double\n" or "") .. runtime(read, more), "enum {" }
+-- The functions of a feature. more: a header behind those of every text.
+function M.prologue(spec, sizes, dtype, more)
+  local out = { (dtype == "f64" and "#define REAL double\n" or "") .. runtime(more), "enum {" }
   for _, constant in ipairs(feature.constants(spec, sizes)) do
     out[#out + 1] = ("    %s = %d,"):format(constant[1], constant[2])
   end
   out[#out + 1] = "};\n"
-  local functions = feature.functions(spec, target(dtype), "DEVICE ")
+  local functions = feature.functions(spec, M.target(dtype), "DEVICE ")
   return table.concat(table.move(functions, 1, #functions, #out + 1, out), "\n")
-end
-
-local FOLDER = "templates/cuda/"
-
--- The skeleton of a kernel with all it includes, after a prologue and constants.
-local function kernel_text(header, kernel, prologue, constants, read)
-  local path, out = cuda_kernels.template(kernel), { prologue, "enum {" }
-  for _, constant in ipairs(constants) do
-    out[#out + 1] = ("    %s = %d,"):format(constant[1], constant[2])
-  end
-  out[#out + 1] = "};\n"
-  local text = splice.splice(header, table.concat(out, "\n"), read(path), path, M.MARK)
-  return splice.inline(text, path, function(name) return FOLDER .. name, read(FOLDER .. name) end)
-end
-
--- One attention kernel (cuda_kernels.tiled) of a feature for exact sizes, and how it is launched.
-function M.attention(header, spec, kernel, sizes, options, read)
-  local constants, launch = cuda_tiles.kernel(kernel, spec, sizes, options)
-  for _, name in ipairs(cuda_kernels.clusters) do
-    if name == kernel then header = header .. "#define CLUSTERS\n" end
-  end
-  local more, skeleton = nil, read
-  if launch.memory > 0 then
-    more = FOLDER .. "spilled.cuh"
-    function skeleton(path) return (read(path):gsub("\nKERNEL%(", "\nSPILLED_KERNEL(")) end
-  end
-  local prologue = M.prologue(spec, sizes, "f32", read, more)
-  return kernel_text(header, kernel, prologue, constants, skeleton), launch
-end
-
--- adapt of a feature, or its gradient, run by one warp: every lane has the scalars, coordinates are shared
--- out.
-local function warp_adapt(spec, name)
-  local t = target("f32")
-  function t.loops(lines, indent, body)
-    lines[#lines + 1] = indent .. "for (int64_t j = THREAD; j < d; j += 32) {"
-    body(indent .. "    ", false)
-    lines[#lines + 1] = indent .. "}"
-  end
-  function t.load(pointer) return "shared_load(" .. pointer .. " + j)" end
-  function t.finish(op, reduced)
-    return (op == "sum" and "warp_sum(%s)" or "warp_max(%s)"):format(reduced)
-  end
-  local out = {}
-  feature[name](spec, t, out)
-  local text = table.concat(out, "\n"):gsub("static void [%w_]+_" .. name .. "%(",
-    "DEVICE void " .. name .. "(", 1)
-  return (text:gsub("dm%[([^%]]+)%] %+= ([^;]+);", "shared_store(dm + %1, shared_load(dm + %1) + %2);"))
-end
-
--- Where a feature with a linear map has no parameters of its own to adapt.
-local NO_ADAPT = [[
-DEVICE void adapt(int64_t d, int64_t dp, const real *m, real *s, real *v)
-{
-    (void)d, (void)dp, (void)m, (void)s, (void)v;
-}
-]]
-
--- One of the kernels that make a feature's data-dependent parameters (cuda_kernels.params).
-function M.params(header, spec, kernel, sizes, options, read)
-  local maps = kernel == "attn_maps"
-  if (maps or kernel == "attn_products") and not spec.linear then
-    error(("%s: feature %s has no 'linear'"):format(kernel, spec.name), 0)
-  end
-  local prologue = M.prologue(spec, sizes, "f32", read)
-  if kernel == "attn_params" or maps then
-    prologue = prologue .. (spec.adapt and warp_adapt(spec, "adapt") or NO_ADAPT)
-  end
-  local constants, launch = cuda_untiled.params(kernel, spec, sizes, options)
-  return kernel_text(header, kernel, prologue, constants, read), launch
-end
-
--- One of the texts of the reference's behaviour (cuda_kernels.token).
-function M.token(header, spec, kernel, sizes, _, read)
-  local adapts = kernel == "attn_token_adapt"
-  if not spec.official or adapts and not spec.adapt then
-    error(("%s: feature %s has no %s"):format(kernel, spec.name,
-      spec.official and "'adapt'" or "official behaviour"), 0)
-  end
-  local prologue = M.prologue(spec, sizes, "f32", read)
-  if adapts then prologue = prologue .. warp_adapt(spec, "adapt") .. warp_adapt(spec, "adapt_grad") end
-  local constants, launch = cuda_untiled.token(kernel, spec, sizes)
-  return kernel_text(header, kernel, prologue, constants, read), launch
-end
-
-function M.plain(header, spec, kernel, sizes, _, read)
-  local constants, launch = cuda_untiled.plain()
-  return kernel_text(header, kernel, M.prologue(spec, sizes, "f32", read), constants, read), launch
 end
 
 local REDUCE = [[
@@ -409,7 +315,7 @@ KERNEL(row_bwd_shared, row_cuda_args, 256, 1)
 ]]
 
 -- A row operator: kernels row_fwd, row_bwd and, where inputs are shared, row_bwd_shared.
-function M.row(spec, read)
+function M.row(spec)
   local sums, slot, dropout = {}, 0, nil
   for _, input in ipairs(spec.inputs) do
     dropout = dropout or is_bits(input) and DROPOUT or nil
@@ -426,12 +332,12 @@ function M.row(spec, read)
       slot = slot + 1
     end
   end
-  local out = { runtime(read, dropout) .. SHARES .. (dropout and KEEP or "")
+  local out = { runtime(dropout) .. SHARES .. (dropout and KEEP or "")
     .. (spec.backward and slot > 0 and HELD or ""),
     ("/* %s: %s (%s) */"):format(spec.name, spec.doc, spec.source),
-    row_operator.render(spec, "row_fwd", target("f32")) }
+    row_operator.render(spec, "row_fwd", M.target("f32")) }
   if not spec.backward then return table.concat(out, "\n") end
-  out[#out + 1] = row_operator.render(spec, "row_bwd", target("f32"))
+  out[#out + 1] = row_operator.render(spec, "row_bwd", M.target("f32"))
   if slot > 0 then out[#out + 1] = REDUCE:format(table.concat(sums, "\n")) end
   return table.concat(out, "\n")
 end

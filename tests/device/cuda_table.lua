@@ -7,10 +7,11 @@
 -- are; --write compiles what the table does not have and writes it. CUDA_TABLE_JOBS: compilers at a time.
 package.path = "./?.lua;" .. package.path
 
-local emit = require "gen.emit"
+local cuda_text = require "gen.cuda_text"
 local cuda_tiles = require "gen.cuda_tiles"
 local gpu = require "gen.cuda_gpu"
-local target_cuda = require "gen.target_cuda"
+local hash = require "gen.hash"
+local load_spec = require "gen.load_spec"
 
 local SIZES = { D = 32, DV = 32, M = 128 }
 local ARCHS = { "sm_80", "sm_90a", "sm_100" }
@@ -89,10 +90,9 @@ end
 
 -- A row with everything but what the compiler says; its text is written to the folder as <hash>.cu.
 local function row_of(spec, kernel, sizes, type, arch, options)
-  local make = kernel.maps and target_cuda.params or target_cuda.attention
-  local text, launch = make("", spec, kernel.name, sizes, options, emit.read)
+  local text, launch = cuda_text.kernel("", spec, kernel.name, sizes, options)
   local row = { feature = spec.name, kernel = kernel.name, type = type, arch = arch, always = kernel.always,
-    hash = emit.hash(text), shared = launch.shared, blocks = launch.blocks, warps = launch.threads // 32,
+    hash = hash.fnv1a(text), shared = launch.shared, blocks = launch.blocks, warps = launch.threads // 32,
     spilled = (launch.memory or 0) > 0 }
   row.file = ("%s/%s.cu"):format(folder, row.hash)
   local file = assert(io.open(row.file, "w"))
@@ -103,7 +103,7 @@ end
 
 local function rows_wanted()
   local rows = {}
-  for _, spec in ipairs(emit.load_all("feature")) do
+  for _, spec in ipairs(load_spec.all("feature")) do
     for _, kernel in ipairs(KERNELS) do
       for _, kind in ipairs(TYPES) do
         for _, arch in ipairs(archs_of(spec, kernel, kind)) do
@@ -118,7 +118,7 @@ local function rows_wanted()
   end
   for _, big in ipairs(BIG) do
     local feature, kernel, D, M, arch = table.unpack(big)
-    rows[#rows + 1] = row_of(emit.load("feature", feature), { name = kernel }, { D = D, DV = D, M = M },
+    rows[#rows + 1] = row_of(load_spec.one("feature", feature), { name = kernel }, { D = D, DV = D, M = M },
       ("f32-%dx%d"):format(D, M), arch, { dtype = "f32", precision = "float32", arch = number_of(arch) })
   end
   return rows

@@ -1,10 +1,10 @@
 -- What kernels compute once for several lanes, and what they are counted with.
-local emit = require "gen.emit"
 local feature = require "gen.feature"
 local costs = require "gen.costs"
+local load_spec = require "gen.load_spec"
 
 describe("lanes of one log", function()
-  local function lanes(name) return feature.log_lanes(emit.load("feature", name)) end
+  local function lanes(name) return feature.log_lanes(load_spec.one("feature", name)) end
 
   it("share its exponential", function()
     assert.same({ 0 }, lanes "posrf")
@@ -20,7 +20,7 @@ describe("lanes of one log", function()
 end)
 
 describe("exponentials of a row and a token", function()
-  local function count(name) return costs.exponentials(emit.load("feature", name)) end
+  local function count(name) return costs.exponentials(load_spec.one("feature", name)) end
 
   it("are of the lanes' logs, and sines and cosines", function()
     assert.equal(1, count "posrf")

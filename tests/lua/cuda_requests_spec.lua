@@ -1,6 +1,6 @@
-local emit = require "gen.emit"
 local gpu = require "gen.cuda_gpu"
 local cuda_requests = require "gen.cuda_requests"
+local load_spec = require "gen.load_spec"
 
 local SIZES = { D = 32, DV = 32, M = 128 }
 
@@ -40,7 +40,7 @@ describe("what a device is asked for", function()
       assert.is_nil(ahead[program.file], program.file)
       ahead[program.file] = program.text
     end
-    local spec = emit.load("feature", feat)
+    local spec = load_spec.one("feature", feat)
     local kinds = { "features", "attention", spec.official and "official" or nil }
     if not spec.linear then kinds[#kinds + 1] = "decoding" end -- linear maps see all tokens
     for _, kind in ipairs(kinds) do

@@ -1,9 +1,10 @@
-local emit = require "gen.emit"
+local cuda_text = require "gen.cuda_text"
 local feature = require "gen.feature"
 local cuda_kernels = require "gen.cuda_kernels"
 local cuda_tiles = require "gen.cuda_tiles"
 local cuda_untiled = require "gen.cuda_untiled"
 local gpu = require "gen.cuda_gpu"
+local load_spec = require "gen.load_spec"
 
 local KIB = 1024
 
@@ -58,7 +59,7 @@ describe("sizes of kernels", function()
   end
 
   local function each(sizes, check)
-    for _, spec in ipairs(emit.load_all("feature")) do
+    for _, spec in ipairs(load_spec.all("feature")) do
       for _, class in ipairs(gpu.classes) do
         for _, name in ipairs(cuda_kernels.tiled) do
           local k = constants(name, spec, sizes, { arch = class.archs[1] })
@@ -96,7 +97,7 @@ describe("sizes of kernels", function()
 
   it("keep rows of W in one block where eight warps hold them", function()
     for _, M in ipairs { 16, 64, 128 } do
-      local spec = emit.load("feature", "posrf")
+      local spec = load_spec.one("feature", "posrf")
       for _, name in ipairs { "attn_keys", "attn_queries_bwd", "attn_keys_bwd" } do
         local k = constants(name, spec, { D = 32, DV = 32, M = M }, {})
         assert.equal(M // 16, k.KW)
@@ -110,7 +111,7 @@ describe("one launch a direction", function()
 
   -- Blocks a cluster that the planner offers, and the plan of the kernel where it does.
   local function offered(name, sizes, options)
-    local spec = emit.load("feature", name)
+    local spec = load_spec.one("feature", name)
     local found = {}
     for first, twin in pairs { attn_keys = "attn_cluster", attn_queries_bwd = "attn_cluster_bwd" } do
       local _, launch = cuda_tiles.kernel(first, spec, sizes, options)
@@ -134,7 +135,7 @@ describe("one launch a direction", function()
   end)
 
   it("fits a block, all rows of W and columns of v in it", function()
-    for _, spec in ipairs(emit.load_all("feature")) do
+    for _, spec in ipairs(load_spec.all("feature")) do
       for _, sizes in ipairs { usual, { D = 16, DV = 20, M = 33 }, { D = 64, DV = 64, M = 256 } } do
         for kernel, k in pairs(offered(spec.name, sizes, { arch = 90 })) do
           if k then
@@ -150,7 +151,7 @@ describe("one launch a direction", function()
   it("is not there where the state is too big, and says so", function()
     local found = offered("posrf", { D = 32, DV = 32, M = 512 }, { arch = 90 })
     assert.same({ attn_cluster = false, attn_cluster_bwd = false }, found)
-    local posrf = emit.load("feature", "posrf")
+    local posrf = load_spec.one("feature", "posrf")
     assert.has_error(function()
       cuda_tiles.kernel("attn_cluster", posrf, { D = 32, DV = 32, M = 512 }, { arch = 90 })
     end, "attn_cluster: the state of posrf with D 32, DV 32, M 512 is too big for a block")
@@ -159,10 +160,10 @@ describe("one launch a direction", function()
   end)
 
   it("begins its text with what rt.cuh asks for", function()
-    local text = emit.cuda(emit.load("feature", "posrf"), usual, "f32", { kind = "attn_cluster", arch = 90 })
+    local text = cuda_text.text(load_spec.one("feature", "posrf"), usual, "f32", { kind = "attn_cluster", arch = 90 })
     local define, runtime = text:find("#define CLUSTERS\n", 1, true), text:find("#ifndef RT_CUH", 1, true)
     assert.is_true(define < runtime)
-    assert.is_nil(emit.cuda(emit.load("feature", "posrf"), usual, "f32", { kind = "attn_keys", arch = 90 })
+    assert.is_nil(cuda_text.text(load_spec.one("feature", "posrf"), usual, "f32", { kind = "attn_keys", arch = 90 })
       :find("#define CLUSTERS", 1, true))
   end)
 
@@ -205,7 +206,7 @@ describe("big sizes", function()
   -- What differs for the planner, of each once: features that are alike have the same plans.
   local function kinds_of_feature()
     local list, seen = {}, {}
-    for _, spec in ipairs(emit.load_all("feature")) do
+    for _, spec in ipairs(load_spec.all("feature")) do
       local key = {}
       for i, constant in ipairs(feature.constants(spec, { D = 8, DV = 8, M = 8 })) do key[i] = constant[2] end
       key = table.concat(key, " ")
@@ -248,7 +249,7 @@ describe("big sizes", function()
   it("have the same tiles and blocks of rows in causal twins", function()
     local class, options = gpu.classes[#gpu.classes], { dtype = "f32", learn = true }
     for start, name in ipairs { "posrf", "trigrf", "cderf+", "hrf_gaussian" } do
-      local spec = emit.load("feature", name)
+      local spec = load_spec.one("feature", name)
       each_size(start, function(sizes)
         local q = check_plan("attn_causal_queries_bwd", spec, sizes, class, options)
         local k = check_plan("attn_causal_keys_bwd", spec, sizes, class, options)
@@ -258,7 +259,7 @@ describe("big sizes", function()
   end)
 
   it("have parameters and the reference's behaviour on every GPU", function()
-    for _, spec in ipairs(emit.load_all("feature")) do
+    for _, spec in ipairs(load_spec.all("feature")) do
       each_size(0, function(sizes)
         for _, dtype in ipairs { "f32", "bf16" } do
           for _, name in ipairs(cuda_kernels.params) do
@@ -279,22 +280,22 @@ describe("big sizes", function()
   end)
 
   it("put a block's memory on the device, a bounded part of it", function()
-    local posrf, sizes = emit.load("feature", "posrf"), { D = 256, DV = 256, M = 1024 }
+    local posrf, sizes = load_spec.one("feature", "posrf"), { D = 256, DV = 256, M = 1024 }
     local k, launch = cuda_tiles.kernel("attn_keys_bwd", posrf, sizes, { arch = 86 })
     assert.equal(32, launch.shared)
     assert.is_true(launch.memory * launch.blocks <= 2048 * KIB)
     for _, constant in ipairs(k) do
       if constant[1] == "SHARED_BYTES" then assert.equal(0, (launch.memory - constant[2]) // 256) end
     end
-    local text = emit.cuda(posrf, sizes, "f32", { kind = "attn_keys_bwd", arch = 86 })
+    local text = cuda_text.text(posrf, sizes, "f32", { kind = "attn_keys_bwd", arch = 86 })
     assert.is_truthy(text:find("\nSPILLED_KERNEL(attn_keys_bwd, attn_cuda_args,", 1, true))
     assert.is_nil(text:find("#include", 1, true))
-    text = emit.cuda(posrf, { D = 64, DV = 64, M = 128 }, "f32", { kind = "attn_keys_bwd", arch = 86 })
+    text = cuda_text.text(posrf, { D = 64, DV = 64, M = 128 }, "f32", { kind = "attn_keys_bwd", arch = 86 })
     assert.is_nil(text:find("SPILLED", 1, true))
   end)
 
   it("that are out of range are named", function()
-    local posrf = emit.load("feature", "posrf")
+    local posrf = load_spec.one("feature", "posrf")
     local function refused(plan, name, D, DV, M, sentence)
       assert.has_error(function() plan(name, posrf, { D = D, DV = DV, M = M }, {}) end, sentence)
     end

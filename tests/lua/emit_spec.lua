@@ -1,8 +1,12 @@
+local c_tables = require "gen.c_tables"
 local E = require "gen.expr"
 local emit = require "gen.emit"
 local feature = require "gen.feature"
+local files = require "gen.files"
+local hash = require "gen.hash"
+local load_spec = require "gen.load_spec"
+local registry = require "gen.registry"
 local splice = require "gen.splice"
-local target_c = require "gen.target_c"
 
 local SIZES = { D = 32, DV = 32, M = 128 }
 
@@ -16,7 +20,7 @@ end
 describe("hoisting", function()
   it("leaves one multiplication and two additions a positive feature", function()
     for _, name in ipairs { "posrf", "oprf", "gerf", "saderf" } do
-      local spec = emit.load("feature", name)
+      local spec = load_spec.one("feature", name)
       local plan = feature.plan(spec)
       local function stop(node) return plan.slots.class[node] ~= nil end
       local flops = require "gen.pass".flops(plan.value, stop)
@@ -25,7 +29,7 @@ describe("hoisting", function()
   end)
 
   it("sorts hoisted values by what they depend on", function()
-    local spec = emit.load("feature", "saderf")
+    local spec = load_spec.one("feature", "saderf")
     local slots = feature.plan(spec).slots
     for class, bits in pairs { uniform = E.UNIFORM, row = E.ROW | E.UNIFORM, token = E.TOKEN | E.UNIFORM } do
       assert.is_true(#slots[class] >= 1)
@@ -36,8 +40,8 @@ describe("hoisting", function()
   end)
 
   it("does not change the value", function()
-    for _, name in ipairs(emit.names("feature")) do
-      local spec = emit.load("feature", name)
+    for _, name in ipairs(files.names("feature")) do
+      local spec = load_spec.one("feature", name)
       local plan = feature.plan(spec)
       local env = { u = 0.7, u2 = 0.4, w2 = 5, x2 = 1.5, r2 = 2.5, sum = 0.8 }
       for i, scalar in ipairs(spec.scalars) do env[scalar] = spec.defaults[i] - 0.03 end
@@ -52,8 +56,8 @@ end)
 describe("generated text", function()
   it("is the same twice, whatever was loaded before", function()
     local first = emit.pair("x", "saderf", "qmc", SIZES, "f32")
-    emit.load_all("row")
-    emit.load_all("feature")
+    load_spec.all("row")
+    load_spec.all("feature")
     local second = emit.pair("x", "saderf", "qmc", SIZES, "f32")
     assert.same(first, second)
     assert.same(emit.base("x"), emit.base("x"))
@@ -75,10 +79,10 @@ describe("generated text", function()
   end)
 
   it("lists the recipe of each matrix", function()
-    local text = target_c.matrices { emit.load("matrix", "mm") }
+    local text = c_tables.matrices { load_spec.one("matrix", "mm") }
     assert.matches('{"normal", {0.0, 0.0}},\n    {"center_columns", {0.0, 0.0}},\n    {"whiten", {0.0, 0.0}},', text)
     assert.matches('"approximate", 3, mm_recipe', text)
-    text = target_c.matrices { emit.load("matrix", "sgq") }
+    text = c_tables.matrices { load_spec.one("matrix", "sgq") }
     assert.matches('{"gauss_hermite", {12.0, 0.0}},', text)
   end)
 
@@ -91,8 +95,8 @@ describe("generated text", function()
   end)
 
   it("has the hash FNV-1a", function()
-    assert.equal("cbf29ce484222325", emit.hash(""))
-    assert.equal("85944171f73967e8", emit.hash("foobar"))
+    assert.equal("cbf29ce484222325", hash.fnv1a(""))
+    assert.equal("85944171f73967e8", hash.fnv1a("foobar"))
   end)
 end)
 
@@ -129,9 +133,9 @@ describe("the command line", function()
     local folder = os.tmpname()
     os.remove(folder)
     os.execute("mkdir " .. folder)
-    local files = { { folder .. "/a", "text" }, { folder .. "/b/../c/../missing.d/x", "text" } }
+    local list = { { folder .. "/a", "text" }, { folder .. "/b/../c/../missing.d/x", "text" } }
     os.execute("touch " .. folder .. "/b")
-    assert.is_false(pcall(emit.write, files))
+    assert.is_false(pcall(files.write, list))
     local pipe = io.popen("ls " .. folder)
     assert.equal("b\n", pipe:read("a"))
     pipe:close()
@@ -142,7 +146,7 @@ describe("the command line", function()
     local text, code = command("--check")
     assert.equal(0, code)
     for _, kind in ipairs { "feature", "row" } do
-      for _, name in ipairs(emit.names(kind)) do assert.matches("ok   " .. kind .. " +" .. name .. " ", text) end
+      for _, name in ipairs(files.names(kind)) do assert.matches("ok   " .. kind .. " +" .. name .. " ", text) end
     end
     assert.equal(1, select(2, command("--check nothing")))
   end)
@@ -150,24 +154,24 @@ describe("the command line", function()
   it("lists every spec", function()
     local text = command("--list")
     for _, kind in ipairs { "feature", "matrix", "row" } do
-      for _, name in ipairs(emit.names(kind)) do assert.matches(kind .. " +" .. name .. " ", text) end
+      for _, name in ipairs(files.names(kind)) do assert.matches(kind .. " +" .. name .. " ", text) end
     end
   end)
 
   it("makes one registry, pairs before kernels for any size", function()
     local folder = os.tmpname()
     os.remove(folder)
-    emit.write {
+    files.write {
       { folder .. "/base/registry.inc", "// c\n// dtype f32\nATTN(posrf, NULL, 0, 0, 0, posrf, 1)\nROW(adamw, 0)\n" },
       { folder .. "/p/registry.inc", "// c\n// dtype f32\nATTN(posrf, orf, 8, 8, 8, posrf_orf_8_8_8, 0)\n" },
       { folder .. "/q/registry.inc", "// c\n// dtype f64\nATTN(posrf, orf, 8, 8, 8, posrf_orf_8_8_8, 0)\n" } }
-    local text = emit.registry("r.c", { folder .. "/base", folder .. "/p" })[1][2]
+    local text = registry.files("r.c", { folder .. "/base", folder .. "/p" })[1][2]
     assert.is_true(text:find('{"posrf", "orf", 8, 8, 8, ISA_PORTABLE', 1, true)
       < text:find('{"posrf", NULL, 0, 0, 0, ISA_PORTABLE', 1, true))
     assert.matches("attn_token_posrf_portable", text)
     assert.not_matches("attn_token_posrf_orf", text)
     assert.matches('{"adamw", ISA_AVX512, row_fwd_adamw_avx512, NULL},', text)
-    assert.error_matches(function() emit.registry("r.c", { folder .. "/base", folder .. "/q" }) end,
+    assert.error_matches(function() registry.files("r.c", { folder .. "/base", folder .. "/q" }) end,
       "kernels of f64 and, in .*, of f32 cannot be in one registry")
     os.execute("rm -r " .. folder)
   end)

@@ -60,7 +60,7 @@ describe("formulas", function()
   end)
 
   it("gives its names to what is generated", function()
-    local spec = require("gen.emit").load("feature", "oprf")
+    local spec = require("gen.load_spec").one("feature", "oprf")
     local found = {}
     for _, node in ipairs(E.reachable { spec.adapt[1].node }) do
       if node.hint then found[node.hint] = true end

@@ -1,7 +1,9 @@
 -- The text of the C renderer, compiled in double precision, against the evaluator.
+local c_tables = require "gen.c_tables"
 local E = require "gen.expr"
-local emit = require "gen.emit"
 local feature = require "gen.feature"
+local files = require "gen.files"
+local load_spec = require "gen.load_spec"
 local target_c = require "gen.target_c"
 
 local ANY = { D = 0, DV = 0, M = 0 }
@@ -54,9 +56,9 @@ end
 describe("generated C computes what the evaluator does:", function()
   math.randomseed(5)
 
-  for _, name in ipairs(emit.names("row")) do
+  for _, name in ipairs(files.names("row")) do
     it("row operator " .. name, function()
-      local spec = emit.load("row", name)
+      local spec = load_spec.one("row", name)
       for _, n in ipairs { 1, 7, 16 } do
         local rows, env, program, expected = 3, {}, { target_c.row(spec) }, {}
         local setup = { ("    row_args a = {.rows = %d, .n = %d, .add = 1};"):format(rows, n) }
@@ -128,9 +130,9 @@ describe("generated C computes what the evaluator does:", function()
 
   -- Every feature, and its antithetic form.
   local features = {}
-  for _, name in ipairs(emit.names("feature")) do
+  for _, name in ipairs(files.names("feature")) do
     features[#features + 1] = name
-    if emit.load("feature", name).may_antithetic then features[#features + 1] = name .. "+" end
+    if load_spec.one("feature", name).may_antithetic then features[#features + 1] = name .. "+" end
   end
 
   -- A point where nothing is singular; seeds differ from lane to lane.
@@ -159,7 +161,7 @@ describe("generated C computes what the evaluator does:", function()
 
   for _, name in ipairs(features) do
     it("feature " .. name, function()
-      local spec = emit.load("feature", name)
+      local spec = load_spec.one("feature", name)
       local plan, env, s, norms = feature.plan(spec), point(spec), {}, { "w2" }
       for i, parameter in ipairs(spec.scalars) do s[i] = env[parameter] end
       for i, norm in ipairs(spec.norms) do norms[i + 1] = "w_" .. norm end
@@ -215,7 +217,7 @@ int main(void)
 
   it("parameters from moments, and their gradients", function()
     for _, name in ipairs(features) do
-      local spec = emit.load("feature", name)
+      local spec = load_spec.one("feature", name)
       local d, env, moments, expected, s = 5, {}, {}, {}, {}
       local low = { m1x = -0.5, m1y = -0.5, m2x = 0.3, m2y = 0.3, a1x = 0.2, a1y = 0.2, low = -2, high = 1 }
       for _, var in ipairs(spec.vars.m) do
@@ -247,7 +249,7 @@ int main(void)
         for _, g in ipairs(grads) do append(expected, E.evaluate(g, env, d), d) end
         local start = {}
         for i, value in ipairs(spec.defaults) do start[i] = value end
-        local got = run(target_c.features { spec } .. ([[
+        local got = run(c_tables.features { spec } .. ([[
 static void show(const real *x, int n)
 {
     for (int i = 0; i < n; i++)

@@ -1,4 +1,4 @@
-local emit = require "gen.emit"
+local c_text = require "gen.c_text"
 local files = require "gen.files"
 local jit = require "gen.jit"
 local c_kernels = require "gen.c_kernels"
@@ -45,7 +45,7 @@ describe("the text compiled at run time", function()
       local kinds = c_kernels.group(c_kernels.kinds, group)
       assert.equal(#kinds + 1, parts)
       all = all + #kinds
-      for i, ahead in ipairs(emit.kernels("x", feature, "trigrf_20_32_100", SIZES, "f32", kinds)) do
+      for i, ahead in ipairs(c_text.kernels("x", feature, "trigrf_20_32_100", SIZES, "f32", kinds)) do
         assert.equal(preprocessed(ahead, "-Itemplates/c -Iruntime"),
           preprocessed(text, "-DPART=" .. i - 1))
       end

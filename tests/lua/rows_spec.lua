@@ -1,6 +1,6 @@
 -- Row operators by the evaluator against formulas written out here.
 local E = require "gen.expr"
-local emit = require "gen.emit"
+local load_spec = require "gen.load_spec"
 local pass = require "gen.pass"
 
 local function erf_slow(x) -- trapezoids, good to 1e-9
@@ -27,7 +27,7 @@ describe("row operator", function()
   local x = { 0.5, -1.25, 2, 0.125, -0.75 }
 
   it("layernorm normalises with the biased variance", function()
-    local spec = emit.load("row", "layernorm")
+    local spec = load_spec.one("row", "layernorm")
     local gamma, beta, mean, variance = { 1, 2, 3, 4, 5 }, { 5, 4, 3, 2, 1 }, 0, 0
     for _, v in ipairs(x) do mean = mean + v / 5 end
     for _, v in ipairs(x) do variance = variance + (v - mean) ^ 2 / 5 end
@@ -37,7 +37,7 @@ describe("row operator", function()
   end)
 
   it("layernorm has a zero gradient where it cannot change, and few passes", function()
-    local spec = emit.load("row", "layernorm")
+    local spec = load_spec.one("row", "layernorm")
     local env = { x = x, gamma = { 1, 1, 1, 1, 1 }, beta = x, eps = 0, g_y = { 1, 1, 1, 1, 1 } }
     near({ 0, 0, 0, 0, 0 }, E.evaluate(spec.inputs[1].grad, env, 5))
     local roots = {}
@@ -47,7 +47,7 @@ describe("row operator", function()
   end)
 
   it("gelu is x times the normal distribution function", function()
-    local spec = emit.load("row", "gelu")
+    local spec = load_spec.one("row", "gelu")
     local bias, keep, expected = { 0.1, 0, -0.2, 0, 1 }, { 0, 1, 1.25, 1.25, 1 }, {}
     for i, v in ipairs(x) do
       local z = v + bias[i]
@@ -58,15 +58,15 @@ describe("row operator", function()
 
   it("relu and dropout_residual", function()
     local zero, keep = { 0, 0, 0, 0, 0 }, { 0, 2, 0, 2, 1 }
-    near({ 0.5, 0, 2, 0.125, 0 }, evaluate(emit.load("row", "relu"), { x = x, bias = zero }, 5).y)
+    near({ 0.5, 0, 2, 0.125, 0 }, evaluate(load_spec.one("row", "relu"), { x = x, bias = zero }, 5).y)
     near({ 0.5, -3.75, 2, 0.375, -1.5 },
-      evaluate(emit.load("row", "dropout_residual"), { residual = x, x = x, bias = zero, keep = keep }, 5).y)
-    local g = emit.load("row", "relu").inputs[1].grad
+      evaluate(load_spec.one("row", "dropout_residual"), { residual = x, x = x, bias = zero, keep = keep }, 5).y)
+    local g = load_spec.one("row", "relu").inputs[1].grad
     near({ 0, 0 }, E.evaluate(g, { x = { 0, -1 }, bias = { 0, 0 }, g_y = { 1, 1 } }, 2))
   end)
 
   it("cross_entropy is -log of the probability, large scores too", function()
-    local spec = emit.load("row", "cross_entropy")
+    local spec = load_spec.one("row", "cross_entropy")
     local total = 0
     for _, v in ipairs(x) do total = total + math.exp(v) end
     for label = 0, 4 do
@@ -80,7 +80,7 @@ describe("row operator", function()
   end)
 
   it("adamw is the update of Loshchilov & Hutter with clipping", function()
-    local spec = emit.load("row", "adamw")
+    local spec = load_spec.one("row", "adamw")
     local env = { p = { 1, -2 }, g = { 3, -0.5 }, m = { 0.1, 0.2 }, v = { 0.01, 0.04 }, lr = 0.1, beta1 = 0.9,
       beta2 = 0.99, eps = 1e-6, weight_decay = 0.01, correction1 = 0.19, correction2 = 0.25, clip = 1 }
     local got = evaluate(spec, env, 2)
