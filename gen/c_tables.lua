@@ -52,6 +52,14 @@ function plain.finish(_, name)
   return name
 end
 
+function plain.head(spec, name)
+  return ("static void %s_%s"):format(spec.id, name)
+end
+
+function plain.add(array, at, value)
+  return ("%s[%s] += %s;"):format(array, at, value)
+end
+
 local function names_array(spec, list, suffix)
   local quoted_names = {}
   for i, name in ipairs(list) do quoted_names[i] = quoted(name) end

@@ -19,27 +19,21 @@ M.PHI = FOLDER .. "phi.cu"
 -- ---- one kernel ----------------------------------------------------------------------------------------
 
 -- The skeleton of a kernel with all it includes, after a prologue and constants.
-local function kernel_text(header, kernel, prologue, constants, read)
+local function kernel_text(header, kernel, prologue, constants)
   local path, out = cuda_kernels.template(kernel), { prologue, "enum {" }
   for _, constant in ipairs(constants) do
     out[#out + 1] = ("    %s = %d,"):format(constant[1], constant[2])
   end
   out[#out + 1] = "};\n"
-  read = read or files.read
-  local text = splice.splice(header, table.concat(out, "\n"), read(path), path, MARK)
-  return splice.inline(text, path, function(name) return FOLDER .. name, read(FOLDER .. name) end)
+  local text = splice.splice(header, table.concat(out, "\n"), files.read(path), path, MARK)
+  return splice.inline(text, path, function(name) return FOLDER .. name, files.read(FOLDER .. name) end)
 end
 
 local function tiled(header, spec, kernel, sizes, options)
   local constants, launch = cuda_tiles.kernel(kernel, spec, sizes, options)
   if cuda_kernels.is_cluster(kernel) then header = header .. "#define CLUSTERS\n" end
-  local more, skeleton
-  if launch.memory > 0 then
-    more = FOLDER .. "spilled.cuh"
-    function skeleton(path) return (files.read(path):gsub("\nKERNEL%(", "\nSPILLED_KERNEL(")) end
-  end
-  local prologue = target_cuda.prologue(spec, sizes, "f32", more)
-  return kernel_text(header, kernel, prologue, constants, skeleton), launch
+  local prologue = target_cuda.prologue(spec, sizes, "f32", launch.memory > 0 and { FOLDER .. "spilled.cuh" })
+  return kernel_text(header, kernel, prologue, constants), launch
 end
 
 -- adapt of a feature, or its gradient, run by one warp: every lane has the scalars, coordinates are shared
@@ -55,20 +49,14 @@ local function warp_adapt(spec, name)
   function t.finish(op, reduced)
     return (op == "sum" and "warp_sum(%s)" or "warp_max(%s)"):format(reduced)
   end
+  function t.head(_, function_name) return "DEVICE void " .. function_name end
+  function t.add(array, at, value)
+    return ("shared_store(%s + %s, shared_load(%s + %s) + %s);"):format(array, at, array, at, value)
+  end
   local out = {}
   feature[name](spec, t, out)
-  local text = table.concat(out, "\n"):gsub("static void [%w_]+_" .. name .. "%(",
-    "DEVICE void " .. name .. "(", 1)
-  return (text:gsub("dm%[([^%]]+)%] %+= ([^;]+);", "shared_store(dm + %1, shared_load(dm + %1) + %2);"))
+  return table.concat(out, "\n")
 end
-
--- Where a feature with a linear map has no parameters of its own to adapt.
-local NO_ADAPT = [[
-DEVICE void adapt(int64_t d, int64_t dp, const real *m, real *s, real *v)
-{
-    (void)d, (void)dp, (void)m, (void)s, (void)v;
-}
-]]
 
 local function params(header, spec, kernel, sizes, options)
   local maps = kernel == "attn_maps"
@@ -77,7 +65,7 @@ local function params(header, spec, kernel, sizes, options)
   end
   local prologue = target_cuda.prologue(spec, sizes, "f32")
   if kernel == "attn_params" or maps then
-    prologue = prologue .. (spec.adapt and warp_adapt(spec, "adapt") or NO_ADAPT)
+    prologue = prologue .. (spec.adapt and "#define HAS_ADAPT\n" .. warp_adapt(spec, "adapt") or "")
   end
   local constants, launch = cuda_untiled.params(kernel, spec, sizes, options)
   return kernel_text(header, kernel, prologue, constants), launch

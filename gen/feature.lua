@@ -220,6 +220,9 @@ local function opening(body)
   return lines
 end
 
+-- Parameters of a head from its moments. Beside what render.passes uses, the target of this and of adapt_grad has
+--   head(spec, name)   result and name of the function
+--   add(array, at, value)   adds to a number of an array
 function M.adapt(spec, target, out)
   local inputs, known = moments_known(spec)
   local lines, body = {}, {}
@@ -242,8 +245,8 @@ function M.adapt(spec, target, out)
     body[#body + 1] = "    }"
   end
   body = concat(lines, body)
-  render.fn(out, ("static void %s_adapt(int64_t d, int64_t dp, const real *m, real *s, real *v)"):format(
-    spec.id), { "d", "dp", "m", "s", "v" }, concat(opening(body), body))
+  render.fn(out, target.head(spec, "adapt") .. "(int64_t d, int64_t dp, const real *m, real *s, real *v)",
+    { "d", "dp", "m", "s", "v" }, concat(opening(body), body))
 end
 
 -- A number of the head: `expression` of the scalars, which `args` declares.
@@ -302,13 +305,13 @@ function M.adapt_grad(spec, target, out)
   for i, root in ipairs(roots) do
     outputs[i] = {
       node = root, wide = true,
-      store = function(value) return ("dm[%d * dp + j] += %s;"):format(i - 1, value) end,
+      store = function(value) return target.add("dm", ("%d * dp + j"):format(i - 1), value) end,
     }
   end
   render.passes(target, lines, body, "    ", outputs, inputs, known, render.names(ADAPT_NAMES))
   body = concat(lines, body)
-  render.fn(out, ("static void %s_adapt_grad(int64_t d, int64_t dp, const real *m, const real *s,\n"
-    .. "    const real *ds, const real *dv, real *dm)"):format(spec.id),
+  render.fn(out, target.head(spec, "adapt_grad") .. "(int64_t d, int64_t dp, const real *m, const real *s,\n"
+    .. "    const real *ds, const real *dv, real *dm)",
     { "d", "dp", "m", "s", "ds", "dv", "dm" }, concat(opening(body), body))
 end
 

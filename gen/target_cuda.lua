@@ -7,144 +7,13 @@ local row_operator = require "gen.rows"
 
 local M = {}
 
-M.RUNTIME = { "templates/cuda/rt.cuh", "templates/cuda/args.h" }
-local DROPOUT = "templates/cuda/dropout.cuh"
+local FOLDER = "templates/cuda/"
+M.RUNTIME = { FOLDER .. "rt.cuh", FOLDER .. "args.h" } -- what every text starts from
 
 -- Where rows of dropout's factors are bits (dropout.cuh).
 local function is_bits(field)
   return field.name == "keep"
 end
-
--- How a row is shared out in row operators. ROW_LANES neighbouring threads have one, ROW_UNIT elements
--- each at a time, those of thread `lane` begin at k + lane * ROW_UNIT for k = 0, ROW_LANES * ROW_UNIT ...
-local SHARES = [[
-#ifndef ROW_N
-#define ROW_N 0 /* length of a row where it is known, else args.n */
-#endif
-#ifndef ROW_UNIT
-#define ROW_UNIT 1 /* 4: rows and shared inputs are 16-byte aligned, n is a multiple of 4 */
-#endif
-#if ROW_N == 0 || ROW_N > 16 * ROW_UNIT
-#define ROW_LANES 32
-#elif ROW_N > 8 * ROW_UNIT
-#define ROW_LANES 16
-#elif ROW_N > 4 * ROW_UNIT
-#define ROW_LANES 8
-#else
-#define ROW_LANES 4
-#endif
-#define ROW_STEP (ROW_LANES * ROW_UNIT)
-/* short rows: everything in registers, loops unrolled */
-#define ROW_SHORT (ROW_N > 0 && ROW_N <= 1024)
-#if ROW_SHORT
-#define ROW_UNROLL UNROLL
-#define ROW_FULL (ROW_N % ROW_STEP == 0)
-#else
-#define ROW_UNROLL
-#define ROW_FULL 0
-#endif
-
-DEVICE real row_sum(real x)
-{
-    for (int lanes = ROW_LANES / 2; lanes > 0; lanes /= 2)
-        x += warp_shuffle_xor(x, lanes);
-    return x;
-}
-
-DEVICE real row_max(real x)
-{
-    for (int lanes = ROW_LANES / 2; lanes > 0; lanes /= 2)
-        x = real_max(x, warp_shuffle_xor(x, lanes));
-    return x;
-}
-
-DEVICE void row_load(real *x, const real *p)
-{
-#if ROW_UNIT == 4
-    const float4 y = global_load4(p);
-    x[0] = y.x;
-    x[1] = y.y;
-    x[2] = y.z;
-    x[3] = y.w;
-#else
-    x[0] = global_load(p);
-#endif
-}
-
-DEVICE void row_store(real *p, const real *x)
-{
-#if ROW_UNIT == 4
-    float4 y;
-    y.x = x[0];
-    y.y = x[1];
-    y.z = x[2];
-    y.w = x[3];
-    global_store4(p, y);
-#else
-    global_store(p, x[0]);
-#endif
-}
-]]
-
-local KEEP = [[
-
-DEVICE void row_keep(real *keep, const byte *row, int64_t j, real factor)
-{
-#if ROW_UNIT == 4
-    keep_four(keep, row, j, factor);
-#else
-    keep[0] = keep_at(row, j, factor);
-#endif
-}
-]]
-
--- Gradients of shared inputs: of short rows in registers, which the block adds up at the end; else
--- every share of threads has its own row of `part`.
-local HELD = [[
-
-#if ROW_SHORT
-#define ROW_HELD ((ROW_N + ROW_STEP - 1) / ROW_STEP * ROW_UNIT)
-#define ROW_PART(name, slot) real name[ROW_HELD] = {0}
-#define ROW_AT(name) name[k / ROW_LANES + i]
-
-/* Sums over the block's shares in order, to row BLOCK of input `slot` of part. Shared memory: a row a
- * share. */
-DEVICE void row_collect(const row_cuda_args *a, int slot, const real *held)
-{
-    SHARED_MEMORY(memory);
-    real *sums = (real *)memory;
-    const int lane = THREAD % ROW_LANES, share = THREAD / ROW_LANES;
-    block_sync();
-    ROW_UNROLL
-    for (int k = 0; k < ROW_N; k += ROW_STEP)
-        UNROLL
-        for (int i = 0; i < ROW_UNIT; i++)
-            if (ROW_FULL || k + lane * ROW_UNIT < ROW_N)
-                shared_store(sums + share * ROW_N + k + lane * ROW_UNIT + i, held[k / ROW_LANES + i]);
-    block_sync();
-    for (int j = THREAD; j < ROW_N; j += THREADS) {
-        real sum = 0;
-        for (int s = 0; s < THREADS / ROW_LANES; s++)
-            sum += shared_load(sums + s * ROW_N + j);
-        global_store(a->part + (slot * a->parts + BLOCK) * ROW_N + j, sum);
-    }
-}
-#else
-#define ROW_PART(name, slot)                                        \
-    real *name = a->part + (slot * a->parts + share) * n;           \
-    for (int64_t j = lane * ROW_UNIT; j < n; j += ROW_STEP)         \
-        for (int i = 0; i < ROW_UNIT; i++)                          \
-            name[j + i] = 0
-#define ROW_AT(name) name[j0 + i]
-
-DEVICE void row_collect(const row_cuda_args *a, int slot, const real *held)
-{
-    (void)a;
-    (void)slot;
-    (void)held;
-}
-#endif
-]]
 
 -- A thread's share of a row: units of ROW_UNIT elements. Inside a loop `name_v[i]` is an element of
 -- the unit of `name` at j0; loops() puts loads before and stores behind what the body did with them.
@@ -284,17 +153,17 @@ function M.target(dtype)
   return t
 end
 
--- What every text starts from, and one more header.
-local function runtime(more)
+-- The texts of headers, one behind the other.
+local function headers(paths)
   local out = {}
-  for i, path in ipairs(M.RUNTIME) do out[i] = ('#line 1 "%s"\n%s'):format(path, files.read(path)) end
-  if more then out[#out + 1] = ('#line 1 "%s"\n%s'):format(more, files.read(more)) end
+  for i, path in ipairs(paths) do out[i] = ('#line 1 "%s"\n%s'):format(path, files.read(path)) end
   return table.concat(out)
 end
 
--- The functions of a feature. more: a header behind those of every text.
+-- The functions of a feature, behind what every text starts from and `more`, headers.
 function M.prologue(spec, sizes, dtype, more)
-  local out = { (dtype == "f64" and "#define REAL double\n" or "") .. runtime(more), "enum {" }
+  local out = { (dtype == "f64" and "#define REAL double\n" or "")
+    .. headers { M.RUNTIME[1], M.RUNTIME[2], table.unpack(more or {}) }, "enum {" }
   for _, constant in ipairs(feature.constants(spec, sizes)) do
     out[#out + 1] = ("    %s = %d,"):format(constant[1], constant[2])
   end
@@ -303,42 +172,26 @@ function M.prologue(spec, sizes, dtype, more)
   return table.concat(table.move(functions, 1, #functions, #out + 1, out), "\n")
 end
 
-local REDUCE = [[
-/* After row_bwd: adds the parts of the gradients of shared inputs, a warp an element. */
-KERNEL(row_bwd_shared, row_cuda_args, 256, 1)
-{
-    const int64_t n = args.n, parts = args.parts, warps = BLOCKS * (THREADS / 32);
-    for (int64_t j = BLOCK * (THREADS / 32) + THREAD / 32; j < n; j += warps) {
-%s
-    }
-}
-]]
-
 -- A row operator: kernels row_fwd, row_bwd and, where inputs are shared, row_bwd_shared.
 function M.row(spec)
-  local sums, slot, dropout = {}, 0, nil
+  local shared, dropout = {}, false
   for _, input in ipairs(spec.inputs) do
-    dropout = dropout or is_bits(input) and DROPOUT or nil
-    if input.shape == "shared" then
-      sums[#sums + 1] = ([[
-        if (args.gin[%d]) { /* %s */
-            real g = 0;
-            for (int64_t w = THREAD %% 32; w < parts; w += 32)
-                g += global_load(args.part + (%d * parts + w) * n + j);
-            g = warp_sum(g);
-            if (THREAD %% 32 == 0)
-                global_store(args.gin[%d] + j, global_load(args.gin[%d] + j) + g);
-        }]]):format(input.slot, input.name, slot, input.slot, input.slot)
-      slot = slot + 1
-    end
+    dropout = dropout or is_bits(input)
+    if input.shape == "shared" then shared[#shared + 1] = input.slot end
   end
-  local out = { runtime(dropout) .. SHARES .. (dropout and KEEP or "")
-    .. (spec.backward and slot > 0 and HELD or ""),
-    ("/* %s: %s (%s) */"):format(spec.name, spec.doc, spec.source),
-    row_operator.render(spec, "row_fwd", M.target("f32")) }
-  if not spec.backward then return table.concat(out, "\n") end
-  out[#out + 1] = row_operator.render(spec, "row_bwd", M.target("f32"))
-  if slot > 0 then out[#out + 1] = REDUCE:format(table.concat(sums, "\n")) end
+  local paths = table.move(M.RUNTIME, 1, #M.RUNTIME, 1, {})
+  if dropout then paths[#paths + 1] = FOLDER .. "dropout.cuh" end
+  paths[#paths + 1] = FOLDER .. "row.cuh"
+  local out = { headers(paths) }
+  if spec.backward and shared[1] then
+    out[#out + 1] = ("enum { SHARED_INPUTS = %d };\n#define ROW_SHARED_INPUTS {%s}"):format(#shared,
+      table.concat(shared, ", "))
+    out[#out + 1] = headers { FOLDER .. "row_shared.cuh" }
+  end
+  out[#out + 1] = ('#line 1 "%s.cu"\n/* %s: %s (%s) */'):format(spec.name, spec.name, spec.doc,
+    spec.source)
+  out[#out + 1] = row_operator.render(spec, "row_fwd", M.target("f32"))
+  if spec.backward then out[#out + 1] = row_operator.render(spec, "row_bwd", M.target("f32")) end
   return table.concat(out, "\n")
 end
 

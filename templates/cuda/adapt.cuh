@@ -2,6 +2,13 @@
 #ifndef ADAPT_CUH
 #define ADAPT_CUH
 
+#ifndef HAS_ADAPT /* a feature with a linear map and no parameters of its own to adapt */
+DEVICE void adapt(int64_t d, int64_t dp, const real *m, real *s, real *v)
+{
+    (void)d, (void)dp, (void)m, (void)s, (void)v;
+}
+#endif
+
 /* Moments of the head, (MOMENTS, D) as in kernel.h, from the splits' sums in their order. */
 DEVICE void merge_moments(const params_cuda_args *a, int64_t head, float *m)
 {

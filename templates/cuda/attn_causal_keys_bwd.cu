@@ -428,7 +428,7 @@ DEVICE void stage_tile(const attn_cuda_args *a, float *memory, const byte *mask,
     mark_tokens(from, to, mask, memory + AT_BIASK + odd * TB);
 }
 
-KERNEL(attn_causal_keys_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
+TILED_KERNEL(attn_causal_keys_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
 {
     SHARED_MEMORY(bytes);
     float *memory = (float *)bytes;

@@ -5,7 +5,7 @@
 
 #include "tile.cuh"
 
-KERNEL(attn_combine, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
+TILED_KERNEL(attn_combine, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
 {
     const int64_t head = BLOCK_Y, b = head / args.H, h = head % args.H, heads = args.B * args.H;
     const int64_t n = args.q_len ? args.q_len[b] : args.T;

@@ -39,7 +39,7 @@ DEVICE void store_state(key_state *state, int first, int value, float *to)
     }
 }
 
-KERNEL(attn_keys, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
+TILED_KERNEL(attn_keys, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
 {
     SHARED_MEMORY(bytes);
     const int64_t head = BLOCK_Y;

@@ -47,7 +47,7 @@ DEVICE void load_gradient(const attn_cuda_args *a, int64_t head, int first, floa
     }
 }
 
-KERNEL(attn_keys_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
+TILED_KERNEL(attn_keys_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
 {
     SHARED_MEMORY(bytes);
     float *memory = (float *)bytes;

@@ -12,7 +12,7 @@ enum {
 };
 static_assert(AT_END * 4 == SHARED_BYTES, "shared memory of attn_merge");
 
-KERNEL(attn_merge, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
+TILED_KERNEL(attn_merge, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
 {
     SHARED_MEMORY(bytes);
     float *memory = (float *)bytes;

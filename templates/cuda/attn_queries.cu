@@ -9,7 +9,7 @@
 
 static_assert(QUERIES_END * 4 == SHARED_BYTES, "shared memory of attn_queries");
 
-KERNEL(attn_queries, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
+TILED_KERNEL(attn_queries, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
 {
     SHARED_MEMORY(bytes);
     const int64_t head = BLOCK_Y;

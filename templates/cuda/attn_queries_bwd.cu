@@ -8,7 +8,7 @@
 
 static_assert(QUERIES_END * 4 == SHARED_BYTES, "shared memory of attn_queries_bwd");
 
-KERNEL(attn_queries_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
+TILED_KERNEL(attn_queries_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
 {
     SHARED_MEMORY(bytes);
     float *memory = (float *)bytes;

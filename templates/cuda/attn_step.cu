@@ -179,7 +179,7 @@ DEVICE float query_features(const attn_cuda_args *a, float *memory, const float 
     return den;
 }
 
-KERNEL(attn_step, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
+TILED_KERNEL(attn_step, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
 {
     SHARED_MEMORY(bytes);
     float *memory = (float *)bytes;

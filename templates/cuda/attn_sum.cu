@@ -30,7 +30,7 @@ DEVICE void sum_rows(const head_rows *to, const float *part, int64_t count, int6
     }
 }
 
-KERNEL(attn_sum, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
+TILED_KERNEL(attn_sum, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
 {
     const int64_t head = BLOCK_Y, b = head / args.H, h = head % args.H, heads = args.B * args.H;
     const int64_t queries = args.q_len ? args.q_len[b] : args.T;

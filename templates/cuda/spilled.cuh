@@ -2,7 +2,7 @@
  * rt.cuh for shared memory mean device memory here, as much for each block of the launch. So that
  * this does not grow with the work, a launch has the blocks that run side by side, and each does the
  * work of several blocks of the grid, one after the other. The skeleton behind this file sees none of
- * it; the generator writes SPILLED_KERNEL where it has KERNEL. Slow, but right for any size.
+ * it: its TILED_KERNEL is the one below. Slow, but right for any size.
  */
 #ifndef SPILLED_CUH
 #define SPILLED_CUH
@@ -64,7 +64,7 @@ DEVICE int take_turn(const spilled_cuda_args *a, int64_t i)
 #endif
 
 #define SPILLED_BYTES ((SHARED_BYTES + 255) / 256 * 256) /* jit_cuda_plan.memory */
-#define SPILLED_KERNEL(name, type, N, K)                                                \
+#define TILED_KERNEL(name, type, N, K)                                                  \
     DEVICE void name##_turn(ATTN_ARGS(args), byte *block_memory);                       \
     KERNEL(name, spilled_cuda_args, N, K)                                               \
     {                                                                                   \

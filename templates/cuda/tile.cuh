@@ -14,6 +14,11 @@
 #ifndef TILE_CUH
 #define TILE_CUH
 
+/* The kernel of a skeleton whose tiles are chosen; spilled.cuh has another. */
+#ifndef TILED_KERNEL
+#define TILED_KERNEL KERNEL
+#endif
+
 enum {
     D = CD,
     DV = CDV,

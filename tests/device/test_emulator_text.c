@@ -306,7 +306,7 @@ static int64_t stride(char kind, int64_t n)
     return kind == 's' ? 0 : kind == 'o' || kind == 'i' ? 1 : n + (text.unit == 4 ? 8 : 5);
 }
 
-/* Shares of threads in a block, as in gen/target_cuda.lua. */
+/* Shares of threads in a block, as in templates/cuda/row.cuh. */
 static int shares(void)
 {
     int lanes = 4;
