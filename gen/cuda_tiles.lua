@@ -4,11 +4,24 @@
 local c_kernels = require "gen.c_kernels"
 local gpu = require "gen.cuda_gpu"
 local kernels = require "gen.cuda_kernels"
-local memory = require "gen.cuda_memory"
+local layout = require "gen.cuda_layout"
 
 local M = {}
 
 local KIB = 1024
+
+-- Constants of tile.cuh that the choice of tiles reads too.
+local TILE = { "D", "DV", "M", "MP", "D8", "DV8", "PARTS", "ELEMENT", "SUMS" }
+local read_tile = layout.reader("tile.cuh", table.unpack(TILE))
+local sums_in_registers = layout.reader("attn_queries_bwd.cu", "IN_REGISTERS")
+
+-- What a kernel's tiles are chosen from, by the names that skeletons have for it.
+local function constants(spec, sizes, options)
+  local c = layout.given(spec, sizes, { PRODUCTS = options.precision == "fast" and 1 or 3,
+    BF16 = options.dtype == "bf16" and 1 or 0, LEARN = options.learn and 1 or 0 })
+  for i, value in ipairs { read_tile(c) } do c[TILE[i]] = value end
+  return c
+end
 
 local function up(n, unit) return (n + unit - 1) // unit * unit end
 
@@ -17,33 +30,33 @@ local function up(n, unit) return (n + unit - 1) // unit * unit end
 -- out).
 local registers = {}
 
-local function group_registers(c, n) return 4 * n * (c.NP + c.LANES * (1 + c.SIGNED)) end
+local function group_registers(k, n) return 4 * n * (k.NP + k.LANES * (1 + k.SIGNED)) end
 
-function registers.attn_keys(c, k)
-  return 48 + math.max(0, c.NUNI - 5) + k.ROW_GROUPS * c.LANES * (k.VB // 2 + 4)
-    + (k.ROW_GROUPS - 1) * 2 * c.NROW + group_registers(c, k.NG)
+function registers.attn_keys(k)
+  return 48 + math.max(0, k.NUNI - 5) + k.ROW_GROUPS * k.LANES * (k.VB // 2 + 4)
+    + (k.ROW_GROUPS - 1) * 2 * k.NROW + group_registers(k, k.NG)
 end
 
-function registers.attn_queries(c, k) return 72 + k.VB // 2 + group_registers(c, k.QN) end
+function registers.attn_queries(k) return 72 + k.VB // 2 + group_registers(k, k.QN) end
 
-function registers.attn_queries_bwd(c, k)
-  local sums = c.LANES * c.DV8 // 8 <= 8 and c.DV8 // 2 or 0
-  return 70 + c.LINEAR * (c.ELEMENT == 2 and 40 or 24) + c.LANES * (sums + 2) + group_registers(c, k.NG) + k.NG * c.SUMS
-    + c.LEARN * 40
+function registers.attn_queries_bwd(k)
+  local sums = sums_in_registers(k) == 1 and k.DV8 // 2 or 0
+  return 70 + k.LINEAR * (k.ELEMENT == 2 and 40 or 24) + k.LANES * (sums + 2) + group_registers(k, k.NG) + k.NG * k.SUMS
+    + k.LEARN * 40
 end
 
-function registers.attn_keys_bwd(c, k)
-  return 66 + c.LINEAR * (2 * k.TB + 16 * (c.NW - 1) * (c.LANES - 1)) + c.LANES * 4
-    + group_registers(c, k.NG) + k.NG * c.SUMS + c.LEARN * 40
+function registers.attn_keys_bwd(k)
+  return 66 + k.LINEAR * (2 * k.TB + 16 * (k.NW - 1) * (k.LANES - 1)) + k.LANES * 4
+    + group_registers(k, k.NG) + k.NG * k.SUMS + k.LEARN * 40
 end
 
-function registers.attn_cluster(c, k)
-  return math.max(registers.attn_keys(c, k), registers.attn_queries(c, k))
+function registers.attn_cluster(k)
+  return math.max(registers.attn_keys(k), registers.attn_queries(k))
 end
 
-function registers.attn_cluster_bwd(c, k)
-  return math.max(registers.attn_queries_bwd(c, k), registers.attn_keys_bwd(c, k))
-    + c.LINEAR * 8 + c.COUNTS * 32 + (c.PARTS == 1 and c.ELEMENT == 4 and 16 or 0)
+function registers.attn_cluster_bwd(k)
+  return math.max(registers.attn_queries_bwd(k), registers.attn_keys_bwd(k))
+    + k.LINEAR * 8 + k.COUNTS * 32 + (k.PARTS == 1 and k.ELEMENT == 4 and 16 or 0)
 end
 
 -- Causal kernels hold both sides; as many as there are.
@@ -53,7 +66,7 @@ end
 function registers.attn_combine() return 48 end
 function registers.attn_sum() return 56 end
 function registers.attn_merge() return 56 end
-function registers.attn_step(c) return (c.LANES > 4 or c.COUNTS * c.SIGNED == 1) and 80 or 64 end
+function registers.attn_step(k) return (k.LANES > 4 or k.COUNTS * k.SIGNED == 1) and 80 or 64 end
 
 -- Rows of W in blocks of at most `most` warps, all about equally full.
 local function row_warps(c, most)
@@ -227,9 +240,11 @@ end
 local function choose(name, c, class)
   local list = candidates[name](c)
   for _, k in ipairs(list) do
-    k.SHARED_BYTES = 4 * memory.floats[name](c, k)
-    k.needed = registers[name](c, k)
-    k.most = math.max(k.SHARED_BYTES, twins[name] and 4 * memory.floats[twins[name]](c, k) or 0)
+    setmetatable(k, { __index = c })
+    k.BLOCK_THREADS = 32 * k.KW
+    k.SHARED_BYTES = layout.shared_bytes(name, k)
+    k.needed = registers[name](k)
+    k.most = math.max(k.SHARED_BYTES, twins[name] and layout.shared_bytes(twins[name], k) or 0)
     k.MIN_BLOCKS = k.most <= class.block and k.needed <= 255 and k.TB <= 32 * k.KW
       and gpu.occupancy(class, k.KW, k.needed, k.most) or 0
   end
@@ -251,7 +266,7 @@ end
 -- Whether there is this kernel with clusters.
 function M.has_clusters(name, spec, sizes, options)
   return options.arch >= gpu.FIRST_CLUSTERS
-    and choose(name, memory.constants(spec, sizes, options), gpu.class(options.arch)) ~= nil
+    and choose(name, constants(spec, sizes, options), gpu.class(options.arch)) ~= nil
 end
 
 -- A kernel that needs clusters was asked for where there is none.
@@ -294,15 +309,11 @@ end
 -- options: dtype "f32" or "bf16", precision "float32" or "fast", learn, arch.
 function M.kernel(name, spec, sizes, options)
   check_sizes(name, sizes)
-  local c, arch = memory.constants(spec, sizes, options), options.arch or 80
+  local c, arch = constants(spec, sizes, options), options.arch or 80
   local k = choose(name, c, gpu.class(arch))
   check_clusters(name, spec, c, arch, k)
   assert(k, "no kernel of any size fits")
-  k.BLOCK_THREADS = 32 * k.KW
   k.TOKEN_THREADS = math.min(32, power_of_two(k.BLOCK_THREADS // k.TB))
-  k.PRODUCTS = c.PARTS == 2 and 3 or 1
-  k.BF16 = c.ELEMENT == 2 and 1 or 0
-  k.LEARN = c.LEARN
   k.SECOND_OWN = spec.second_own and 1 or 0
   local list = {}
   for _, key in ipairs { "KW", "TB", "NG", "QN", "VB", "CHUNK", "ROW_GROUPS", "BLOCK_THREADS", "TOKEN_THREADS",

@@ -2,7 +2,7 @@
 -- the reference's behaviour, sums. As cuda_tiles.lua does, each function gives the constants of a kernel, as the
 -- skeleton's enum, and how it is launched.
 local gpu = require "gen.cuda_gpu"
-local memory = require "gen.cuda_memory"
+local layout = require "gen.cuda_layout"
 
 local M = {}
 
@@ -10,63 +10,53 @@ local KIB = 1024
 
 local function up(n, unit) return (n + unit - 1) // unit * unit end
 
--- Shared memory of attn_products in floats: tokens of one or two tiles, then the sums of all lines.
-local function products_floats(D)
-  local tile = D < 64 and up(D, 4) or 64
-  local threads = tile // 4 * (tile // 4)
-  return math.max((D > 64 and 2 or 1) * 64 * tile, 256 // threads * tile * tile)
-end
-
 -- How attn_maps is launched: eight threads a pair of rows, as far as a block has so many; its matrices are in
 -- shared memory where there is room.
-local function maps_launch(spec, D, class)
-  local mean = spec.linear == "geometric_mean" and 1 or 0
-  local threads = math.min(math.max(64, up(8 * ((D + 1) // 2), 32)), 512)
-  local small = (16 + #spec.vectors) * D + 32
-  local all = 4 * ((2 + mean) * D * (up(D - 8, 32) + 8) + small)
-  local inside = all <= class.block
-  return { threads = threads, shared = inside and all or 4 * small },
-    { { "MAP_THREADS", threads }, { "MEAN", mean }, { "IN_SHARED", inside and 1 or 0 } }
+local function maps_launch(given, class)
+  local threads = math.min(math.max(64, up(8 * ((given.CD + 1) // 2), 32)), 512)
+  given.MAP_THREADS, given.IN_SHARED = threads, 1
+  if layout.shared_bytes("attn_maps", given) > class.block then given.IN_SHARED = 0 end
+  return { threads = threads },
+    { { "MAP_THREADS", threads }, { "MEAN", given.MEAN }, { "IN_SHARED", given.IN_SHARED } }
 end
+
+-- Tiles of attn_products, on the diagonal of the sums or above it.
+local product_tiles = layout.reader("attn_products.cu", "TILES")
 
 -- The same of the kernels that make parameters.
 function M.params(name, spec, sizes, options)
-  local bf16, D, list = options.dtype == "bf16", sizes.D, {}
-  local group = D % 4 == 0 and not bf16 and 4 or 1
-  local lines, side = 256 // (D // group), (D + 63) // 64
-  local launch
+  local given = layout.given(spec, sizes, { BF16 = options.dtype == "bf16" and 1 or 0,
+    MEAN = spec.linear == "geometric_mean" and 1 or 0 })
+  local launch, list
   if name == "attn_maps" then
-    launch, list = maps_launch(spec, D, gpu.class(options.arch or 80))
+    launch, list = maps_launch(given, gpu.class(options.arch or 80))
   else
     launch = ({
-      attn_moments = { threads = 256, shared = 4 * lines * (5 * D + 1) },
-      attn_params = { threads = 32, shared = 4 * D * (8 + #spec.vectors) },
-      attn_counts = { threads = 128, shared = 0 },
-      attn_products = { threads = 256, shared = 4 * products_floats(D),
-        row_blocks = side * (side + 1) // 2 }, -- tiles on the diagonal or above it
+      attn_moments = { threads = 256 }, attn_params = { threads = 32 }, attn_counts = { threads = 128 },
+      attn_products = { threads = 256, row_blocks = product_tiles(given) },
     })[name]
   end
-  return { { "BF16", bf16 and 1 or 0 }, { "SHARED_BYTES", launch.shared }, table.unpack(list) }, launch
+  launch.shared = layout.shared_bytes(name, given)
+  return { { "BF16", given.BF16 }, { "SHARED_BYTES", launch.shared }, table.unpack(list or {}) }, launch
 end
 
 -- The same of those of the reference's behaviour: as many tokens a tile, a warp each, as a block of any
 -- GPU has shared memory for.
 function M.token(name, spec, sizes)
-  local c = memory.constants(spec, sizes, {})
   local threads, smallest = 256, gpu.classes[#gpu.classes].block
-  local TB, bytes = 1, 4 * (threads // 32 * 4 + 8 + c.NV) * c.D
-  if name == "attn_token" then
-    local token = 3 * c.D + c.M + (3 + c.SIGNED) * c.LANES * c.M + c.DV + 6
-    TB = threads // 32
-    while TB > 1 and 4 * TB * token > smallest do TB = TB // 2 end
-    bytes = 4 * TB * token
+  local given = layout.given(spec, sizes, { BLOCK_THREADS = threads,
+    TB = name == "attn_token" and threads // 32 or 1 })
+  local bytes = layout.shared_bytes(name, given)
+  while given.TB > 1 and bytes > smallest do
+    given.TB = given.TB // 2
+    bytes = layout.shared_bytes(name, given)
   end
   if bytes > smallest then
     error(("%s: a token of %s with D %d, DV %d, M %d takes %d bytes of shared memory, not up to %d")
-      :format(name, spec.name, c.D, c.DV, c.M, bytes, smallest), 0)
+      :format(name, spec.name, sizes.D, sizes.DV, sizes.M, bytes, smallest), 0)
   end
-  return { { "TB", TB }, { "BLOCK_THREADS", threads }, { "SHARED_BYTES", bytes } },
-    { threads = threads, shared = bytes, blocks = math.max(1, gpu.classes[2].all // (bytes + KIB)), tile = TB }
+  return { { "TB", given.TB }, { "BLOCK_THREADS", threads }, { "SHARED_BYTES", bytes } },
+    { threads = threads, shared = bytes, blocks = math.max(1, gpu.classes[2].all // (bytes + KIB)), tile = given.TB }
 end
 
 -- The same of plain ones, which see the sizes only; the tile's constants are of no use there.

@@ -14,7 +14,7 @@ local target_cuda = require "gen.target_cuda"
 local M = {}
 
 -- What these files depend on, of the generator itself.
-local MODULES = { "c_kernels", "c_tables", "c_text", "costs", "cuda_gpu", "cuda_kernels", "cuda_memory", "cuda_text",
+local MODULES = { "c_kernels", "c_tables", "c_text", "costs", "cuda_gpu", "cuda_kernels", "cuda_layout", "cuda_text",
   "cuda_tiles", "cuda_untiled", "emit", "expr", "feature", "files", "formulas", "grad", "hash", "linop", "load_spec",
   "main", "manifest", "ops", "pass", "registry", "render", "rows", "spec", "splice", "target_c", "target_cuda" }
 

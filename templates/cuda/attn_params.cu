@@ -5,13 +5,17 @@
 
 #include "adapt.cuh"
 
-static_assert(4 * (8 + NV) * CD == SHARED_BYTES, "shared memory of attn_params");
+enum {
+    AT_MOMENTS = 0, /* (8, D) */
+    AT_VECTORS = AT_MOMENTS + 8 * CD,
+    AT_END = AT_VECTORS + NV * CD
+};
+static_assert(AT_END * 4 == SHARED_BYTES, "shared memory of attn_params");
 
-/* Shared memory: 8 D floats of moments and NV D of vectors. */
 KERNEL(attn_params, params_cuda_args, 32, 1)
 {
     SHARED_MEMORY(bytes);
-    float *m = (float *)bytes;
-    merge_moments(&args, BLOCK, m);
-    adapt_head(&args, BLOCK, m, m + 8 * CD);
+    float *memory = (float *)bytes;
+    merge_moments(&args, BLOCK, memory + AT_MOMENTS);
+    adapt_head(&args, BLOCK, memory + AT_MOMENTS, memory + AT_VECTORS);
 }

@@ -15,10 +15,10 @@ enum {
     LINES = MOMENT_THREADS / (FOURS * FOURS),
     STAGE = 64, /* tokens */
     STAGES = (SIDE_TILES > 1 ? 2 : 1) * STAGE * TILE,
-    ALL_LINES = LINES * TILE * TILE
+    ALL_LINES = LINES * TILE * TILE,
+    AT_END = STAGES > ALL_LINES ? STAGES : ALL_LINES /* sums of lines where the stages were */
 };
-static_assert((STAGES > ALL_LINES ? STAGES : ALL_LINES) * 4 == SHARED_BYTES,
-              "shared memory of attn_products");
+static_assert(AT_END * 4 == SHARED_BYTES, "shared memory of attn_products");
 
 /* Coordinates column .. column + TILE - 1 of n tokens from t on; zeros of what is not there. */
 DEVICE void load_stage(const params_cuda_args *a, const moment_tokens *tokens, int64_t t, int n, int column,
