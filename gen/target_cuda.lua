@@ -179,7 +179,7 @@ function M.row(spec)
     dropout = dropout or is_bits(input)
     if input.shape == "shared" then shared[#shared + 1] = input.slot end
   end
-  local paths = table.move(M.RUNTIME, 1, #M.RUNTIME, 1, {})
+  local paths = { table.unpack(M.RUNTIME) }
   if dropout then paths[#paths + 1] = FOLDER .. "dropout.cuh" end
   paths[#paths + 1] = FOLDER .. "row.cuh"
   local out = { headers(paths) }

@@ -335,9 +335,7 @@ TILED_KERNEL(attn_causal, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
     load_vectors(params, memory + AT_VECTORS);
     load_linear(params, 1, memory + AT_LINEARQ);
     load_linear(params, 3, memory + AT_LINEARK);
-    load_matrix(args.w + head * args.w_stride, first, ROWS, memory + AT_W);
-    if (NP > 1)
-        load_matrix(second_matrix(&args, head), first, ROWS, memory + AT_W2);
+    load_matrices(&args, head, first, ROWS, memory + AT_W);
     load_prefix(&args, head, BLOCK, first, memory + AT_REF, memory + AT_Z, memory + AT_S);
     start_rows(&args, head, first, warp_row, params, memory, &side_q, &side_k, there);
     place_tile(&side_q.tile, memory + AT_XQ, memory + AT_XQ2, memory + AT_TOKQ, 0);

@@ -460,9 +460,7 @@ TILED_KERNEL(attn_causal_keys_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
     load_linear(params, 1, memory + AT_LINEARQ);
     load_linear(params, 3, memory + AT_LINEARK);
     load_linear(params, 2, memory + AT_TRANSPOSED);
-    load_matrix(args.w + head * args.w_stride, first, ROWS, memory + AT_W);
-    if (NP > 1)
-        load_matrix(second_matrix(&args, head), first, ROWS, memory + AT_W2);
+    load_matrices(&args, head, first, ROWS, memory + AT_W);
     load_gradient(&args, head, first, memory);
     start_rows(&args, head, first + warp_row, &rows);
     start_side(&side_q, 0, params, rows.norms, s);
@@ -512,9 +510,7 @@ TILED_KERNEL(attn_causal_keys_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
         if (!MANY)
             store_tile_gradient(&gradient, &places, warp_row, 0);
         block_sync();
-        tokens_from_rows(memory + AT_DU, memory + AT_W, ROWS, LDX, D8, memory + AT_GX);
-        if (NP > 1)
-            tokens_from_rows(memory + AT_DU2, memory + AT_W2, ROWS, LDX, D8, memory + AT_GX2);
+        mapped_gradients(memory + AT_DU, memory + AT_W, memory + AT_GX);
         block_sync();
         const head_rows gk = kept_rows(memory + AT_KEPT + 4 * KEPT_ROWS, &args.gk);
         store_gradients(1, stage, args.scale, memory + AT_VECTORS, memory + AT_LINEARK,

@@ -337,9 +337,7 @@ TILED_KERNEL(attn_causal_queries_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
     load_linear(params, 1, memory + AT_LINEARQ);
     load_linear(params, 3, memory + AT_LINEARK);
     load_linear(params, 0, memory + AT_TRANSPOSED);
-    load_matrix(args.w + head * args.w_stride, first, ROWS, memory + AT_W);
-    if (NP > 1)
-        load_matrix(second_matrix(&args, head), first, ROWS, memory + AT_W2);
+    load_matrices(&args, head, first, ROWS, memory + AT_W);
     load_prefix(&args, head, BLOCK, first, memory + AT_REF, memory + AT_Z, memory + AT_S);
     block_sync();
     start_rows(&args, head, first, warp_row, memory, &rows);
@@ -384,9 +382,7 @@ TILED_KERNEL(attn_causal_queries_bwd, attn_cuda_args, BLOCK_THREADS, MIN_BLOCKS)
         if (!MANY)
             store_tile_gradient(&gradient, &places, warp_row, 0);
         block_sync();
-        tokens_from_rows(memory + AT_DU, memory + AT_W, ROWS, LDX, D8, memory + AT_GX);
-        if (NP > 1)
-            tokens_from_rows(memory + AT_DU2, memory + AT_W2, ROWS, LDX, D8, memory + AT_GX2);
+        mapped_gradients(memory + AT_DU, memory + AT_W, memory + AT_GX);
         block_sync();
         const head_rows gq = kept_rows(memory + AT_KEPT + 5 * KEPT_ROWS, &args.gq);
         store_gradients(0, stage, args.scale, memory + AT_VECTORS, memory + AT_LINEARQ,

@@ -56,6 +56,15 @@ DEVICE void tokens_from_rows(const float *turned_rows, const float *matrix, int 
     }
 }
 
+/* (TB, LDX) gradients of mapped tokens from those of projections (ROWS, TB) and the rows of W; of second
+ * projections likewise, of which each is behind that of the first. */
+DEVICE void mapped_gradients(const float *du, const float *w, float *gx)
+{
+    tokens_from_rows(du, w, ROWS, LDX, D8, gx);
+    if (NP > 1)
+        tokens_from_rows(du + ROWS * TB, w + ROWS * LDX, ROWS, LDX, D8, gx + PARTS * TB * LDX);
+}
+
 /* g of the staged tile: planes of go / den, and -(go.o) / den, which is computed, and kept (keep)
  * for those who (stage_o NULL) read it. */
 DEVICE void token_gradients(const attn_cuda_args *a, const byte *stage_go, const byte *stage_o, int keep,

@@ -156,9 +156,7 @@ DEVICE void keys_pass(const attn_cuda_args *a, int64_t head, int first, int valu
     load_scalars(params, 1, s, uni);
     load_vectors(params, memory + KEYS_VECTORS);
     load_linear(params, 3, memory + KEYS_LINEAR);
-    load_matrix(a->w + head * a->w_stride, first, ROWS, memory + KEYS_W);
-    if (NP > 1)
-        load_matrix(second_matrix(a, head), first, ROWS, memory + KEYS_W2);
+    load_matrices(a, head, first, ROWS, memory + KEYS_W);
     if (from < to) {
         stage_rows(&k, from, to, D, stage_k);
         stage_rows(&v, from, to, DV, stage_v);

@@ -143,9 +143,7 @@ DEVICE void keys_pass(const attn_cuda_args *a, int64_t head, int first, int64_t 
     load_linear(params, 3, memory + KEYS_LINEAR);
     load_linear(params, 2, memory + KEYS_TRANSPOSED);
     if (!there)
-        load_matrix(a->w + head * a->w_stride, first, ROWS, memory + KEYS_W);
-    if (!there && NP > 1)
-        load_matrix(second_matrix(a, head), first, ROWS, memory + KEYS_W2);
+        load_matrices(a, head, first, ROWS, memory + KEYS_W);
     for (int i = THREAD; LEARN && i < ROWS * LDX; i += THREADS)
         shared_store(memory + KEYS_DW + i, 0);
     start_key_rows(a, head, first + warp_row, uni, rows);
@@ -182,9 +180,7 @@ DEVICE void keys_pass(const attn_cuda_args *a, int64_t head, int first, int64_t 
         for (int token = 0; token < TB; token += 8 * NG)
             take_keys(rows, memory, tile.bias, warp_row, s, uni, token);
         block_sync();
-        tokens_from_rows(memory + KEYS_DU, memory + KEYS_W, ROWS, LDX, D8, memory + KEYS_GX);
-        if (NP > 1)
-            tokens_from_rows(memory + KEYS_DU2, memory + KEYS_W2, ROWS, LDX, D8, memory + KEYS_GX2);
+        mapped_gradients(memory + KEYS_DU, memory + KEYS_W, memory + KEYS_GX);
         tokens_from_rows(memory + KEYS_PHI, memory + KEYS_DS, LANES * ROWS, LDV, DV8, memory + KEYS_GV);
         block_sync();
         const head_rows gk_now = kept_rows(kept + 2 * KEPT_ROWS, &a->gk),

@@ -70,9 +70,7 @@ DEVICE void load_rows(const attn_cuda_args *a, int64_t head, int first, int ther
                       float *memory)
 {
     if (!there)
-        load_matrix(a->w + head * a->w_stride, first, CHUNK, memory + QUERIES_W);
-    if (!there && NP > 1)
-        load_matrix(second_matrix(a, head), first, CHUNK, memory + QUERIES_W2);
+        load_matrices(a, head, first, CHUNK, memory + QUERIES_W);
     for (int i = THREAD; i < CHUNK; i += THREADS) {
         float norms[NW], row[NROW];
         row_norms(a, head, first + i, norms);

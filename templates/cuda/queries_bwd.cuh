@@ -231,9 +231,7 @@ DEVICE void queries_pass(const attn_cuda_args *a, int64_t head, int first, int64
     load_vectors(params, memory + QUERIES_VECTORS);
     load_linear(params, 1, memory + QUERIES_LINEAR);
     load_linear(params, 0, memory + QUERIES_TRANSPOSED);
-    load_matrix(a->w + head * a->w_stride, first, ROWS, memory + QUERIES_W);
-    if (NP > 1)
-        load_matrix(second_matrix(a, head), first, ROWS, memory + QUERIES_W2);
+    load_matrices(a, head, first, ROWS, memory + QUERIES_W);
     load_state(a, head, first, memory);
     start_query_rows(a, head, first + warp_row, uni, rows);
     if (from < to) {
@@ -273,9 +271,7 @@ DEVICE void queries_pass(const attn_cuda_args *a, int64_t head, int first, int64
         for (int token = 0; token < TB; token += 8 * NG)
             take_queries(rows, memory, tile.bias, warp_row, s, uni, token);
         block_sync();
-        tokens_from_rows(memory + QUERIES_DU, memory + QUERIES_W, ROWS, LDX, D8, memory + QUERIES_GX);
-        if (NP > 1)
-            tokens_from_rows(memory + QUERIES_DU2, memory + QUERIES_W2, ROWS, LDX, D8, memory + QUERIES_GX2);
+        mapped_gradients(memory + QUERIES_DU, memory + QUERIES_W, memory + QUERIES_GX);
         block_sync();
         const head_rows gq_now = kept_rows(kept + 3 * KEPT_ROWS, &a->gq);
         store_gradients(0, stage, a->scale, memory + QUERIES_VECTORS, memory + QUERIES_LINEAR,

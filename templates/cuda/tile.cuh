@@ -367,6 +367,14 @@ DEVICE const float *second_matrix(const attn_cuda_args *a, int64_t head)
     return SECOND_OWN ? a->w_second : a->w + head * a->w_stride;
 }
 
+/* Rows first.. of W, `count` of them, and behind them those of the second projections' matrix. */
+DEVICE void load_matrices(const attn_cuda_args *a, int64_t head, int first, int count, float *to)
+{
+    load_matrix(a->w + head * a->w_stride, first, count, to);
+    if (NP > 1)
+        load_matrix(second_matrix(a, head), first, count, to + count * LDX);
+}
+
 /* The norms of row r of W. */
 DEVICE void row_norms(const attn_cuda_args *a, int64_t head, int r, float *norms)
 {
