@@ -253,7 +253,7 @@ static void set_flag(lua_State *L, const char *name, bool value)
     lua_setfield(L, -2, name);
 }
 
-/* The request as gen/programs.lua's list() is given it. */
+/* The request as gen/cuda_requests.lua's list() is given it. */
 static void push_request(lua_State *L, const jit_cuda_request *r, const char *spec)
 {
     lua_newtable(L);
@@ -306,12 +306,12 @@ static char *text_field(lua_State *L, const char *field)
     return out;
 }
 
-/* require("gen.programs").list(request): a list of { name, text, launch }. */
+/* require("gen.cuda_requests").list(request): a list of { name, text, launch }. */
 static int run_cuda(lua_State *L)
 {
     cuda_request *r = lua_touserdata(L, 1);
     open_libraries(L);
-    push_function(L, "gen.programs", "list");
+    push_function(L, "gen.cuda_requests", "list");
     push_request(L, r->wanted, r->spec);
     lua_call(L, 1, 1);
     const lua_Integer count = luaL_len(L, -1);

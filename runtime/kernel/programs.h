@@ -5,7 +5,7 @@
 
 #include "spectraformer.h"
 
-/* What a device is asked to compile; gen/programs.lua says which texts that are. */
+/* What a device is asked to compile; gen/cuda_requests.lua says which texts that are. */
 typedef struct jit_cuda_request {
     /* Of a feature: "features", "attention", its "parameters" alone, "decoding", "official";
      * "model", "softmax". All that those ask for with a pair or the benchmark's models: "pair",

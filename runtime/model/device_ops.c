@@ -46,7 +46,7 @@ static const struct {
     [ROW_ADAMW] = {"adamw", false, false},
 };
 
-/* Shares as in gen/target_cuda.lua. */
+/* Shares as in templates/cuda/row.cuh. */
 static void share_rows(row_kernels *r, int64_t n, int unit, bool shared_inputs)
 {
     const bool known_short = n <= 1024;

@@ -1,8 +1,8 @@
-/* Forward and backward in one launch each: a cluster of thread blocks a head. gen/plan_cuda.lua
+/* Forward and backward in one launch each: a cluster of thread blocks a head. gen/cuda_tiles.lua
  * says for which sizes there are such kernels; here is how many blocks they get. */
 #include "attention/performer/device.h"
 
-/* As cluster_blocks of gen/plan_cuda.lua, in whole numbers so that both come to the same. */
+/* As cluster_blocks of gen/cuda_tiles.lua, in whole numbers so that both come to the same. */
 int cuda_cluster_blocks(const performer_device *pd, cuda_kernel kernel, int64_t heads,
                         int64_t tokens, int64_t blocks)
 {

@@ -1,2 +1,0 @@
--- The name that runtime/kernel/generate.c asks for.
-return require "gen.cuda_requests"
