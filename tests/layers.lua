@@ -27,7 +27,7 @@ local function read_list()
     local cycle = line:match("^%- cycle `([^`]+)`: .")
     local folder = line:match("^%- `([^`]+)` ")
     if from then
-      uses[from .. " " .. to] = true
+      uses[from .. " " .. to] = 0
     elseif cycle then
       cycles[cycle] = 0
     elseif folder then
@@ -76,7 +76,9 @@ local function check_include(file, number, header)
   local to_line = line_of(to)
   if not from_line or not to_line then
     problem("%s%s:%d: %s has no line in %s", ROOT, file, number, from_line and to or from, LIST)
-  elseif from ~= to and not uses[from .. " " .. to] then
+  elseif uses[from .. " " .. to] then
+    uses[from .. " " .. to] = uses[from .. " " .. to] + 1
+  elseif from ~= to then
     if from_line == to_line and shared then
       problem("%s%s:%d: %s and %s do not include each other", ROOT, file, number, from, to)
     elseif place[to_line] > place[from_line] then
@@ -179,6 +181,10 @@ end
 for folder, seen in pairs(cycles) do
   if seen == 0 then problem("%s: there is no cycle in %s any more", LIST, folder) end
 end
+for pair, seen in pairs(uses) do
+  if seen == 0 then problem("%s: no file needs the exception %s any more", LIST, pair) end
+end
 
+table.sort(problems)
 for _, text in ipairs(problems) do print(text) end
 os.exit(#problems == 0)
