@@ -242,7 +242,8 @@ typedef struct matrix_info {
     const char *learner; /* what makes W of the recipe's sample and of parameters; NULL: nothing */
 } matrix_info;
 
-/* Kernels of a row that are there together: fwd and bwd, causal, token, bf16 (gen/c_kernels.lua). */
+/* Kernels of a row that are there together: fwd and bwd, causal, token, bf16 (gen/c_kernels.lua).
+ */
 typedef enum attn_group {
     ATTN_ATTENTION = 1,
     ATTN_CAUSAL = 2,
