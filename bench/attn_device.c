@@ -105,7 +105,7 @@ static void run(device *dev, const shape *s, const char *feat, int runs)
     spectra_rows r[8];
     for (int i = 0; i < 8; i++)
         r[i] = rows(dev, s, i < 4);
-    const attention_device_views v = {r[0], r[1], r[2], r[4], r[3], r[5], r[6], r[7]};
+    const attention_views v = {r[0], r[1], r[2], r[4], r[3], r[5], r[6], r[7]};
     device_graph *graph[2];
     ok(attention_device_forward(ad, &x, &v, saved, work)); /* allocates what it keeps */
     for (int i = 0; i < 2; i++) {

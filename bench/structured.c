@@ -4,7 +4,7 @@
  *
  *     structured [--json]
  */
-#include "attention/attention.h"
+#include "attention/performer/performer.h"
 #include "kernel/registry.h"
 #include "study/bench_machine.h"
 
@@ -45,7 +45,7 @@ static int measure(const char *matrix, int64_t D, int64_t M, bool json)
         fprintf(stderr, "%s\n", spectra_message());
         return 1;
     }
-    const attn_chain *chain = att->plan.chain;
+    const attn_chain *chain = performer_of(att)->plan.chain;
     const spectra_problem p = {.B = 1, .T = TOKENS, .S = TOKENS};
     const int64_t n = HEADS * TOKENS * D;
     float *x[8];
@@ -60,7 +60,7 @@ static int measure(const char *matrix, int64_t D, int64_t M, bool json)
     machine_watch watch;
     machine_watch_start(&watch);
     for (int k = 0; k < 2 * REPEATS; k++) {
-        att->plan.chain = k % 2 ? chain : NULL;
+        performer_of(att)->plan.chain = k % 2 ? chain : NULL;
         machine_watch_sample(&watch, omp_get_max_threads());
         double start = omp_get_wtime();
         spectra_attention_forward(att, &p, r[0], r[1], r[2], r[3], saved, work);
@@ -80,8 +80,9 @@ static int measure(const char *matrix, int64_t D, int64_t M, bool json)
             "\"ns\": "
             "%.2f, \"ratio\": %.3f, \"others\": %.3f, \"cores\": %.3f, \"busy\": %s}\n",
             matrix, HEADS, TOKENS, (long long)D, (long long)D, (long long)M, omp_get_max_threads(),
-            registry_isa_name(att->kernels->isa), chain ? "true" : "false", products, steps,
-            products / steps, load.others, load.cores, machine_busy(&load) ? "true" : "false");
+            registry_isa_name(performer_of(att)->kernels->isa), chain ? "true" : "false", products,
+            steps, products / steps, load.others, load.cores,
+            machine_busy(&load) ? "true" : "false");
     else
         printf("%-15s D %3lld M %4lld   products %7.0f ns   chain %7.0f ns   ratio %.2f%s%s\n",
                matrix, (long long)D, (long long)M, products, steps, products / steps,

@@ -83,6 +83,9 @@ typedef struct spectra_attention_desc {
      * SPECTRA_EUNSUPPORTED; neither causal nor official. */
     bool bf16;
     spectra_rng rng; /* what the matrix is drawn with */
+    /* Settings of the attention's own, "name=value,name=value"; `spectraformer list` shows them.
+     * Performer's are the fields from feat to learn; what is named here takes their place. */
+    const char *options;
 } spectra_attention_desc;
 
 typedef struct spectra_attention spectra_attention;

@@ -21,12 +21,13 @@ static const void *field_const(const setting *s, const void *base)
 const setting *setting_find(const setting *table, int count, const char *name)
 {
     for (int i = 0; i < count; i++)
-        if (strcmp(table[i].name, name) == 0)
+        if (strcmp(table[i].name, name) == 0 ||
+            (table[i].alias && strcmp(table[i].alias, name) == 0))
             return &table[i];
     return NULL;
 }
 
-static const char *allowed_text(const setting *s, char *buf, size_t size)
+const char *setting_allowed(const setting *s, char *buf, size_t size)
 {
     switch (s->type) {
     case SETTING_INT:
@@ -42,7 +43,7 @@ static const char *allowed_text(const setting *s, char *buf, size_t size)
         snprintf(buf, size, "true or false");
         break;
     default:
-        snprintf(buf, size, "%s", s->choice ? s->choice : "a text of less than 512 bytes");
+        snprintf(buf, size, "%s", s->choice ? s->choice : "a text");
     }
     return buf;
 }
@@ -51,7 +52,7 @@ static spectra_status refuse(const setting *s, const char *where, const char *va
 {
     char allowed[256];
     return fail(SPECTRA_EINVAL, "%s is '%s', allowed is %s", where, value,
-                allowed_text(s, allowed, sizeof allowed));
+                setting_allowed(s, allowed, sizeof allowed));
 }
 
 spectra_status setting_put_int(const setting *s, void *base, int64_t value, const char *where)
@@ -147,7 +148,7 @@ const char *setting_text(const setting *s, const void *base, char *buf, size_t s
         snprintf(buf, size, "%lld", (long long)*(const int64_t *)at);
         break;
     case SETTING_REAL:
-        snprintf(buf, size, "%g", *(const double *)at);
+        snprintf(buf, size, "%.15g", *(const double *)at);
         break;
     case SETTING_BOOL:
         snprintf(buf, size, "%s", *(const bool *)at ? "true" : "false");
@@ -204,6 +205,8 @@ spectra_status settings_from_json(const setting *table, int count, void *base, c
     for (int i = 0; i < count; i++) {
         const setting *s = &table[i];
         const json_t *value = json_object_get(object, s->name);
+        if (!value && s->alias)
+            value = json_object_get(object, s->alias);
         char place[SETTING_TEXT];
         snprintf(place, sizeof place, "%s: %s", where, s->name);
         if (!value)

@@ -109,9 +109,9 @@ static spectra_status choose_pairs(const cli_args *a, approx_lab *lab)
     const char *why = NULL;
     for (int i = 0; i < lab->features; i++)
         for (int j = 0; j < lab->matrices; j++)
-            if (attention_legal(lab->feature[i], lab->matrix[j], NULL))
+            if (performer_legal(lab->feature[i], lab->matrix[j], NULL))
                 return SPECTRA_OK;
-    attention_legal(lab->feature[0], lab->matrix[0], &why);
+    performer_legal(lab->feature[0], lab->matrix[0], &why);
     return fail(SPECTRA_EUNSUPPORTED, "%s cannot go with %s: %s", lab->feature[0]->name,
                 lab->matrix[0]->name, why);
 }

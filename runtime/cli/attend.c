@@ -303,13 +303,15 @@ static spectra_status write_side(const spectra_attention *att, device *dev, held
                                  const char *folder)
 {
     const int64_t B = x->shape[0], H = x->shape[1], n = x->shape[2];
-    const int64_t width = att->feature->lanes * att->desc.M, count = B * H * n * width;
+    const int64_t width = performer_of(att)->feature->lanes * att->desc.M,
+                  count = B * H * n * width;
     const int64_t shape[] = {B, H, n, width};
     float *log, *sign;
     TRY(take_floats(m, count, &log));
     TRY(take_floats(m, count, &sign));
-    TRY(dev ? device_features(dev, att, side, B, H, n, x->data, blocks, log, sign)
-            : attention_features(att, side, B, H, n, x->data, blocks, log, sign));
+    TRY(dev ? performer_device_features(dev, performer_of(att), side, B, H, n, x->data, blocks, log,
+                                        sign)
+            : performer_features(performer_of(att), side, B, H, n, x->data, blocks, log, sign));
     TRY(write_in(folder, side ? "log_y.npy" : "log_x.npy", 4, shape, log));
     return write_in(folder, side ? "sign_y.npy" : "sign_x.npy", 4, shape, sign);
 }
@@ -336,12 +338,13 @@ static spectra_status features_all(const cli_args *a, held_memory *m, spectra_at
     TRY(spectra_attention_new(&desc, att));
     TRY(set_inputs(a, m, *att));
     float *blocks;
-    TRY(take_floats(m, B * H * performer_block_floats(*att), &blocks));
-    TRY(attention_adapt(*att, B, H, T, S, x.data, y.data, T == S ? mask : NULL, mask, blocks));
+    TRY(take_floats(m, B * H * performer_block_floats(performer_of(*att)), &blocks));
+    TRY(performer_prepare_heads(performer_of(*att), B, H, T, S, x.data, y.data,
+                                T == S ? mask : NULL, mask, blocks));
     TRY(outfile_folder(folder));
     TRY(write_side(*att, *dev, m, 0, &x, blocks, folder));
     TRY(write_side(*att, *dev, m, 1, &y, blocks, folder));
-    return write_in(folder, "row_weight.npy", 1, &desc.M, (*att)->row_weight);
+    return write_in(folder, "row_weight.npy", 1, &desc.M, performer_of(*att)->row_weight);
 }
 
 spectra_status cli_features(const cli_args *a)

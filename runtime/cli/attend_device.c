@@ -66,7 +66,7 @@ static spectra_status run(on_device *m, attention_device *ad, const attend_call 
     attention_device_problem x = {.p = c->problem,
                                   .q_rows = c->problem.B * c->problem.T,
                                   .k_rows = c->problem.B * c->problem.S};
-    attention_device_views v = {.q = {.data = NULL}};
+    attention_views v = {.q = {.data = NULL}};
     const int64_t T = c->problem.T, S = c->problem.S, B = c->problem.B;
     const bool gradients = c->go != NULL;
     const array arrays[] = {

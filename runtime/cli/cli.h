@@ -141,6 +141,8 @@ spectra_status cli_parse(unsigned command, const char *command_name, int positio
                          char **argv, cli_args *out);
 /* Options of a command, one a line, to stdout. */
 void cli_print_options(unsigned command);
+/* A setting's name as an option: "grad_through" is grad-through. */
+const char *cli_setting_name(const setting *s, char *buf, size_t size);
 /* Option values that name settings into a config (train_config), only those given. */
 spectra_status cli_apply_settings(const cli_args *a, void *config);
 /* The text of an option that must be there: "attend needs --q FILE". */

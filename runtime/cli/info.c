@@ -1,4 +1,4 @@
-#include "attention/attention.h"
+#include "attention/performer/performer.h"
 #include "base/status.h"
 #include "cli/cli.h"
 #include "data/task.h"
@@ -38,7 +38,7 @@ static json_t *legal_matrices(const feature_info *f)
 {
     json_t *list = json_array();
     for (const matrix_info *m = generated_matrices; m->name; m++)
-        if (attention_legal(f, m, NULL))
+        if (performer_legal(f, m, NULL))
             json_array_append_new(list, json_string(m->name));
     return list;
 }
@@ -51,11 +51,37 @@ static const char *causal(const feature_info *f)
     return f->adapt && f->moments ? "with parameters given" : "yes";
 }
 
+static json_t *traits_json(const attention_kind *kind)
+{
+    json_t *list = json_array();
+    for (int i = 0; attention_trait_names[i]; i++)
+        if (kind->traits >> i & 1)
+            json_array_append_new(list, json_string(attention_trait_names[i]));
+    if (kind->decode)
+        json_array_append_new(list, json_string("decodes"));
+    return list;
+}
+
+static json_t *attention_json(const attention_kind *kind)
+{
+    json_t *settings = json_array();
+    for (int i = 0; i < kind->settings_count; i++) {
+        const setting *s = &kind->settings[i];
+        char allowed[SETTING_TEXT];
+        json_array_append_new(settings,
+                              json_pack("{s:s, s:s, s:s, s:s*}", "name", s->name, "doc", s->doc,
+                                        "allowed", setting_allowed(s, allowed, sizeof allowed),
+                                        "default", s->initial));
+    }
+    return json_pack("{s:s, s:s, s:o, s:o}", "name", kind->name, "doc", kind->doc, "traits",
+                     traits_json(kind), "settings", settings);
+}
+
 static spectra_status list_json(void)
 {
     json_t *all = json_object(), *list = json_array();
-    for (const char *const *name = attention_names; *name; name++)
-        json_array_append_new(list, json_string(*name));
+    for (const attention_row *row = attention_table; row->kind; row++)
+        json_array_append_new(list, attention_json(row->kind));
     json_object_set_new(all, "attentions", list);
     list = json_array();
     for (const feature_info *f = generated_features; f->name; f++)
@@ -119,7 +145,7 @@ static void print_legality(void)
             continue;
         printf("  %-18s", f->name);
         for (const matrix_info *m = generated_matrices; m->name; m++) {
-            bool legal = attention_legal(f, m, &reason);
+            bool legal = performer_legal(f, m, &reason);
             printf("  %s", legal ? "+" : "-");
             why = legal ? why : reason;
         }
@@ -130,13 +156,26 @@ static void print_legality(void)
         printf("  -: %s\n", why);
 }
 
+/* A line, and one for each of its settings. */
+static void print_attention(const attention_kind *kind)
+{
+    printf("  %-18s %s\n", kind->name, kind->doc);
+    for (int i = 0; i < kind->settings_count; i++) {
+        const setting *s = &kind->settings[i];
+        char name[64], allowed[SETTING_TEXT];
+        printf("    --%-15s %s: %s%s%s\n", cli_setting_name(s, name, sizeof name), s->doc,
+               setting_allowed(s, allowed, sizeof allowed), s->initial ? ", default " : "",
+               s->initial ? s->initial : "");
+    }
+}
+
 spectra_status cli_list(const cli_args *a)
 {
     if (a->value[OPT_JSON].given)
         return list_json();
     puts("attentions (--attn)");
-    for (const char *const *name = attention_names; *name; name++)
-        printf("  %s\n", *name);
+    for (const attention_row *row = attention_table; row->kind; row++)
+        print_attention(row->kind);
     puts("component functions (--feat)");
     for (const feature_info *f = generated_features; f->name; f++)
         if (!f->is_antithetic)

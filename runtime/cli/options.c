@@ -274,8 +274,8 @@ static spectra_status find_option(const cli_args *a, const char *name, size_t n,
 static setting option_setting(const option *o)
 {
     const setting *s = o->setting ? train_setting(o->setting) : NULL;
-    setting row =
-        s ? *s : (setting){o->name, (setting_type)o->type, 0, o->low, o->high, o->choice, o->help};
+    setting row = s ? *s : (setting){o->name,   (setting_type)o->type, 0, o->low, o->high,
+                                     o->choice, .doc = o->help};
     row.offset = 0;
     return row;
 }
@@ -434,6 +434,14 @@ spectra_status cli_integers(const cli_args *a, option_id id, int64_t low, int64_
     }
     *count = n;
     return SPECTRA_OK;
+}
+
+const char *cli_setting_name(const setting *s, char *buf, size_t size)
+{
+    snprintf(buf, size, "%s", s->name);
+    for (char *at = buf; *at; at++)
+        *at = *at == '_' ? '-' : *at;
+    return buf;
 }
 
 void cli_print_options(unsigned command)

@@ -10,34 +10,34 @@
 #define AT(field) offsetof(task, field)
 
 const setting task_settings[TASK_SETTINGS] = {
-    {"sequences", SETTING_INT, AT(sequences), 1, 2, NULL, "sequences an example"},
-    {"vocab", SETTING_INT, AT(vocab), 2, 1 << 20, NULL, "vocabulary"},
-    {"length", SETTING_INT, AT(length), 1, 1 << 20, NULL, "padded length"},
-    {"classes", SETTING_INT, AT(classes), 2, 1000, NULL, "classes"},
-    {"embed", SETTING_INT, AT(embed), 1, 4096, NULL, "model width"},
-    {"hidden", SETTING_INT, AT(hidden), 1, 16384, NULL, "hidden width"},
-    {"heads", SETTING_INT, AT(heads), 1, 64, NULL, "attention heads"},
-    {"head_dim", SETTING_INT, AT(head_dim), 1, 256, NULL, "head size"},
-    {"layers", SETTING_INT, AT(layers), 1, 64, NULL, "layers"},
-    {"tied", SETTING_BOOL, AT(tied), 0, 0, NULL, "layers share parameters"},
-    {"cls", SETTING_BOOL, AT(cls), 0, 0, NULL, "CLS pooling instead of the mean"},
-    {"dropout", SETTING_REAL, AT(dropout), 0, 0.95, NULL, "dropout"},
-    {"attention_dropout", SETTING_REAL, AT(attention_dropout), 0, 0.95, NULL,
-     "dropout of attention probabilities"},
-    {"batch", SETTING_INT, AT(batch), 1, 65536, NULL, "examples a step"},
-    {"accumulate", SETTING_INT, AT(accumulate), 1, 65536, NULL, "parts of a batch"},
-    {"lr", SETTING_REAL, AT(lr), 0, 10, NULL, "peak learning rate"},
-    {"weight_decay", SETTING_REAL, AT(weight_decay), 0, 10, NULL, "weight decay"},
-    {"warmup", SETTING_INT, AT(warmup), 1, 1e9, NULL, "warm-up steps"},
-    {"steps", SETTING_INT, AT(steps), 1, 1e9, NULL, "training steps"},
-    {"eval_every", SETTING_INT, AT(eval_every), 1, 1e9, NULL, "steps between evaluations"},
-    {"eval_batches", SETTING_INT, AT(eval_batches), 1, 1e9, NULL, "dev batches an evaluation"},
+    {"sequences", SETTING_INT, AT(sequences), 1, 2, .doc = "sequences an example"},
+    {"vocab", SETTING_INT, AT(vocab), 2, 1 << 20, .doc = "vocabulary"},
+    {"length", SETTING_INT, AT(length), 1, 1 << 20, .doc = "padded length"},
+    {"classes", SETTING_INT, AT(classes), 2, 1000, .doc = "classes"},
+    {"embed", SETTING_INT, AT(embed), 1, 4096, .doc = "model width"},
+    {"hidden", SETTING_INT, AT(hidden), 1, 16384, .doc = "hidden width"},
+    {"heads", SETTING_INT, AT(heads), 1, 64, .doc = "attention heads"},
+    {"head_dim", SETTING_INT, AT(head_dim), 1, 256, .doc = "head size"},
+    {"layers", SETTING_INT, AT(layers), 1, 64, .doc = "layers"},
+    {"tied", SETTING_BOOL, AT(tied), 0, 0, .doc = "layers share parameters"},
+    {"cls", SETTING_BOOL, AT(cls), 0, 0, .doc = "CLS pooling instead of the mean"},
+    {"dropout", SETTING_REAL, AT(dropout), 0, 0.95, .doc = "dropout"},
+    {"attention_dropout", SETTING_REAL, AT(attention_dropout), 0, 0.95,
+     .doc = "dropout of attention probabilities"},
+    {"batch", SETTING_INT, AT(batch), 1, 65536, .doc = "examples a step"},
+    {"accumulate", SETTING_INT, AT(accumulate), 1, 65536, .doc = "parts of a batch"},
+    {"lr", SETTING_REAL, AT(lr), 0, 10, .doc = "peak learning rate"},
+    {"weight_decay", SETTING_REAL, AT(weight_decay), 0, 10, .doc = "weight decay"},
+    {"warmup", SETTING_INT, AT(warmup), 1, 1e9, .doc = "warm-up steps"},
+    {"steps", SETTING_INT, AT(steps), 1, 1e9, .doc = "training steps"},
+    {"eval_every", SETTING_INT, AT(eval_every), 1, 1e9, .doc = "steps between evaluations"},
+    {"eval_batches", SETTING_INT, AT(eval_batches), 1, 1e9, .doc = "dev batches an evaluation"},
 };
 
 /* What name and doc go through. */
 static const setting text_settings[] = {
-    {"name", SETTING_STRING, AT(name), 0, 0, NULL, "benchmark task"},
-    {"doc", SETTING_STRING, AT(doc), 0, 0, NULL, "what the task is"},
+    {"name", SETTING_STRING, AT(name), 0, 0, .doc = "benchmark task"},
+    {"doc", SETTING_STRING, AT(doc), 0, 0, .doc = "what the task is"},
 };
 
 static const setting *find_setting(const char *name)

@@ -1,5 +1,6 @@
 #include "model/internal.h"
 
+#include "attention/attention.h"
 #include "base/status.h"
 
 #include <stdlib.h>
@@ -40,8 +41,14 @@ void arena_release(arena *a)
 /* ---- rows ---------------------------------------------------------------------------------------
  */
 
-static void take_index(arena *a, packing *k, const model_config *c)
+static bool has_trait(const model *m, unsigned trait)
 {
+    return (m->attention[0]->kind->traits & trait) != 0;
+}
+
+static void take_index(arena *a, packing *k, const model *m)
+{
+    const model_config *c = &m->config;
     int64_t most = k->sequences * c->length;
     k->begin = arena_take(a, k->sequences * (int64_t)sizeof *k->begin);
     k->len = arena_take(a, k->sequences * (int64_t)sizeof *k->len);
@@ -52,7 +59,7 @@ static void take_index(arena *a, packing *k, const model_config *c)
     k->token_rows = arena_take(a, most * (int64_t)sizeof *k->token_rows);
     k->position_start = arena_take(a, (c->length + 1) * (int64_t)sizeof *k->position_start);
     k->position_rows = arena_take(a, most * (int64_t)sizeof *k->position_rows);
-    k->mask = c->attention.official ? arena_take(a, most) : NULL;
+    k->mask = has_trait(m, ATTENTION_PADDED) ? arena_take(a, most) : NULL;
 }
 
 /* Appends sequence number s. With CLS pooling token V-1 stands in front and the last one is lost.
@@ -108,10 +115,10 @@ spectra_status model_pack(const pass *p)
     int sides = c->dual ? 2 : 1;
     *k = (packing){.sequences = sides * p->batch->B};
     arena count = {0};
-    take_index(&count, k, c);
+    take_index(&count, k, m);
     TRY(arena_reserve(&m->index, count.used));
     m->index.used = 0;
-    take_index(&m->index, k, c);
+    take_index(&m->index, k, m);
     for (int64_t s = 0; s < k->sequences; s++) {
         int64_t side = s / p->batch->B, first = s % p->batch->B * c->length;
         const uint8_t *mask = p->batch->mask[side];
@@ -129,7 +136,7 @@ spectra_status model_pack(const pass *p)
 
 int attention_calls(const model *m)
 {
-    return m->config.dual && m->config.attention.official ? 2 : 1;
+    return m->config.dual && has_trait(m, ATTENTION_COUPLES_BATCH) ? 2 : 1;
 }
 
 spectra_problem attention_problem(const pass *p, int64_t layer, int call)

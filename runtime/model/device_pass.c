@@ -16,20 +16,20 @@ static float *grad_at(const model_device *md, int64_t offset)
  */
 
 /* Of the rows from `first` on. */
-static attention_device_views views(const model_device *md, const device_layer *v, int64_t first)
+static attention_views views(const model_device *md, const device_layer *v, int64_t first)
 {
     const int64_t d = md->m->config.head_dim, HD = model_inner(&md->m->config);
     const int64_t longest = md->shape.longest;
     spectra_rows wide = {v->qkv + first * 3 * HD, longest * 3 * HD, d, 3 * HD},
                  narrow = {v->mixed + first * HD, longest * HD, d, HD};
-    attention_device_views x = {.q = wide,
-                                .k = wide,
-                                .v = wide,
-                                .o = narrow,
-                                .go = narrow,
-                                .gq = wide,
-                                .gk = wide,
-                                .gv = wide};
+    attention_views x = {.q = wide,
+                         .k = wide,
+                         .v = wide,
+                         .o = narrow,
+                         .go = narrow,
+                         .gq = wide,
+                         .gk = wide,
+                         .gv = wide};
     x.k.data += HD;
     x.v.data += 2 * HD;
     x.go.data = x.gq.data = x.gk.data = x.gv.data = NULL;
@@ -49,7 +49,7 @@ static void attend(model_device *md, const pass *p, int64_t l, bool backward)
     const attention_device *ad = md->attention[l % m->attentions];
     for (int call = 0; call < attention_calls(m) && md->status == SPECTRA_OK; call++) {
         const attention_device_problem x = device_problem(md, p, l, call);
-        const attention_device_views rows = views(md, v, call * x.q_rows);
+        const attention_views rows = views(md, v, call * x.q_rows);
         md->status = backward ? attention_device_backward(ad, &x, &rows, v->saved[call], md->v.work)
                               : attention_device_forward(ad, &x, &rows, v->saved[call], md->v.work);
     }

@@ -100,11 +100,11 @@ static spectra_status make_buffers(model *m)
 static spectra_status model_fill(model *m)
 {
     spectra_attention_desc *a = &m->config.attention;
-    const char **const text[] = {&a->attn, &a->feat, &a->kernel};
-    const char *given[] = {a->attn, a->feat, a->kernel};
-    for (int i = 0; i < 3; i++)
+    const char **const text[] = {&a->attn, &a->feat, &a->kernel, &a->options};
+    const char *given[] = {a->attn, a->feat, a->kernel, a->options};
+    for (int i = 0; i < 4; i++)
         *text[i] = NULL; /* model_free must never see the caller's */
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         const char *copy = given[i];
         TRY(copy_text(&copy));
         *text[i] = copy;
@@ -155,6 +155,7 @@ void model_free(model *m)
     free((char *)(uintptr_t)m->config.attention.attn);
     free((char *)(uintptr_t)m->config.attention.feat);
     free((char *)(uintptr_t)m->config.attention.kernel);
+    free((char *)(uintptr_t)m->config.attention.options);
     free(m);
 }
 

@@ -6,7 +6,7 @@
  *
  * Tokens that are padding (id 0) take part in nothing the loss can see, so with attentions that
  * only look at valid keys the model packs them away and works on valid tokens alone, wherever they
- * are in the sequence. The reference's behaviour (official) keeps them.
+ * are in the sequence. Attentions in which padding takes part (ATTENTION_PADDED) keep it.
  */
 #ifndef SPECTRA_MODEL_MODEL_H
 #define SPECTRA_MODEL_MODEL_H

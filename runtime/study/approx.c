@@ -295,7 +295,7 @@ static spectra_status open_drawn(const approx_lab *lab, const reference *r,
         w->sign[side] = take_floats(width);
         full = full && w->log[side] && w->sign[side];
     }
-    w->blocks = take_floats(heads * performer_block_floats(w->att));
+    w->blocks = take_floats(heads * performer_block_floats(performer_of(w->att)));
     w->o = take_floats(heads * d->T * d->DV);
     w->saved = take(spectra_attention_saved_bytes(w->att, &p));
     w->work = take(spectra_attention_work_bytes(w->att, &p));
@@ -313,12 +313,12 @@ static spectra_status open_drawn(const approx_lab *lab, const reference *r,
 /* (1/M) sum over rows of weight, lanes' signs and exp(log x + log y), by K. */
 static double estimate(const drawn *w, int64_t pair, double log_k)
 {
-    int64_t M = w->att->desc.M, lanes = w->att->feature->lanes, at = pair * lanes * M;
+    int64_t M = w->att->desc.M, lanes = performer_of(w->att)->feature->lanes, at = pair * lanes * M;
     double sum = 0;
     for (int64_t i = 0; i < lanes * M; i++) {
         double sign = (double)w->sign[0][at + i] * (double)w->sign[1][at + i];
         if (sign != 0)
-            sum += (double)w->att->row_weight[i % M] * sign *
+            sum += (double)performer_of(w->att)->row_weight[i % M] * sign *
                    exp((double)w->log[0][at + i] + (double)w->log[1][at + i] - log_k);
     }
     return sum / (double)M;
@@ -328,11 +328,12 @@ static spectra_status estimate_draw(const approx_lab *lab, const reference *r, i
                                     drawn *w)
 {
     const approx_data *d = &lab->data;
-    if (trial == 0 || w->att->feature->counts != COUNTS_NONE)
-        TRY(attention_adapt(w->att, d->B, d->H, d->T, d->S, r->x, r->y, NULL, NULL, w->blocks));
+    if (trial == 0 || performer_of(w->att)->feature->counts != COUNTS_NONE)
+        TRY(performer_prepare_heads(performer_of(w->att), d->B, d->H, d->T, d->S, r->x, r->y, NULL,
+                                    NULL, w->blocks));
     for (int side = 0; side < 2; side++)
-        TRY(attention_features(w->att, side, 1, r->heads, r->n, side ? r->py : r->px, w->blocks,
-                               w->log[side], w->sign[side]));
+        TRY(performer_features(performer_of(w->att), side, 1, r->heads, r->n, side ? r->py : r->px,
+                               w->blocks, w->log[side], w->sign[side]));
     double total = 0;
     for (int64_t p = 0; p < r->heads * r->n; p++) {
         double x = estimate(w, p, r->log_k[p]) - 1, apart = x - w->mean[p];
@@ -385,7 +386,7 @@ static void summarise_variance(const approx_lab *lab, const reference *r, drawn 
     double variance[PAIRS], iid[PAIRS], ratio[PAIRS], error[PAIRS];
     int64_t compared = 0;
     for (int64_t p = 0; p < pairs; p++) {
-        const float *block = w->blocks + p / r->n * performer_block_floats(w->att);
+        const float *block = w->blocks + p / r->n * performer_block_floats(performer_of(w->att));
         approx_row row = approx_iid_row(w->att, block, r->px + p * D, r->py + p * D);
         variance[p] = w->squares[p] / (T - 1);
         iid[p] = row.variance / M;
@@ -433,7 +434,7 @@ static spectra_status measure_cell(const approx_lab *lab, const reference *r,
 {
     const char *why = NULL;
     *c = (approx_cell){.measured = false};
-    if (!attention_legal(feature, matrix, &why)) {
+    if (!performer_legal(feature, matrix, &why)) {
         snprintf(c->why, sizeof c->why, "%s", why);
         return SPECTRA_OK;
     }

@@ -6,7 +6,7 @@
 #ifndef SPECTRA_STUDY_APPROX_H
 #define SPECTRA_STUDY_APPROX_H
 
-#include "attention/attention.h"
+#include "attention/performer/performer.h"
 
 #include <stdio.h>
 
@@ -102,7 +102,8 @@ void approx_page(FILE *out, const approx_lab *lab);
 
 /* Variance and kurtosis (fourth central moment by variance squared) of estimate / K by one row of
  * N(0, I), or of independent counts, for x, y (D), taken as they are, with the parameters in
- * `block` (attention_adapt). INFINITY where they are not finite, NAN where no closed form is known.
+ * `block` (performer_prepare_heads). INFINITY where they are not finite, NAN where no closed form
+ * is known.
  */
 typedef struct approx_row {
     double variance, kurtosis;

@@ -231,8 +231,8 @@ approx_row approx_iid_row(const spectra_attention *att, const float *block, cons
 {
     attn_plan plan;
     attn_params params;
-    performer_view(att, block, &plan, &params);
-    const feature_info *feature = att->feature;
+    performer_view(performer_of(att), block, &plan, &params);
+    const feature_info *feature = performer_of(att)->feature;
     known k = {feature, plan.D, plan.DP, params.s, params.v, params.linear, {0}, {0}};
     size_t name = strcspn(feature->name, "+"), form = 0, all = sizeof forms / sizeof *forms;
     for (int64_t l = 0; l < plan.D; l++) {

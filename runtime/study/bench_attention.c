@@ -1,5 +1,5 @@
 /* Whole attentions, as the model calls them. */
-#include "attention/attention.h"
+#include "attention/performer/performer.h"
 #include "study/bench.h"
 
 #include "base/status.h"
@@ -66,10 +66,10 @@ static spectra_status run_step(void *context)
 
 double bench_projection_flops(const spectra_attention *att)
 {
-    const attn_plan *p = &att->plan;
+    const attn_plan *p = &performer_of(att)->plan;
     const attn_chain *c = p->chain;
     if (!c)
-        return 2.0 * att->feature->projections * (double)(p->D * p->M);
+        return 2.0 * performer_of(att)->feature->projections * (double)(p->D * p->M);
     double each = 1; /* the scale */
     for (int i = 0; i < c->steps; i++)
         each += c->kind[i] == CHAIN_HADAMARD ? log2((double)c->n) : c->kind[i] == CHAIN_DIAGONAL;
@@ -78,11 +78,12 @@ double bench_projection_flops(const spectra_attention *att)
 
 bench_count bench_performer_count(const spectra_attention *att, bool backward)
 {
-    const attn_plan *p = &att->plan;
-    const double L = att->feature->lanes, M = (double)p->M, D = (double)p->D, DV = (double)p->DV;
+    const attn_plan *p = &performer_of(att)->plan;
+    const double L = performer_of(att)->feature->lanes, M = (double)p->M, D = (double)p->D,
+                 DV = (double)p->DV;
     const double passes = backward ? 2 : 1, project = bench_projection_flops(att);
     return (bench_count){.flops = passes * (2 * project + 4 * L * M * DV + 3 * L * M),
-                         .exponentials = 2 * att->feature->exponentials * M,
+                         .exponentials = 2 * performer_of(att)->feature->exponentials * M,
                          .bytes = passes * 4 * (2 * D + 2 * DV)};
 }
 
@@ -101,7 +102,7 @@ static bench_count softmax_count(const bench_case *c, bool backward)
 spectra_status bench_give(spectra_attention *att, const spectra_attention *from,
                           const spectra_problem *p, const void *saved)
 {
-    const feature_info *f = from->feature;
+    const feature_info *f = performer_of(from)->feature;
     const int64_t shape[] = {p->B, att->desc.H, att->desc.D};
     float *x = malloc((size_t)(shape[0] * shape[1] * shape[2]) * sizeof *x);
     spectra_status status =
@@ -228,11 +229,11 @@ static spectra_status measure(attention_bench *b, const bench_kind *kind, const 
     const bench_call call = kind->part == BENCH_STEP ? run_step
                             : backward               ? run_backward
                                                      : run_forward;
-    bench_result r = {.isa = softmax ? registry_isa() : b->att->kernels->isa};
+    bench_result r = {.isa = softmax ? registry_isa() : performer_of(b->att)->kernels->isa};
     TRY(bench_time(c, o, call, b, (double)(c->B * c->H * b->p.T), &r));
     r.count = softmax ? softmax_count(c, backward) : bench_performer_count(b->att, backward);
-    r.exact = !softmax && b->att->kernels->D > 0;
-    r.chain = !softmax && b->att->plan.chain;
+    r.exact = !softmax && performer_of(b->att)->kernels->D > 0;
+    r.chain = !softmax && performer_of(b->att)->plan.chain;
     if (kind->part == BENCH_BF16) /* the rate measured is of multiply-adds */
         TRY(bf16_error(b, c, &r.more));
     else

@@ -1,6 +1,6 @@
 /* Kernels alone, on data that stays in cache: every function of kernel.h's tables on one head a
  * thread, and the row operators on one block of rows. */
-#include "attention/attention.h"
+#include "attention/official/official.h"
 #include "study/bench.h"
 
 #include "base/status.h"
@@ -65,7 +65,7 @@ static void call_kernel(const kernel_bench *b, head *h)
     const int64_t T = b->T, D = p->D, DV = p->DV;
     const float *vec = a->v;
     const attn_causal_args x = causal_args(b, h);
-    const float eps = official_epsilon(b->att);
+    const float eps = official_epsilon(performer_of(b->att));
     switch (b->part) {
     case BENCH_KEYS:
         b->row->fwd->keys(p, a, T, h->k, D, h->v, DV, NULL, h->state, h->scratch);
@@ -88,11 +88,11 @@ static void call_kernel(const kernel_bench *b, head *h)
                           DV, NULL, h->scratch);
         break;
     case BENCH_CAUSAL_FORWARD:
-        performer_clear_state(b->att, h->state);
+        performer_clear_state(performer_of(b->att), h->state);
         b->row->causal->forward(p, a, &x, h->state, h->scratch);
         break;
     case BENCH_CAUSAL_QUERIES_BWD:
-        performer_clear_state(b->att, h->other);
+        performer_clear_state(performer_of(b->att), h->other);
         b->row->causal->queries_bwd(p, a, &x, h->other, NULL, NULL, h->scratch);
         break;
     case BENCH_CAUSAL_KEYS_BWD:
@@ -137,18 +137,18 @@ static int64_t most(int64_t a, int64_t b)
 
 static int64_t scratch_floats(const kernel_bench *b)
 {
-    const attn_plan *p = &b->att->plan;
+    const attn_plan *p = &performer_of(b->att)->plan;
     int64_t n = most(b->row->fwd->scratch(p), b->row->bwd->scratch(p));
     n = most(n, most(b->row->causal->scratch(p), b->row->causal->step_scratch(p)));
-    n = most(n, performer_head_scratch(b->att));
+    n = most(n, performer_head_scratch(performer_of(b->att)));
     return b->row->token ? most(n, b->row->token->scratch(p)) : n;
 }
 
 /* All arrays of a head in one block; base NULL: only counts. Returns its floats. */
 static int64_t lay_out(const kernel_bench *b, head *h, float *base)
 {
-    const attn_plan *p = &b->att->plan;
-    const feature_info *f = b->att->feature;
+    const attn_plan *p = &performer_of(b->att)->plan;
+    const feature_info *f = performer_of(b->att)->feature;
     const int64_t T = b->T, blocks = T / b->row->causal->block(p) + 1;
     const int64_t F = f->lanes * p->MP, D = T * p->D, DV = T * p->DV;
     const int64_t state = attn_state_reals(p, f->lanes);
@@ -174,7 +174,7 @@ static int64_t lay_out(const kernel_bench *b, head *h, float *base)
                 {&h->log, b->part == BENCH_FEATURES ? T * f->lanes * p->M : 0},
                 {&h->sign, b->part == BENCH_FEATURES ? T * f->lanes * p->M : 0},
                 {&h->scratch, scratch_floats(b)},
-                {&h->block, performer_block_floats(b->att)}};
+                {&h->block, performer_block_floats(performer_of(b->att))}};
     int64_t at = 0;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         *rows[i].to = base ? base + at : NULL;
@@ -191,19 +191,20 @@ static void before(const kernel_bench *b, head *h)
     const attn_params *a = &h->params;
     const attn_row *row = b->row;
     const int64_t T = b->T, D = p->D, DV = p->DV;
-    performer_clear_state(b->att, h->state);
+    performer_clear_state(performer_of(b->att), h->state);
     if (b->part == BENCH_CAUSAL_QUERIES_BWD || b->part == BENCH_CAUSAL_KEYS_BWD) {
         const attn_causal_args args = causal_args(b, h);
         row->causal->forward(p, a, &args, h->state, h->scratch);
     } else if (b->part >= BENCH_TOKEN_KEYS) { /* other: z and S without maxima */
-        const float eps = official_epsilon(b->att);
+        const float eps = official_epsilon(performer_of(b->att));
         row->token->keys(p, a->v, T, h->scalars, h->k, D, h->v, DV, eps, h->other, h->scratch);
         row->token->queries(p, a->v, T, h->scalars, h->q, D, eps, h->other, h->o, DV, h->den,
                             h->scratch);
     } else {
         row->fwd->keys(p, a, T, h->k, D, h->v, DV, NULL, h->state, h->scratch);
         memcpy(h->other, h->state,
-               (size_t)attn_state_reals(p, b->att->feature->lanes) * sizeof *h->other);
+               (size_t)attn_state_reals(p, performer_of(b->att)->feature->lanes) *
+                   sizeof *h->other);
         row->fwd->queries(p, a, T, h->q, D, h->state, h->o, DV, h->den, h->scratch);
     }
 }
@@ -211,8 +212,8 @@ static void before(const kernel_bench *b, head *h)
 static spectra_status make_head(kernel_bench *b, int thread)
 {
     head *h = &b->heads[thread];
-    const attn_plan *plan = &b->att->plan;
-    const feature_info *f = b->att->feature;
+    const attn_plan *plan = &performer_of(b->att)->plan;
+    const feature_info *f = performer_of(b->att)->feature;
     const int64_t T = b->T;
     TRY(bench_memory(lay_out(b, h, NULL) * (int64_t)sizeof(float), &b->memory[thread]));
     lay_out(b, h, b->memory[thread]);
@@ -223,8 +224,8 @@ static spectra_status make_head(kernel_bench *b, int thread)
     const performer_tokens x = {h->q, T, plan->D, plan->scale, NULL};
     const performer_tokens y = {h->k, T, plan->D, plan->scale, NULL};
     float moments[MOMENTS * 256] = {0};
-    performer_prepare(b->att, 0, 0, &x, &y, moments, h->block, h->scratch);
-    performer_view(b->att, h->block, &h->plan, &h->params);
+    performer_prepare(performer_of(b->att), 0, 0, &x, &y, moments, h->block, h->scratch);
+    performer_view(performer_of(b->att), h->block, &h->plan, &h->params);
     for (int64_t i = 0; i < T * f->scalars; i++)
         h->scalars[i] = h->params.s[i % f->scalars];
     before(b, h);
@@ -234,8 +235,8 @@ static spectra_status make_head(kernel_bench *b, int thread)
 /* As bench_attention.c counts; a pass over one side has half of it. */
 static bench_count kernel_count(const kernel_bench *b)
 {
-    const attn_plan *p = &b->att->plan;
-    const double LM = (double)(b->att->feature->lanes * p->M), DV = (double)p->DV;
+    const attn_plan *p = &performer_of(b->att)->plan;
+    const double LM = (double)(performer_of(b->att)->feature->lanes * p->M), DV = (double)p->DV;
     const double project = bench_projection_flops(b->att), bytes = 4.0 * (double)(p->D + p->DV);
     switch (b->part) {
     case BENCH_MERGE:
@@ -278,7 +279,7 @@ static spectra_status measure(kernel_bench *b, const bench_case *c, const bench_
     bench_result r = {.isa = b->row->isa,
                       .unit = b->part == BENCH_MERGE ? "state" : NULL,
                       .exact = b->row->D > 0,
-                      .chain = b->att->plan.chain};
+                      .chain = performer_of(b->att)->plan.chain};
     const double units = b->part == BENCH_MERGE ? 1 : (double)b->T;
     TRY(bench_time(c, o, run_kernels, b, units * c->threads, &r));
     r.count = kernel_count(b);

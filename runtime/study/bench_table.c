@@ -1,7 +1,7 @@
 /* The kinds of measurement, one row each, and which pairs each of them can be made with. */
 #include "study/bench.h"
 
-#include "attention/attention.h"
+#include "attention/performer/performer.h"
 #include "base/status.h"
 #include "kernel/registry.h"
 
@@ -94,7 +94,7 @@ static bool is_causal(const bench_kind *kind)
 bool bench_applies(const bench_kind *kind, const feature_info *f, const matrix_info *m,
                    const char **why)
 {
-    if (kind->pairs == 2 && !attention_legal(f, m, why))
+    if (kind->pairs == 2 && !performer_legal(f, m, why))
         return false;
     if (is_causal(kind) && f->linear != LINEAR_NONE) {
         *why = "its linear map is computed from all tokens";

@@ -14,26 +14,29 @@
 #define AT(field) offsetof(train_config, field)
 
 const setting train_settings[TRAIN_SETTINGS] = {
-    {"task", SETTING_STRING, AT(task.name), 0, 0, NULL, "benchmark task"},
-    {"attn", SETTING_STRING, AT(attn), 0, 0, NULL, "attention"},
-    {"feat", SETTING_STRING, AT(feat), 0, 0, NULL, "component function"},
-    {"kernel", SETTING_STRING, AT(kernel), 0, 0, NULL, "weight matrix"},
-    {"m", SETTING_INT, AT(m), 0, 1024, NULL, "rows of the weight matrix"},
-    {"target", SETTING_STRING, AT(target), 0, 0, "softmax|gaussian", "kernel that is approximated"},
-    {"official", SETTING_BOOL, AT(official), 0, 0, NULL, "the reference system's behaviour"},
-    {"through", SETTING_BOOL, AT(through), 0, 0, NULL, "differentiate data-dependent parameters"},
-    {"antithetic", SETTING_BOOL, AT(antithetic), 0, 0, NULL, "features of w and of -w"},
-    {"learn", SETTING_BOOL, AT(learn), 0, 0, NULL, "train the feature's own scalars"},
-    {"seed", SETTING_INT, AT(seed), 0, 9e15, NULL, "seed of everything random"},
-    {"rng", SETTING_STRING, AT(rng), 0, 0, "philox|curand", "of matrices and initial weights"},
-    {"data", SETTING_STRING, AT(data), 0, 0, NULL, "folder of the prepared data"},
+    {"task", SETTING_STRING, AT(task.name), 0, 0, .doc = "benchmark task"},
+    {"attn", SETTING_STRING, AT(attn), 0, 0, .doc = "attention"},
+    {"feat", SETTING_STRING, AT(feat), 0, 0, .doc = "component function"},
+    {"kernel", SETTING_STRING, AT(kernel), 0, 0, .doc = "weight matrix"},
+    {"m", SETTING_INT, AT(m), 0, 1024, .doc = "rows of the weight matrix"},
+    {"target", SETTING_STRING, AT(target), 0, 0, "softmax|gaussian",
+     .doc = "kernel that is approximated"},
+    {"official", SETTING_BOOL, AT(official), 0, 0, .doc = "the reference system's behaviour"},
+    {"through", SETTING_BOOL, AT(through), 0, 0, .doc = "differentiate data-dependent parameters"},
+    {"antithetic", SETTING_BOOL, AT(antithetic), 0, 0, .doc = "features of w and of -w"},
+    {"learn", SETTING_BOOL, AT(learn), 0, 0, .doc = "train the feature's own scalars"},
+    {"seed", SETTING_INT, AT(seed), 0, 9e15, .doc = "seed of everything random"},
+    {"rng", SETTING_STRING, AT(rng), 0, 0, "philox|curand",
+     .doc = "of matrices and initial weights"},
+    {"data", SETTING_STRING, AT(data), 0, 0, .doc = "folder of the prepared data"},
 };
 
 /* Recorded, but a run may go on with others. */
 static const setting machine_settings[] = {
-    {"threads", SETTING_INT, AT(threads), 0, 65536, NULL, "threads"},
-    {"device", SETTING_STRING, AT(device), 0, 0, "cpu|cuda|emu", "where it is computed"},
-    {"precision", SETTING_STRING, AT(precision), 0, 0, "float32|fast", "of a device's products"},
+    {"threads", SETTING_INT, AT(threads), 0, 65536, .doc = "threads"},
+    {"device", SETTING_STRING, AT(device), 0, 0, "cpu|cuda|emu", .doc = "where it is computed"},
+    {"precision", SETTING_STRING, AT(precision), 0, 0, "float32|fast",
+     .doc = "of a device's products"},
 };
 enum { MACHINE_SETTINGS = sizeof machine_settings / sizeof machine_settings[0] };
 

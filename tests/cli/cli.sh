@@ -69,7 +69,7 @@ says 2 "needs --kernel" matrix --out w2.npy
 says 2 "from 1 to 1024" matrix --kernel qmc --m 2000 --out w2.npy
 says 1 "cannot go with sorf" attend --feat poisrf --kernel sorf --q q.npy --k k.npy --v v.npy --out o.npy
 says 2 "no official behaviour" attend --feat sderf --kernel orf --official --q q.npy --k k.npy --v v.npy --out o.npy
-says 1 "causal attention has no official" attend --feat posrf --kernel orf --causal --official --q q.npy --k k.npy --v v.npy --out o.npy
+says 1 "official behaviour) cannot be causal" attend --feat posrf --kernel orf --causal --official --q q.npy --k k.npy --v v.npy --out o.npy
 says 1 "gradient through computed" attend --feat oprf --kernel orf --causal --through --q q.npy --k k.npy --v v.npy --out o.npy
 says 2 "parameter A would be computed.*--input A=FILE" attend --feat oprf --kernel orf --causal --q q.npy --k k.npy --v v.npy --out o.npy
 says 2 "linear map" attend --feat sderf --kernel orf --causal --q q.npy --k k.npy --v v.npy --out o.npy

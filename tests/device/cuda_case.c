@@ -143,18 +143,19 @@ static void gather(const cuda_problem *p, const float *x, int64_t rows, int64_t 
         for (int64_t t = 0; t < n; t++)
             for (int64_t i = 0; i < D; i++) {
                 const int64_t row = begin ? (begin[b] + t) * s[2] : b * s[0] + t * s[2];
-                out[(h * n + t) * D + i] = p->att->plan.scale * x[row + h * s[1] + i];
+                out[(h * n + t) * D + i] = performer_of(p->att)->plan.scale * x[row + h * s[1] + i];
             }
 }
 
 /* A head's parameters, dense, and its count matrix, from the block the CPU's driver prepares. */
 static void take_block(cuda_problem *p, const float *block, int64_t head)
 {
-    const int64_t D = p->c.D, M = p->c.M, DP = p->att->plan.DP, MP = p->att->plan.MP;
-    const feature_info *f = p->att->feature;
+    const int64_t D = p->c.D, M = p->c.M, DP = performer_of(p->att)->plan.DP,
+                  MP = performer_of(p->att)->plan.MP;
+    const feature_info *f = performer_of(p->att)->feature;
     attn_plan plan;
     attn_params a;
-    performer_view(p->att, block, &plan, &a);
+    performer_view(performer_of(p->att), block, &plan, &a);
     float *to = p->param + head * p->params;
     for (int i = 0; i < f->scalars; i++)
         *to++ = a.s[i];
@@ -175,8 +176,8 @@ static void take_block(cuda_problem *p, const float *block, int64_t head)
 static void take_parameters(cuda_problem *p)
 {
     const cuda_case *c = &p->c;
-    const int64_t size = performer_block_floats(p->att), M = c->M, D = c->D;
-    const feature_info *f = p->att->feature;
+    const int64_t size = performer_block_floats(performer_of(p->att)), M = c->M, D = c->D;
+    const feature_info *f = performer_of(p->att)->feature;
     float *blocks = attend_floats(c->H * size);
     p->params = f->scalars + f->vectors * D + (f->linear != LINEAR_NONE ? 4 * D * D : 0);
     p->param = attend_floats(p->heads * p->params);
@@ -187,16 +188,16 @@ static void take_parameters(cuda_problem *p)
         p->counts = attend_floats(matrices * 2 * M);
         p->w_stride = M * D, p->counts_stride = 2 * M;
     } else {
-        memcpy(p->w, p->att->w, (size_t)(M * D) * sizeof *p->w);
-        memcpy(p->w2, p->att->plan.w2, (size_t)M * sizeof *p->w2);
+        memcpy(p->w, performer_of(p->att)->w, (size_t)(M * D) * sizeof *p->w);
+        memcpy(p->w2, performer_of(p->att)->plan.w2, (size_t)M * sizeof *p->w2);
     }
-    if (p->att->second) {
+    if (performer_of(p->att)->second) {
         p->second = attend_floats(M * D);
-        memcpy(p->second, p->att->second, (size_t)(M * D) * sizeof *p->second);
+        memcpy(p->second, performer_of(p->att)->second, (size_t)(M * D) * sizeof *p->second);
     }
-    if (p->att->weighted) {
+    if (performer_of(p->att)->weighted) {
         p->row_weight = attend_floats(M);
-        memcpy(p->row_weight, p->att->row_weight, (size_t)M * sizeof *p->row_weight);
+        memcpy(p->row_weight, performer_of(p->att)->row_weight, (size_t)M * sizeof *p->row_weight);
     }
     for (int64_t b = 0; b < c->B; b++) {
         const int64_t T = p->q_len ? p->q_len[b] : c->T, S = p->k_len ? p->k_len[b] : c->S;
@@ -204,7 +205,8 @@ static void take_parameters(cuda_problem *p)
         gather(p, p->cpu.q, c->T, b, p->q_begin, T, x);
         gather(p, p->cpu.k, c->S, b, p->k_begin, S, y);
         const uint8_t *mask = p->mask ? p->mask + (p->k_begin ? p->k_begin[b] : b * c->S) : NULL;
-        check(p, attention_adapt(p->att, 1, c->H, T, S, x, y, NULL, mask, blocks));
+        check(p, performer_prepare_heads(performer_of(p->att), 1, c->H, T, S, x, y, NULL, mask,
+                                         blocks));
         for (int64_t h = 0; h < c->H; h++)
             take_block(p, blocks + h * size, b * c->H + h);
         free(x), free(y);
@@ -217,15 +219,15 @@ static void take_parameters(cuda_problem *p)
 
 static void take_gradients(cuda_problem *p, const void *work)
 {
-    const int64_t M = p->c.M, D = p->c.D, DP = p->att->plan.DP;
-    const int64_t NS = p->NS, at = NS + p->att->feature->vectors * DP;
+    const int64_t M = p->c.M, D = p->c.D, DP = performer_of(p->att)->plan.DP;
+    const int64_t NS = p->NS, at = NS + performer_of(p->att)->feature->vectors * DP;
     const float *params, *weights;
     int64_t stride;
-    performer_gradients(p->att, &p->problem, work, &params, &stride, &weights);
+    performer_gradients(performer_of(p->att), &p->problem, work, &params, &stride, &weights);
     p->cpu.dscalars = attend_floats(p->heads * NS);
     for (int64_t n = 0; n < p->heads; n++)
         memcpy(p->cpu.dscalars + n * NS, params + n * stride, (size_t)NS * sizeof(float));
-    if (!p->att->plan.learn)
+    if (!performer_of(p->att)->plan.learn)
         return;
     p->cpu.dw = attend_floats(p->heads * M * D);
     p->cpu.dweight = attend_floats(p->heads * M);
@@ -252,7 +254,7 @@ static void run_cpu(cuda_problem *p)
                  p->att, &p->problem, q, k, v, o, view(p, p->cpu.go, c->T, c->DV),
                  view(p, p->cpu.gq, c->T, c->D), view(p, p->cpu.gk, c->S, c->D),
                  view(p, p->cpu.gv, c->S, c->DV), saved, work));
-    if (p->att->training)
+    if (performer_of(p->att)->training)
         take_gradients(p, work);
     free(saved);
     free(work);
@@ -263,20 +265,20 @@ void cuda_problem_new(const cuda_case *c, cuda_problem *p)
     *p = (cuda_problem){.c = *c, .element = c->flags & CASE_BF16 ? 2 : 4};
     oracle_rng r = {11};
     open_attention(p);
-    const int64_t M = p->att->plan.MP, lanes = p->att->feature->lanes;
+    const int64_t M = performer_of(p->att)->plan.MP, lanes = performer_of(p->att)->feature->lanes;
     p->heads = c->B * c->H;
     p->F = lanes * M;
     p->DV8 = (c->DV + 7) / 8 * 8;
     p->state = p->F * (2 + p->DV8);
     p->dstate = p->F * (1 + p->DV8);
-    p->NS = p->att->feature->scalars;
+    p->NS = performer_of(p->att)->feature->scalars;
     p->q_rows = c->B * c->T, p->k_rows = c->B * c->S;
     if (c->flags & CASE_PACKED) {
         p->q_rows = pack(c->B, c->T, &p->q_begin, &p->q_len);
         p->k_rows = pack(c->B, c->S, &p->k_begin, &p->k_len);
     }
     /* sums of signed features come close to 0 where inputs are large, and no digits are left */
-    const double spread = p->att->feature->is_signed ? 0.5 : 0.8;
+    const double spread = performer_of(p->att)->feature->is_signed ? 0.5 : 0.8;
     p->q = draw(p, &r, p->q_rows * c->H * c->D, spread, &p->cpu.q);
     p->k = draw(p, &r, p->k_rows * c->H * c->D, spread, &p->cpu.k);
     p->v = draw(p, &r, p->k_rows * c->H * c->DV, 1, &p->cpu.v);

@@ -4,7 +4,7 @@
 #ifndef TESTS_CUDA_CASE_H
 #define TESTS_CUDA_CASE_H
 
-#include "attention/attention.h"
+#include "attention/performer/performer.h"
 
 /* In the order of launches; a causal case takes the first and the last three. */
 enum {

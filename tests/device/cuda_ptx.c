@@ -177,7 +177,7 @@ static void compare_parameters(errors *e, const cuda_problem *p, const ptx_resul
 /* Gradients of the row weights, from the state and its gradient as the driver makes them. */
 static void compare_weights(errors *e, const cuda_problem *p, const ptx_results *r)
 {
-    const int64_t M = p->c.M, MP = p->att->plan.MP, F = p->F, N = p->heads;
+    const int64_t M = p->c.M, MP = performer_of(p->att)->plan.MP, F = p->F, N = p->heads;
     float *got = calloc((size_t)(N * M), sizeof *got);
     if (r->dweights) { /* causal kernels add them up themselves */
         add_parts(got, N * M, r->dweights, p->c.q_splits);
@@ -194,7 +194,8 @@ static void compare_weights(errors *e, const cuda_problem *p, const ptx_results 
             for (int64_t i = 0; i < p->c.DV; i++)
                 sum += (double)state[2 * F + f * p->DV8 + i] * (double)d[F + f * p->DV8 + i];
             if (f % MP < M)
-                got[n * M + f % MP] += (float)(sum / (double)p->att->row_weight[f % MP]);
+                got[n * M + f % MP] +=
+                    (float)(sum / (double)performer_of(p->att)->row_weight[f % MP]);
         }
     compare(e, "dweight", N * M, p->cpu.dweight, got);
     free(got);

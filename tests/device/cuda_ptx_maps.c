@@ -81,8 +81,9 @@ static void *normals(int64_t n, oracle_rng *random)
 
 static int64_t head_floats(const spectra_attention *att)
 {
-    const int64_t D = att->plan.D;
-    return att->feature->scalars + att->feature->vectors * D + 4 * D * D;
+    const int64_t D = performer_of(att)->plan.D;
+    return performer_of(att)->feature->scalars + performer_of(att)->feature->vectors * D +
+           4 * D * D;
 }
 
 static void open_run(maps_run *r)
@@ -133,9 +134,10 @@ static void open_run(maps_run *r)
     float v[MAX_VECTORS * 256];
     for (int64_t n = 0; n < heads; n++) {
         float *to = (float *)r->data[4] + n * base;
-        performer_given(r->att, n / c->H, n % c->H, to, v);
-        for (int64_t i = 0; i < base - r->att->feature->scalars; i++)
-            to[r->att->feature->scalars + i] = v[i / D * r->att->plan.DP + i % D];
+        performer_given(performer_of(r->att), n / c->H, n % c->H, to, v);
+        for (int64_t i = 0; i < base - performer_of(r->att)->feature->scalars; i++)
+            to[performer_of(r->att)->feature->scalars + i] =
+                v[i / D * performer_of(r->att)->plan.DP + i % D];
     }
 }
 
@@ -143,23 +145,23 @@ static void open_run(maps_run *r)
 static double error_of(const maps_run *r, int64_t n)
 {
     const maps_case *c = r->c;
-    const attn_plan *plan = &r->att->plan;
-    const feature_info *f = r->att->feature;
+    const attn_plan *plan = &performer_of(r->att)->plan;
+    const feature_info *f = performer_of(r->att)->feature;
     const int64_t D = c->D, DP = plan->DP;
     const float *got = (const float *)r->data[POINTERS - 1] + n * head_floats(r->att);
-    float *block = attend_floats(performer_block_floats(r->att));
+    float *block = attend_floats(performer_block_floats(performer_of(r->att)));
     float *x = attend_floats(c->T * D), *y = attend_floats(c->S * D);
     double most = 0, error = 0;
     for (int64_t i = 0; i < c->T * D; i++)
         x[i] = ((const float *)r->data[0])[n * c->T * D + i] * plan->scale;
     for (int64_t i = 0; i < c->S * D; i++)
         y[i] = ((const float *)r->data[1])[n * c->S * D + i] * plan->scale;
-    if (attention_adapt(r->att, 1, 1, c->T, c->S, x, y, NULL,
-                        (const uint8_t *)r->data[2] + n / c->H * c->S, block) != SPECTRA_OK)
+    if (performer_prepare_heads(performer_of(r->att), 1, 1, c->T, c->S, x, y, NULL,
+                                (const uint8_t *)r->data[2] + n / c->H * c->S, block) != SPECTRA_OK)
         exit(2);
     attn_plan ignored;
     attn_params a;
-    performer_view(r->att, block, &ignored, &a);
+    performer_view(performer_of(r->att), block, &ignored, &a);
     for (int64_t i = 0; i < head_floats(r->att); i++) {
         const int64_t v = i - f->scalars, l = v - f->vectors * D;
         const double want = (double)(v < 0   ? a.s[i]
@@ -205,7 +207,7 @@ static void write_launch(const maps_run *r, int kernel, const char *text)
     }
     for (int i = 0; i < NUMBERS; i++)
         fprintf(f, "arg i64 %lld\n", (long long)r->number[i]);
-    fprintf(f, "arg f32 %.9g\n", (double)r->att->plan.scale);
+    fprintf(f, "arg f32 %.9g\n", (double)performer_of(r->att)->plan.scale);
     fclose(f);
 }
 

@@ -350,7 +350,7 @@ static void write_launch(const ptx_tools *tools, const cuda_problem *p, const pt
     }
     for (int i = 0; i < NUMBERS; i++)
         fprintf(f, "arg i64 %lld\n", (long long)a->number[i]);
-    fprintf(f, "arg f32 %.9g\n", (double)p->att->plan.scale);
+    fprintf(f, "arg f32 %.9g\n", (double)performer_of(p->att)->plan.scale);
     fclose(f);
 }
 

@@ -42,7 +42,7 @@ typedef struct prepared {
     spectra_attention *att;
     attention_device *ad;
     attention_device_problem problem;
-    attention_device_views x;
+    attention_views x;
     float *q, *k, *v, *go;
     uint8_t *mask;
     void *saved, *work;
@@ -76,7 +76,7 @@ static void prepare(const attention_case *c, prepared *p)
     const int64_t nq = c->B * c->H * c->T, nk = c->B * c->H * c->S;
     *p = (prepared){.c = c, .att = attention_of(c)};
     /* of signed features the normaliser is near 0 where vectors are long */
-    const double std = p->att->feature->is_signed ? 0.5 : 1;
+    const double std = performer_of(p->att)->feature->is_signed ? 0.5 : 1;
     p->q = normal_floats(nq * c->D, 1, std), p->k = normal_floats(nk * c->D, 2, std);
     p->v = normal_floats(nk * c->DV, 3, 1), p->go = normal_floats(nq * c->DV, 4, 1);
     p->mask = malloc((size_t)(c->B * c->S));
@@ -91,7 +91,7 @@ static void prepare(const attention_case *c, prepared *p)
     }
     p->saved = room(attention_device_saved_bytes(p->ad, &p->problem) / 4);
     p->work = room(attention_device_work_bytes(p->ad, &p->problem) / 4);
-    p->x = (attention_device_views){
+    p->x = (attention_views){
         .q = spectra_rows_dense(put(p->q, nq * c->D * 4), c->H, c->T, c->D),
         .k = spectra_rows_dense(put(p->k, nk * c->D * 4), c->H, c->S, c->D),
         .v = spectra_rows_dense(put(p->v, nk * c->DV * 4), c->H, c->S, c->DV),
@@ -142,7 +142,7 @@ static void run_case(const attention_case *c)
            (long long)c->M, eo, eq, ek, ev);
     fflush(stdout);
     /* neighbouring eigenvectors of many are less well determined: test_maps_device */
-    const bool wide_map = p.att->feature->linear != LINEAR_NONE && c->D > 128;
+    const bool wide_map = performer_of(p.att)->feature->linear != LINEAR_NONE && c->D > 128;
     const double limit = c->fast ? 5e-3 : wide_map ? 2e-4 : 2e-5;
     assert_true(eo <= limit && eq <= limit && ek <= limit && ev <= limit);
     check_learned(c, p.att, p.ad, &run);
@@ -231,7 +231,7 @@ static void test_clusters(void **state)
         dev->arch = CLUSTERS;
         run_case(c);
         prepare(c, &p);
-        const cuda_layout l = cuda_layout_of(p.ad->own, &p.problem);
+        const performer_layout l = performer_layout_of(p.ad->own, &p.problem);
         forward_backward(&p);
         float *one = results(&p, &n);
         release(&p);

@@ -16,7 +16,7 @@ typedef struct big_case {
     const char *feat;
     int64_t T, D, DV, M;
     bool causal;
-    cuda_kernel kernel; /* one that has no shared memory there */
+    performer_kernel kernel; /* one that has no shared memory there */
 } big_case;
 
 /* ---- in double --------------------------------------------------------------------------------
@@ -39,7 +39,7 @@ static double *zeros(int64_t n)
 /* e^(w.x - |x|^2 / 2), or e^(|x|^2 / 2) times cos and sin of w.x; x are `from` times D^-1/4. */
 static features features_of(const spectra_attention *att, int64_t n, const float *from)
 {
-    const int64_t D = att->desc.D, M = att->desc.M, lanes = att->feature->lanes;
+    const int64_t D = att->desc.D, M = att->desc.M, lanes = performer_of(att)->feature->lanes;
     features f = {att, n, lanes, zeros(n * D), zeros(n * lanes * M), zeros(n * lanes * M)};
     for (int64_t i = 0; i < n * D; i++)
         f.x[i] = (double)from[i] * pow((double)D, -0.25);
@@ -50,7 +50,7 @@ static features features_of(const spectra_attention *att, int64_t n, const float
         for (int64_t r = 0; r < M; r++) {
             double u = 0;
             for (int64_t d = 0; d < D; d++)
-                u += (double)att->w[r * D + d] * f.x[t * D + d];
+                u += (double)performer_of(att)->w[r * D + d] * f.x[t * D + d];
             value[r] = lanes == 1 ? exp(u - norm / 2) : exp(norm / 2) * cos(u);
             if (lanes == 2)
                 value[M + r] = exp(norm / 2) * sin(u);
@@ -75,7 +75,7 @@ static float *gradient_of(const features *f)
             if (f->lanes == 2)
                 u = g[M + r] * value[r] - g[r] * value[M + r];
             for (int64_t d = 0; d < D; d++)
-                sum[d] += u * (double)f->att->w[r * D + d];
+                sum[d] += u * (double)performer_of(f->att)->w[r * D + d];
         }
         for (int64_t d = 0; d < D; d++)
             out[t * D + d] = (float)((sum[d] + own * f->x[t * D + d]) * pow((double)D, -0.25));
@@ -92,7 +92,7 @@ typedef struct results {
 static results expected(const spectra_attention *att, int64_t T, float *const *in,
                         const uint8_t *mask)
 {
-    const int64_t DV = att->desc.DV, F = att->feature->lanes * att->desc.M;
+    const int64_t DV = att->desc.DV, F = performer_of(att)->feature->lanes * att->desc.M;
     features q = features_of(att, T, in[0]), k = features_of(att, T, in[1]);
     double *o = zeros(DV), *row = zeros(T), *gv = zeros(T * DV);
     results out = {.o = attend_floats(T * DV), .gv = attend_floats(T * DV)};
@@ -136,7 +136,7 @@ static results expected(const spectra_attention *att, int64_t T, float *const *i
  */
 
 /* On a GPU it depends on which one it is. */
-static void has_no_shared_memory(const attention_device *ad, cuda_kernel kernel)
+static void has_no_shared_memory(const attention_device *ad, performer_kernel kernel)
 {
     const performer_device *pd = ad->own;
     assert_true(strcmp(kind, "emu") != 0 || pd->plan[kernel].memory > 0);
@@ -170,14 +170,15 @@ static void test_against_double(void **state)
         mask[i] = i == 0 || i % 5 != 3;
     for (int i = 0; i < 4; i++) {
         /* of trigonometric ones the normaliser is near 0 where vectors are long */
-        in[i] = normal_floats(T * width[i], (uint64_t)i + 1, att->feature->is_signed ? 0.25 : 0.5);
+        in[i] = normal_floats(T * width[i], (uint64_t)i + 1,
+                              performer_of(att)->feature->is_signed ? 0.25 : 0.5);
         rows[i] = spectra_rows_dense(put(in[i], T * width[i] * 4), 1, T, width[i]);
         rows[4 + i] = spectra_rows_dense(room(T * width[i]), 1, T, width[i]);
     }
     const attention_device_problem p = {
         .p = {.B = 1, .T = T, .S = T, .k_mask = put(mask, T)}, .q_rows = T, .k_rows = T};
-    const attention_device_views x = {rows[0], rows[1], rows[2], rows[7],
-                                      rows[3], rows[4], rows[5], rows[6]};
+    const attention_views x = {rows[0], rows[1], rows[2], rows[7],
+                               rows[3], rows[4], rows[5], rows[6]};
     void *saved = room(attention_device_saved_bytes(ad, &p) / 4);
     void *work = room(attention_device_work_bytes(ad, &p) / 4);
     ok(attention_device_forward(ad, &p, &x, saved, work));
@@ -238,7 +239,7 @@ static void test_decoding(void **state)
     ok(attend(att, &shape, &(attend_inputs){in[0], in[1], in[2], NULL, NULL, NULL}, &run));
     void *decoded = room(attention_device_state_bytes(ad, 1) / 4);
     void *work = room(attention_device_prefill_bytes(ad, &prompt) / 4);
-    attention_device_views x = {.q = rows[0], .k = rows[1], .v = rows[2], .o = rows[3]};
+    attention_views x = {.q = rows[0], .k = rows[1], .v = rows[2], .o = rows[3]};
     ok(attention_device_state_clear(ad, 1, decoded));
     ok(attention_device_prefill(ad, &prompt, &x, decoded, work));
     for (int t = PROMPT; t < T; t++) {

@@ -2,7 +2,7 @@
  * the keys it sees. Every buffer is exact and checked, shared memory is watched for races, outputs
  * start as NaN.
  */
-#include "attention/attention.h"
+#include "attention/performer/performer.h"
 #include "base/bf16.h"
 #include "device/args.h"
 #include "device/emulated.h"
@@ -137,7 +137,7 @@ static int64_t learned_floats(const problem *p)
 static void weigh(const problem *p, float *z, int64_t DVP)
 {
     for (int64_t f = 0; f < p->F; f++) {
-        const float w = f % p->MP < p->c->M ? p->att->row_weight[f % p->MP] : 1;
+        const float w = f % p->MP < p->c->M ? performer_of(p->att)->row_weight[f % p->MP] : 1;
         z[f] *= w;
         for (int64_t i = 0; i < DVP; i++)
             z[p->F + f * DVP + i] *= w;
@@ -148,14 +148,15 @@ static void weigh(const problem *p, float *z, int64_t DVP)
 static void expect_head(problem *p, int64_t n)
 {
     const causal_case *c = p->c;
-    const attn_fwd_ops *fwd = p->att->kernels->fwd;
-    const attn_bwd_ops *bwd = p->att->kernels->bwd;
+    const attn_fwd_ops *fwd = performer_of(p->att)->kernels->fwd;
+    const attn_bwd_ops *bwd = performer_of(p->att)->kernels->bwd;
     attn_plan plan;
     attn_params a;
-    performer_view(p->att, p->blocks + n * p->block, &plan, &a);
+    performer_view(performer_of(p->att), p->blocks + n * p->block, &plan, &a);
     plan.learn = c->learn;
-    const int64_t T = c->T, D = c->D, DV = c->DV, DVP = plan.DVP, NS = p->att->feature->scalars;
-    const int64_t vectors = p->att->feature->vectors;
+    const int64_t T = c->T, D = c->D, DV = c->DV, DVP = plan.DVP,
+                  NS = performer_of(p->att)->feature->scalars;
+    const int64_t vectors = performer_of(p->att)->feature->vectors;
     float *state = attend_floats(p->F * (2 + DVP)), *dstate = attend_floats(p->F * (1 + DVP));
     float *scratch = attend_floats(fwd->scratch(&plan) + bwd->scratch(&plan));
     float *gk = attend_floats(T * D), *gv = attend_floats(T * DV), den;
@@ -183,7 +184,8 @@ static void expect_head(problem *p, int64_t n)
             for (int64_t j = 0; j < DV && f % p->MP < c->M; j++)
                 sum += (double)state[2 * p->F + f * DVP + j] * (double)dstate[p->F + f * DVP + j];
             if (f % p->MP < c->M)
-                weights[f % p->MP] += (float)(sum / (double)p->att->row_weight[f % p->MP]);
+                weights[f % p->MP] +=
+                    (float)(sum / (double)performer_of(p->att)->row_weight[f % p->MP]);
         }
         weigh(p, dstate, DVP);
         bwd->keys(&plan, &a, i + 1, k, D, v, DV, mask, state, dstate, gk, D, gv, DV, dparams,
@@ -248,19 +250,19 @@ static void launch(const kernels *k, int i, int64_t x, int64_t y, int64_t z,
 static void parameters(const problem *p, attn_cuda_args *args)
 {
     const causal_case *c = p->c;
-    const feature_info *f = p->att->feature;
+    const feature_info *f = performer_of(p->att)->feature;
     const int64_t D = c->D, M = c->M;
     const int64_t each = f->scalars + f->vectors * D + (f->linear != LINEAR_NONE ? 4 * D * D : 0);
     const bool counts = f->counts != COUNTS_NONE;
     const int64_t matrices = counts ? p->N : 1;
     float *params = fresh_floats(p->N * each), *w = fresh_floats(matrices * M * D);
     float *w2 = fresh_floats(matrices * M), *sums = fresh_floats(counts ? p->N * 2 * M : 1);
-    float *second = p->att->second ? fresh_floats(M * D) : w, *weight = NULL;
+    float *second = performer_of(p->att)->second ? fresh_floats(M * D) : w, *weight = NULL;
     for (int64_t n = 0; n < p->N; n++) {
         attn_plan plan;
         attn_params a;
         float *to = params + n * each;
-        performer_view(p->att, p->blocks + n * p->block, &plan, &a);
+        performer_view(performer_of(p->att), p->blocks + n * p->block, &plan, &a);
         memcpy(to, a.s, (size_t)f->scalars * 4);
         to += f->scalars;
         for (int i = 0; i < f->vectors; i++, to += D)
@@ -271,16 +273,16 @@ static void parameters(const problem *p, attn_cuda_args *args)
             continue;
         for (int64_t r = 0; r < M; r++) {
             memcpy(w + (n * M + r) * D, plan.w + r * plan.DP, (size_t)D * 4);
-            if (p->att->second)
+            if (performer_of(p->att)->second)
                 memcpy(second + r * D, plan.w_second + r * plan.DP, (size_t)D * 4);
         }
         memcpy(w2 + n * M, plan.w2, (size_t)M * 4);
         for (int i = 0; counts && i < 2; i++)
             memcpy(sums + (n * 2 + i) * M, plan.count_sums + i * plan.MP, (size_t)M * 4);
     }
-    if (p->att->weighted) {
+    if (performer_of(p->att)->weighted) {
         weight = fresh_floats(M);
-        memcpy(weight, p->att->row_weight, (size_t)M * 4);
+        memcpy(weight, performer_of(p->att)->row_weight, (size_t)M * 4);
     }
     args->w = w;
     args->w_second = second;
@@ -308,7 +310,7 @@ static attn_cuda_args arguments(const problem *p, const kernels *k)
     a.B = c->B, a.H = c->H, a.T = a.S = T;
     a.den_rows = c->B * T;
     a.q_splits = a.k_splits = c->splits;
-    a.scale = p->att->plan.scale;
+    a.scale = performer_of(p->att)->plan.scale;
     if (p->mask) {
         uint8_t *mask = fresh(c->B * T);
         memcpy(mask, p->mask, (size_t)(c->B * T));
@@ -331,7 +333,7 @@ static attn_cuda_args arguments(const problem *p, const kernels *k)
 static void backward_arguments(const problem *p, const kernels *k, attn_cuda_args *a)
 {
     const causal_case *c = p->c;
-    const int64_t N = p->N, T = c->T, NS = p->att->feature->scalars;
+    const int64_t N = p->N, T = c->T, NS = performer_of(p->att)->feature->scalars;
     const jit_cuda_plan *qb = &k->plan[QUERIES_BWD], *kb = &k->plan[KEYS_BWD];
     assert_int_equal(qb->tile, kb->tile);
     assert_int_equal(qb->row_blocks, kb->row_blocks);
@@ -391,13 +393,13 @@ static void problem_new(problem *p, const causal_case *c)
     p->c = c;
     emulated_ok(spectra_attention_new(&d, &p->att));
     p->N = c->B * c->H;
-    p->NS = p->att->feature->scalars;
-    p->MP = p->att->plan.MP;
-    p->F = p->att->feature->lanes * p->MP;
+    p->NS = performer_of(p->att)->feature->scalars;
+    p->MP = performer_of(p->att)->plan.MP;
+    p->F = performer_of(p->att)->feature->lanes * p->MP;
     p->DV8 = (c->DV + 7) / 8 * 8;
     p->state = p->F * (2 + p->DV8);
     /* of signed features the normaliser is near 0 where vectors are long */
-    const double std = p->att->feature->is_signed ? 0.5 : 1;
+    const double std = performer_of(p->att)->feature->is_signed ? 0.5 : 1;
     p->q = rows_new(c, c->D, std, true);
     p->k = rows_new(c, c->D, std, true);
     p->v =
@@ -417,12 +419,13 @@ static void problem_new(problem *p, const causal_case *c)
     }
     float *x = attend_floats(p->q.count), *y = attend_floats(p->q.count);
     for (int64_t i = 0; i < p->q.count; i++) {
-        x[i] = p->q.x[i] * p->att->plan.scale;
-        y[i] = p->k.x[i] * p->att->plan.scale;
+        x[i] = p->q.x[i] * performer_of(p->att)->plan.scale;
+        y[i] = p->k.x[i] * performer_of(p->att)->plan.scale;
     }
-    p->block = performer_block_floats(p->att);
+    p->block = performer_block_floats(performer_of(p->att));
     p->blocks = attend_floats(p->N * p->block);
-    emulated_ok(attention_adapt(p->att, c->B, c->H, c->T, c->T, x, y, NULL, p->mask, p->blocks));
+    emulated_ok(performer_prepare_heads(performer_of(p->att), c->B, c->H, c->T, c->T, x, y, NULL,
+                                        p->mask, p->blocks));
     free(x), free(y);
     p->learned = calloc((size_t)learned_floats(p), sizeof *p->learned);
     for (int64_t n = 0; n < p->N; n++)
@@ -468,10 +471,10 @@ static void run_case(const causal_case *c)
                  ev = worst(c, &p.gv);
     printf("%s %s T %d: o %.1e gq %.1e gk %.1e gv %.1e", c->feat, c->kernel, (int)c->T, eo, eq, ek,
            ev);
-    const double limit = c->bf16                                  ? 1e-2
-                         : c->fast                                ? 5e-3
-                         : c->growth || p.att->feature->is_signed ? 2e-4
-                                                                  : 5e-6;
+    const double limit = c->bf16                                                ? 1e-2
+                         : c->fast                                              ? 5e-3
+                         : c->growth || performer_of(p.att)->feature->is_signed ? 2e-4
+                                                                                : 5e-6;
     double el = 0; /* sums over all pairs of tokens, which cancel */
     if (c->learn) {
         const int64_t scalars = p.NS * c->H, matrix = c->M * c->D;

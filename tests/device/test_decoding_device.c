@@ -3,6 +3,7 @@
 #include "device/device_case.h"
 
 #include "attention/device.h"
+#include "attention/performer/performer.h"
 #include "support/attend.h"
 
 #include <stdio.h>
@@ -19,8 +20,8 @@ static spectra_rows rows_from(float *x, int64_t t)
 }
 
 /* A prompt, then token by token: what the whole forward pass gave. */
-static void check_decoding(attention_device *ad, const attention_device_views *x,
-                           const uint8_t *active, const float *o, int64_t n)
+static void check_decoding(attention_device *ad, const attention_views *x, const uint8_t *active,
+                           const float *o, int64_t n)
 {
     void *state = room(attention_device_state_bytes(ad, 2) / 4);
     const attention_device_problem prompt = {
@@ -31,10 +32,10 @@ static void check_decoding(attention_device *ad, const attention_device_views *x
     ok(attention_device_state_clear(ad, 2, state));
     ok(attention_device_prefill(ad, &prompt, x, state, work));
     for (int64_t t = PROMPT; t < TOKENS; t++) {
-        const attention_device_views y = {.q = rows_from(x->q.data, t),
-                                          .k = rows_from(x->k.data, t),
-                                          .v = rows_from(x->v.data, t),
-                                          .o = rows_from(out, t)};
+        const attention_views y = {.q = rows_from(x->q.data, t),
+                                   .k = rows_from(x->k.data, t),
+                                   .v = rows_from(x->v.data, t),
+                                   .o = rows_from(out, t)};
         ok(attention_device_step(ad, 2, t == TOKENS - 1 ? active : NULL, &y, state));
     }
     float *want = attend_floats(n);
@@ -75,7 +76,7 @@ static void driver_of(const char *feat, int64_t M, bool masked)
         ok(spectra_attention_set(att, given[i], value[i], 1, (const int64_t[]){HEADS}));
     float *in[4];
     /* sums of signed features come close to 0 where inputs are large, and no digits are left */
-    const double spread = att->feature->is_signed ? 0.5 : 0.7;
+    const double spread = performer_of(att)->feature->is_signed ? 0.5 : 0.7;
     for (int i = 0; i < 4; i++)
         in[i] = normal_floats(n, (uint64_t)i + 1, spread);
     uint8_t mask[2 * TOKENS];
@@ -93,14 +94,14 @@ static void driver_of(const char *feat, int64_t M, bool masked)
         .k_rows = 2 * TOKENS};
     void *saved = room(attention_device_saved_bytes(ad, &p) / 4);
     void *work = room(attention_device_work_bytes(ad, &p) / 4);
-    const attention_device_views x = {.q = rows_from(put(in[0], n * 4), 0),
-                                      .k = rows_from(put(in[1], n * 4), 0),
-                                      .v = rows_from(put(in[2], n * 4), 0),
-                                      .go = rows_from(put(in[3], n * 4), 0),
-                                      .o = rows_from(room(n), 0),
-                                      .gq = rows_from(room(n), 0),
-                                      .gk = rows_from(room(n), 0),
-                                      .gv = rows_from(room(n), 0)};
+    const attention_views x = {.q = rows_from(put(in[0], n * 4), 0),
+                               .k = rows_from(put(in[1], n * 4), 0),
+                               .v = rows_from(put(in[2], n * 4), 0),
+                               .go = rows_from(put(in[3], n * 4), 0),
+                               .o = rows_from(room(n), 0),
+                               .gq = rows_from(room(n), 0),
+                               .gk = rows_from(room(n), 0),
+                               .gv = rows_from(room(n), 0)};
     ok(attention_device_forward(ad, &p, &x, saved, work));
     ok(attention_device_backward(ad, &p, &x, saved, work));
     const double eo = error_of(x.o.data, n, run.o), eq = error_of(x.gq.data, n, run.gq);

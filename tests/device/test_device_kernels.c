@@ -130,17 +130,20 @@ static void features_are_the_cpus(void **state)
                                              .seed = 5};
         ok(spectra_attention_new(&desc, &att));
         const int64_t out = H * T * f->lanes * M;
-        float *blocks = aligned_alloc(64, (size_t)(H * performer_block_floats(att)) * 4);
+        float *blocks =
+            aligned_alloc(64, (size_t)(H * performer_block_floats(performer_of(att))) * 4);
         float *log[2], *sign[2];
         for (int i = 0; i < 2; i++) {
             log[i] = malloc((size_t)out * 4);
             sign[i] = malloc((size_t)out * 4);
         }
-        ok(attention_adapt(att, 1, H, T, T, x, y, NULL, NULL, blocks));
+        ok(performer_prepare_heads(performer_of(att), 1, H, T, T, x, y, NULL, NULL, blocks));
         for (int side = 0; side < 2; side++) {
             const float *tokens = side ? y : x;
-            ok(attention_features(att, side, 1, H, T, tokens, blocks, log[0], sign[0]));
-            ok(device_features(dev, att, side, 1, H, T, tokens, blocks, log[1], sign[1]));
+            ok(performer_features(performer_of(att), side, 1, H, T, tokens, blocks, log[0],
+                                  sign[0]));
+            ok(performer_device_features(dev, performer_of(att), side, 1, H, T, tokens, blocks,
+                                         log[1], sign[1]));
             for (int64_t i = 0; i < out; i++) {
                 /* of a sine or cosine the logarithm is steep near its zeros: compare values there
                  */

@@ -4,7 +4,7 @@
 #define _GNU_SOURCE
 #include "device/emulated.h"
 
-#include "attention/attention.h"
+#include "attention/performer/performer.h"
 #include "kernel/internal.h"
 #include "kernel/registry.h"
 #include "support/attend.h"
@@ -73,18 +73,19 @@ static void head_open(head *h, const char *feat, const char *matrix, int64_t M)
         h->x[i] = (float)(0.4 * oracle_normal(&r));
         h->y[i] = (float)(0.5 * oracle_normal(&r) + 0.1);
     }
-    h->block = attend_floats(performer_block_floats(h->att));
-    emulated_ok(attention_adapt(h->att, 1, 1, TOKENS, TOKENS, h->x, h->y, NULL, NULL, h->block));
-    performer_view(h->att, h->block, &h->plan, &h->params);
+    h->block = attend_floats(performer_block_floats(performer_of(h->att)));
+    emulated_ok(performer_prepare_heads(performer_of(h->att), 1, 1, TOKENS, TOKENS, h->x, h->y,
+                                        NULL, NULL, h->block));
+    performer_view(performer_of(h->att), h->block, &h->plan, &h->params);
     h->plan.scale = 1;
-    h->scratch = attend_floats(h->att->kernels->fwd->scratch(&h->plan));
+    h->scratch = attend_floats(performer_of(h->att)->kernels->fwd->scratch(&h->plan));
     const attn_plan *p = &h->plan;
     dense(h->w, p->w, M, D, p->DP);
     dense(h->second, p->w_second ? p->w_second : p->w, M, D, p->DP);
-    dense(h->v, h->params.v, h->att->feature->vectors, D, p->DP);
-    if (h->att->feature->counts != COUNTS_NONE)
+    dense(h->v, h->params.v, performer_of(h->att)->feature->vectors, D, p->DP);
+    if (performer_of(h->att)->feature->counts != COUNTS_NONE)
         dense(h->counts, p->count_sums, 2, M, p->MP);
-    for (int64_t i = 0; h->att->feature->linear != LINEAR_NONE && i < 4; i++)
+    for (int64_t i = 0; performer_of(h->att)->feature->linear != LINEAR_NONE && i < 4; i++)
         dense(h->linear + i * D * D, h->params.linear + i * p->DP * p->DP, D, D, p->DP);
 }
 
@@ -117,14 +118,14 @@ static features_cuda_args arguments(const head *h, int side, float *log, float *
 
 static void check_features(head *h, const char *name, const float *log, const float *sign, int side)
 {
-    const int64_t count = TOKENS * h->att->feature->lanes * h->M;
-    h->att->kernels->fwd->features(&h->plan, &h->params, side, TOKENS, side ? h->y : h->x, D,
-                                   h->log, h->sign, h->scratch);
+    const int64_t count = TOKENS * performer_of(h->att)->feature->lanes * h->M;
+    performer_of(h->att)->kernels->fwd->features(
+        &h->plan, &h->params, side, TOKENS, side ? h->y : h->x, D, h->log, h->sign, h->scratch);
     for (int64_t i = 0; i < count; i++) {
         check_near(name, "log", i, (double)log[i], (double)h->log[i],
                    3e-5 * (1 + fabs((double)h->log[i])));
         check_near(name, "sign", i, (double)sign[i],
-                   h->att->feature->is_signed ? (double)h->sign[i] : 1, 3e-5);
+                   performer_of(h->att)->feature->is_signed ? (double)h->sign[i] : 1, 3e-5);
     }
 }
 
@@ -217,12 +218,12 @@ static void texts_in_double(void **state)
         assert_true(i < files.count);
         const emulator_kernel *k = emulated_kernel("double", files.file[i].text, "features");
         head_open(&h, names[f], "gaus", M);
-        const int64_t count = TOKENS * h.att->feature->lanes * M;
+        const int64_t count = TOKENS * performer_of(h.att)->feature->lanes * M;
         double *const input[] = {wide(h.x, TOKENS * D),
                                  wide(h.w, M * D),
                                  wide(h.plan.w2, M),
                                  wide(h.counts, 2 * M),
-                                 wide(h.params.s, h.att->feature->scalars),
+                                 wide(h.params.s, performer_of(h.att)->feature->scalars),
                                  wide(h.v, MAX_VECTORS * D)};
         double *out = malloc(2 * (size_t)count * sizeof *out);
         assert_non_null(out);

@@ -30,11 +30,11 @@ typedef struct tokens_at {
     spectra_attention *att;
     performer_device pd;
     attention_device_problem problem;
-    attention_device_views x;
+    attention_views x;
     float *q, *k; /* the host's, as the device has them */
     uint8_t *mask;
     int64_t q_begin[4], q_len[4], k_begin[4], k_len[4];
-    cuda_layout l;
+    performer_layout l;
     float *saved, *work;
 } tokens_at;
 
@@ -97,11 +97,12 @@ static spectra_rows rows_of(const maps_case *c, void *data, int64_t T, int64_t D
 /* What is made of q and k of the host. */
 static void open_tokens(tokens_at *p, const maps_case *c, float *q, float *k)
 {
-    static const cuda_kernel kernels[] = {MOMENTS_OF, PRODUCTS_OF, MAPS_OF};
+    static const performer_kernel kernels[] = {MOMENTS_OF, PRODUCTS_OF, MAPS_OF};
     const int64_t heads = c->B * c->H, D = c->D;
     *p = (tokens_at){.c = *c, .att = attention_of(c->feat, c->H, D), .q = q, .k = k};
-    p->pd = (performer_device){.att = p->att, .dev = dev, .bf16 = (c->flags & BF16_INPUT) != 0};
-    ok(cuda_open_kernels(&p->pd, "parameters"));
+    p->pd = (performer_device){
+        .pf = performer_of(p->att), .dev = dev, .bf16 = (c->flags & BF16_INPUT) != 0};
+    ok(performer_open_kernels(&p->pd, "parameters"));
     for (size_t i = 0; i < sizeof kernels / sizeof kernels[0]; i++)
         assert_non_null(p->pd.kernel[kernels[i]]);
     p->mask = malloc((size_t)(c->B * c->S));
@@ -122,9 +123,10 @@ static void open_tokens(tokens_at *p, const maps_case *c, float *q, float *k)
     }
     p->x.q = rows_of(c, put_rows(c, q, heads * c->T * D), c->T, D);
     p->x.k = rows_of(c, put_rows(c, k, heads * c->S * D), c->S, D);
-    p->l = (cuda_layout){.heads = heads, .params = cuda_whole(cuda_parameters(p->att))};
+    p->l = (performer_layout){.heads = heads,
+                              .params = whole_floats(performer_parameters(performer_of(p->att)))};
     p->l.splits = 1 + c->T % 3, p->l.product_splits = 1 + c->S % 3;
-    p->l.at_products = cuda_whole(p->l.splits * 2 * heads * (5 * D + 1));
+    p->l.at_products = whole_floats(p->l.splits * 2 * heads * (5 * D + 1));
     p->saved = room(heads * p->l.params);
     p->work = room(p->l.at_products + p->l.product_splits * 2 * heads * D * D);
 }
@@ -147,25 +149,26 @@ static void close_case(tokens_at *p)
 
 static void make_maps(tokens_at *p)
 {
-    ok(cuda_params_prepare(&p->pd, &p->problem, &p->l, &p->x, p->saved, p->work));
+    ok(performer_params_prepare(&p->pd, &p->problem, &p->l, &p->x, p->saved, p->work));
 }
 
 /* Parameters of head n as kernels read them: scalars, vectors, maps; to be freed. */
 static float *device_head(const tokens_at *p, int64_t n)
 {
-    return get(p->saved + n * p->l.params, cuda_parameters(p->att));
+    return get(p->saved + n * p->l.params, performer_parameters(performer_of(p->att)));
 }
 
 /* The same as the CPU makes them of the same tokens; to be freed. */
 static float *host_head(const tokens_at *p, int64_t n)
 {
     const maps_case *c = &p->c;
-    const int64_t b = n / c->H, h = n % c->H, D = c->D, DP = p->att->plan.DP;
-    const feature_info *f = p->att->feature;
+    const int64_t b = n / c->H, h = n % c->H, D = c->D, DP = performer_of(p->att)->plan.DP;
+    const feature_info *f = performer_of(p->att)->feature;
     const bool packed = c->flags & PACKED;
-    float *block = attend_floats(performer_block_floats(p->att));
-    float *out = malloc((size_t)cuda_parameters(p->att) * sizeof *out), *to = out;
-    const float scale = p->att->plan.scale;
+    float *block = attend_floats(performer_block_floats(performer_of(p->att)));
+    float *out = malloc((size_t)performer_parameters(performer_of(p->att)) * sizeof *out),
+          *to = out;
+    const float scale = performer_of(p->att)->plan.scale;
     const int64_t T = packed ? p->q_len[b] : c->T, S = packed ? p->k_len[b] : c->S;
     float *x = malloc((size_t)(T * D) * sizeof *x), *y = malloc((size_t)(S * D) * sizeof *y);
     const float *q = p->q + (packed ? h * c->B * c->T + b * c->T : n * c->T) * D;
@@ -174,11 +177,11 @@ static float *host_head(const tokens_at *p, int64_t n)
         x[i] = q[i] * scale;
     for (int64_t i = 0; i < S * D; i++)
         y[i] = k[i] * scale;
-    ok(attention_adapt(p->att, 1, 1, T, S, x, y, NULL, c->flags & MASK ? p->mask + b * c->S : NULL,
-                       block));
+    ok(performer_prepare_heads(performer_of(p->att), 1, 1, T, S, x, y, NULL,
+                               c->flags & MASK ? p->mask + b * c->S : NULL, block));
     attn_plan plan;
     attn_params a;
-    performer_view(p->att, block, &plan, &a);
+    performer_view(performer_of(p->att), block, &plan, &a);
     memcpy(to, a.s, (size_t)f->scalars * sizeof *to);
     to += f->scalars;
     for (int64_t i = 0; i < f->vectors; i++, to += D)
@@ -192,8 +195,8 @@ static float *host_head(const tokens_at *p, int64_t n)
 /* The largest entry of |R_q' R_k - I|, and of what is not the transpose it should be. */
 static double identity_error(const spectra_attention *att, const float *params)
 {
-    const int64_t D = att->plan.D;
-    const float *linear = params + cuda_parameters(att) - 4 * D * D;
+    const int64_t D = performer_of(att)->plan.D;
+    const float *linear = params + performer_parameters(performer_of(att)) - 4 * D * D;
     double most = 0;
     for (int64_t i = 0; i < D; i++)
         for (int64_t j = 0; j < D; j++) {
@@ -218,7 +221,7 @@ static void check_case(const maps_case *c)
     open_case(&p, c);
     make_maps(&p);
     for (int64_t n = 0; n < c->B * c->H; n++) {
-        const int64_t small = cuda_parameters(p.att) - 4 * c->D * c->D;
+        const int64_t small = performer_parameters(performer_of(p.att)) - 4 * c->D * c->D;
         float *got = device_head(&p, n), *want = host_head(&p, n);
         maps = fmax(maps, largest_error(4 * c->D * c->D, got + small, want + small));
         params = fmax(params, largest_error(small, got, want));
@@ -289,7 +292,7 @@ static void check_awkward(const char *feat, tokens_kind tokens)
     open_tokens(&p, &c, q, k);
     make_maps(&p);
     float *got = device_head(&p, 0);
-    const int64_t small = cuda_parameters(p.att) - 4 * D * D;
+    const int64_t small = performer_parameters(performer_of(p.att)) - 4 * D * D;
     for (int64_t i = 0; i < 4 * D * D; i++)
         if (isnan(got[small + i]) != (tokens == NOT_A_NUMBER))
             fail_msg("%s, tokens %d: map %d is %g", feat, tokens, (int)i, (double)got[small + i]);
@@ -319,7 +322,7 @@ static float *maps_made(void *of, int64_t *count)
 {
     tokens_at *p = of;
     make_maps(p);
-    *count = cuda_parameters(p->att);
+    *count = performer_parameters(performer_of(p->att));
     return device_head(p, 0);
 }
 
@@ -364,10 +367,11 @@ static void recorded(void **state)
     float *replayed = device_head(&p, 1);
     make_maps(&p);
     float *direct = device_head(&p, 1);
-    assert_memory_equal(replayed, direct, (size_t)cuda_parameters(p.att) * sizeof *direct);
+    assert_memory_equal(replayed, direct,
+                        (size_t)performer_parameters(performer_of(p.att)) * sizeof *direct);
     memcpy(p.q, other, (size_t)(c.H * c.T * c.D) * sizeof *other);
     float *want = host_head(&p, 1);
-    assert_true(largest_error(cuda_parameters(p.att), direct, want) <= 1e-5);
+    assert_true(largest_error(performer_parameters(performer_of(p.att)), direct, want) <= 1e-5);
     device_graph_free(dev, graph);
     free(other), free(replayed), free(direct), free(want);
     close_case(&p);

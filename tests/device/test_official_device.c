@@ -5,6 +5,7 @@
 #include "device/device_case.h"
 
 #include "attention/device.h"
+#include "attention/performer/performer.h"
 #include "device/emulator/emulator.h"
 #include "support/attend.h"
 
@@ -43,7 +44,7 @@ static spectra_attention *attention_of(const official_case *c)
     for (int64_t i = 0; i < c->D; i++)
         psi[i] = 0.5F + (float)(i % 5) / 4;
     ok(spectra_attention_set(att, "A_pos", a, 2, (int64_t[]){c->H, c->T}));
-    if (att->feature->vectors)
+    if (performer_of(att)->feature->vectors)
         ok(spectra_attention_set(att, "psi", psi, 1, (int64_t[]){c->D}));
     free(a);
     return att;
@@ -132,22 +133,22 @@ static void batch_close(batch *x)
     free(x->mask);
 }
 
-static attention_device_views views_of(const batch *x)
+static attention_views views_of(const batch *x)
 {
     const spectra_rows *r = x->rows;
-    return (attention_device_views){.q = r[Q],
-                                    .k = r[K],
-                                    .v = r[V],
-                                    .go = r[GO],
-                                    .o = r[O],
-                                    .gq = r[GQ],
-                                    .gk = r[GK],
-                                    .gv = r[GV]};
+    return (attention_views){.q = r[Q],
+                             .k = r[K],
+                             .v = r[V],
+                             .go = r[GO],
+                             .o = r[O],
+                             .gq = r[GQ],
+                             .gk = r[GK],
+                             .gv = r[GV]};
 }
 
 static void forward_backward(const batch *x)
 {
-    const attention_device_views v = views_of(x);
+    const attention_views v = views_of(x);
     ok(attention_device_forward(x->ad, &x->problem, &v, x->saved, x->work));
     ok(attention_device_backward(x->ad, &x->problem, &v, x->saved, x->work));
 }
@@ -307,7 +308,7 @@ static void test_refusals(void **state)
     batch x;
     (void)state;
     batch_open(&c, ad, &x);
-    const attention_device_views v = views_of(&x);
+    const attention_views v = views_of(&x);
     attention_device_problem problem = x.problem;
     problem.p.q_begin = problem.p.k_begin = begin;
     fails(attention_device_forward(ad, &problem, &v, x.saved, x.work), SPECTRA_EINVAL, "packed");

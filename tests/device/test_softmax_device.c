@@ -152,14 +152,14 @@ static void run_device(const setup *x, const attention_device *ad, const cuda_ba
 {
     const attention_device_problem p = {
         .p = problem_of(x, true), .q_rows = x->q_rows, .k_rows = x->k_rows, .batch = batch};
-    attention_device_views v = {.q = rows_of(x, Q, x->there[Q]),
-                                .k = rows_of(x, K, x->there[K]),
-                                .v = rows_of(x, V, x->there[V]),
-                                .o = rows_of(x, O, x->there[O]),
-                                .go = rows_of(x, GO, x->there[GO]),
-                                .gq = rows_of(x, GQ, x->there[GQ]),
-                                .gk = rows_of(x, GK, x->there[GK]),
-                                .gv = rows_of(x, GV, x->there[GV])};
+    attention_views v = {.q = rows_of(x, Q, x->there[Q]),
+                         .k = rows_of(x, K, x->there[K]),
+                         .v = rows_of(x, V, x->there[V]),
+                         .o = rows_of(x, O, x->there[O]),
+                         .go = rows_of(x, GO, x->there[GO]),
+                         .gq = rows_of(x, GQ, x->there[GQ]),
+                         .gk = rows_of(x, GK, x->there[GK]),
+                         .gv = rows_of(x, GV, x->there[GV])};
     void *saved = NULL, *work = NULL;
     emulated_ok(device_alloc(dev, attention_device_saved_bytes(ad, &p), &saved));
     emulated_ok(device_alloc(dev, attention_device_work_bytes(ad, &p), &work));

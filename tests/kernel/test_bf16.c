@@ -9,7 +9,7 @@
 
 #include <cmocka.h>
 
-#include "attention/attention.h"
+#include "attention/performer/performer.h"
 #include "kernel/jit.h"
 #include "kernel/registry.h"
 #include "support/attend.h"
@@ -78,7 +78,7 @@ static void compare(const bf16_case *c)
     spectra_attention *plain = open_attention(c, false), *bf16 = open_attention(c, true);
     const attend_shape n = shape_of(c);
     const int64_t nq = B * H * T, nk = B * H * S;
-    const double deviation = plain->feature->is_signed ? 0.4 : 0.7;
+    const double deviation = performer_of(plain)->feature->is_signed ? 0.4 : 0.7;
     uint8_t mask[B * S];
     for (int i = 0; i < B * S; i++)
         mask[i] = i % 5 != 2;

@@ -9,7 +9,7 @@
 
 #include <cmocka.h>
 
-#include "attention/attention.h"
+#include "attention/performer/performer.h"
 #include "kernel/registry.h"
 #include "support/attend.h"
 #include "support/oracle.h"
@@ -153,15 +153,15 @@ static double *doubles(int64_t n)
 /* By the formula, of functions the oracle knows. */
 static bool oracle_knows(const spectra_attention *att, int64_t h, double *psi, oracle_map *map)
 {
-    const char *feat = att->feature->name;
+    const char *feat = performer_of(att)->feature->name;
     *map = (oracle_map){.trig = strcmp(feat, "trigrf") == 0};
     if (strcmp(feat, "saderf") == 0) {
         for (int64_t l = 0; l < att->desc.D; l++)
-            psi[l] = (double)att->vector[0].data[l];
+            psi[l] = (double)performer_of(att)->vector[0].data[l];
         map->psi = psi;
     }
     if (strcmp(feat, "saderf") == 0 || strcmp(feat, "oprf") == 0 || strcmp(feat, "gerf") == 0)
-        map->A = (double)att->scalar[0].data[h];
+        map->A = (double)performer_of(att)->scalar[0].data[h];
     return map->trig || map->A != 0 || strcmp(feat, "posrf") == 0;
 }
 
@@ -172,12 +172,13 @@ static void library_logs(const spectra_attention *att, int side, int64_t b, int6
     const int64_t n = l->n, D = att->desc.D, count = n * l->rows;
     float *log_x = attend_floats(count), *sign = attend_floats(count);
     float *scaled = attend_floats(n * D);
-    float *block = attend_floats(performer_block_floats(att));
+    float *block = attend_floats(performer_block_floats(performer_of(att)));
     for (int64_t i = 0; i < n * D; i++)
-        scaled[i] = x[i] * att->plan.scale;
-    performer_prepare_given(att, b, h, block);
-    assert_int_equal(attention_features(att, side, 1, 1, n, scaled, block, log_x, sign),
-                     SPECTRA_OK);
+        scaled[i] = x[i] * performer_of(att)->plan.scale;
+    performer_prepare_given(performer_of(att), b, h, block);
+    assert_int_equal(
+        performer_features(performer_of(att), side, 1, 1, n, scaled, block, log_x, sign),
+        SPECTRA_OK);
     for (int64_t i = 0; i < count; i++) {
         (side == 0 ? l->lq : l->lk)[i] = (double)log_x[i];
         (side == 0 ? l->sq : l->sk)[i] = (double)sign[i];
@@ -189,7 +190,7 @@ static logs logs_new(const spectra_attention *att, const data *d, int64_t b, int
 {
     const attend_shape *n = &d->n;
     const int64_t m = att->desc.M, at = (b * n->H + h) * n->T * n->D;
-    logs l = {.n = n->T, .rows = m * att->feature->lanes};
+    logs l = {.n = n->T, .rows = m * performer_of(att)->feature->lanes};
     l.lq = doubles(l.n * l.rows), l.sq = doubles(l.n * l.rows);
     l.lk = doubles(l.n * l.rows), l.sk = doubles(l.n * l.rows);
     double psi[ORACLE_MAX_D], x[ORACLE_MAX_D];
@@ -262,8 +263,8 @@ static void check_oracle(const char *what, const spectra_attention *att, const d
         const uint8_t *mask = d->mask ? d->mask + bh / n->H * n->S : NULL;
         for (int64_t i = 0; i < n->T; i++) {
             double size = 0;
-            const double more =
-                oracle_row(&l, i, att->desc.M, att->row_weight, n->DV, v, mask, want, &size);
+            const double more = oracle_row(&l, i, att->desc.M, performer_of(att)->row_weight, n->DV,
+                                           v, mask, want, &size);
             for (int64_t c = 0; c < n->DV; c++) {
                 const double got = (double)o[(bh * n->T + i) * n->DV + c];
                 if (!(fabs(got - want[c]) <= (rounding + 3e-7 * size) * more * 4))

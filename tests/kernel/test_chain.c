@@ -9,7 +9,7 @@
 
 #include <cmocka.h>
 
-#include "attention/attention.h"
+#include "attention/performer/performer.h"
 #include "kernel/registry.h"
 #include "matrix/chain.h"
 #include "support/attend.h"
@@ -45,7 +45,7 @@ static void test_which(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         for (int k = 0; k < CHAINS; k++) {
             spectra_attention *att = open_pair("posrf", chains[k], cases[i].D, cases[i].M);
-            if ((att->plan.chain != NULL) != cases[i].chain)
+            if ((performer_of(att)->plan.chain != NULL) != cases[i].chain)
                 fail_msg("%s, D = %d, M = %d: %s chain", chains[k], (int)cases[i].D,
                          (int)cases[i].M, cases[i].chain ? "no" : "a");
             spectra_attention_free(att);
@@ -53,7 +53,7 @@ static void test_which(void **state)
     static const char *const others[] = {"gaus", "orf", "scrf", "pmodel", "qmc", "ssr"};
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
         spectra_attention *att = open_pair("posrf", others[i], 128, 128);
-        assert_null(att->plan.chain);
+        assert_null(performer_of(att)->plan.chain);
         spectra_attention_free(att);
     }
 }
@@ -65,18 +65,21 @@ static void test_unit_vectors(void **state)
     enum { D = 72, M = 128 };
     for (int k = 0; k < CHAINS; k++) {
         spectra_attention *att = open_pair("posrf", chains[k], D, M);
-        assert_non_null(att->plan.chain);
-        float *block = attend_floats(performer_block_floats(att));
+        assert_non_null(performer_of(att)->plan.chain);
+        float *block = attend_floats(performer_block_floats(performer_of(att)));
         static float x[D * D], log[D * M], sign[D * M];
         memset(x, 0, sizeof x);
         for (int j = 0; j < D; j++)
             x[j * D + j] = 2;
-        assert_int_equal(attention_adapt(att, 1, 1, D, D, x, x, NULL, NULL, block), SPECTRA_OK);
-        assert_int_equal(attention_features(att, 0, 1, 1, D, x, block, log, sign), SPECTRA_OK);
+        assert_int_equal(
+            performer_prepare_heads(performer_of(att), 1, 1, D, D, x, x, NULL, NULL, block),
+            SPECTRA_OK);
+        assert_int_equal(performer_features(performer_of(att), 0, 1, 1, D, x, block, log, sign),
+                         SPECTRA_OK);
         for (int j = 0; j < D; j++)
             for (int r = 0; r < M; r++) {
                 const double got = ((double)log[j * M + r] + 2) / 2,
-                             want = (double)att->w[r * D + j];
+                             want = (double)performer_of(att)->w[r * D + j];
                 if (!(fabs(got - want) <= 1e-5 * (1 + fabs(want))))
                     fail_msg("%s: w[%d][%d] is %.8g, want %.8g", chains[k], r, j, got, want);
             }
@@ -121,9 +124,9 @@ static void test_same_attention(void **state)
                 const attend_inputs in = {x[0], x[1], x[2], x[3], NULL, NULL};
                 const attend_shape shape = {1, H, T, T, D, DV};
                 attend_run chain, product;
-                assert_non_null(att->plan.chain);
+                assert_non_null(performer_of(att)->plan.chain);
                 assert_int_equal(attend(att, &shape, &in, &chain), SPECTRA_OK);
-                att->plan.chain = NULL;
+                performer_of(att)->plan.chain = NULL;
                 assert_int_equal(attend(att, &shape, &in, &product), SPECTRA_OK);
                 check_close("o", H * T * DV, chain.o, product.o);
                 check_close("dq", H * T * D, chain.gq, product.gq);
@@ -143,15 +146,15 @@ static void test_given_matrix(void **state)
     enum { D = 128, M = 128 };
     static float w[M * D];
     spectra_attention *att = open_pair("posrf", "sorf", D, M);
-    assert_non_null(att->plan.chain);
-    memcpy(w, att->w, sizeof w);
+    assert_non_null(performer_of(att)->plan.chain);
+    memcpy(w, performer_of(att)->w, sizeof w);
     assert_int_equal(spectra_attention_set(att, "W", w, 2, (int64_t[]){M, D}), SPECTRA_OK);
-    assert_non_null(att->plan.chain);
+    assert_non_null(performer_of(att)->plan.chain);
     w[5] += 0.5F;
     assert_int_equal(spectra_attention_set(att, "W", w, 2, (int64_t[]){M, D}), SPECTRA_OK);
-    assert_null(att->plan.chain);
+    assert_null(performer_of(att)->plan.chain);
     assert_int_equal(spectra_attention_redraw(att, 3), SPECTRA_OK);
-    assert_non_null(att->plan.chain);
+    assert_non_null(performer_of(att)->plan.chain);
     spectra_attention_free(att);
 }
 

@@ -8,7 +8,7 @@
 
 #include <cmocka.h>
 
-#include "attention/attention.h"
+#include "attention/performer/performer.h"
 #include "support/attend.h"
 #include "support/oracle.h"
 
@@ -263,7 +263,8 @@ static void test_refusals(void **state)
     att = NULL;
     desc = describe("posrf");
     desc.official = true;
-    says(spectra_attention_new(&desc, &att), SPECTRA_EUNSUPPORTED, "no official behaviour");
+    says(spectra_attention_new(&desc, &att), SPECTRA_EUNSUPPORTED,
+         "official behaviour) cannot be causal");
     desc.official = false, desc.through = true;
     says(spectra_attention_new(&desc, &att), SPECTRA_EUNSUPPORTED, "computed parameters");
     desc.through = false, desc.causal = false;

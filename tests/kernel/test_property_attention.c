@@ -9,7 +9,7 @@
 
 #include <cmocka.h>
 
-#include "attention/attention.h"
+#include "attention/performer/performer.h"
 #include "kernel/registry.h"
 #include "support/attend.h"
 #include "support/oracle.h"
@@ -162,7 +162,7 @@ static oracle_map map_of(const char *feat, bool gaussian, const spectra_attentio
     if (strcmp(feat, "saderf") == 0 || strcmp(feat, "oprf") == 0)
         map.A = oracle_optimum(oracle_pair_mean(n, d, x, y, mask, map.psi));
     if (strcmp(feat, "gerf") == 0)
-        map.A = (double)att->scalar[0].data[h];
+        map.A = (double)performer_of(att)->scalar[0].data[h];
     return map;
 }
 

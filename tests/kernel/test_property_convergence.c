@@ -9,7 +9,7 @@
 
 #include <cmocka.h>
 
-#include "attention/attention.h"
+#include "attention/performer/performer.h"
 #include "support/attend.h"
 #include "support/oracle.h"
 
@@ -20,15 +20,15 @@
 enum { D = 16, L = 64, DV = 16, SIZE = L * D, DRAWS = 15 };
 
 /* One head: |x|^2, |y|^2 about 1.1, for which uniform weights have an error of about .2. */
-typedef struct setting {
+typedef struct scene {
     double x[SIZE], y[SIZE], v[L * DV], exact[L * DV];
     float q[SIZE], k[SIZE], values[L * DV];
     oracle_head head;
-} setting;
+} scene;
 
-static setting *setting_new(void)
+static scene *scene_new(void)
 {
-    setting *s = malloc(sizeof *s);
+    scene *s = malloc(sizeof *s);
     assert_non_null(s);
     oracle_rng r = {4};
     const double scale = pow(D, 0.25);
@@ -56,7 +56,7 @@ static spectra_attention *open_pair(const char *feat, const char *matrix, int64_
 }
 
 /* Median error of the library's attention over a few draws of the matrix. */
-static double median_error(const setting *s, const char *feat, const char *matrix, int64_t m)
+static double median_error(const scene *s, const char *feat, const char *matrix, int64_t m)
 {
     spectra_attention *att = open_pair(feat, matrix, m);
     const attend_shape n = {1, 1, L, L, D, DV};
@@ -90,7 +90,7 @@ static void test_convergence(void **state)
         {"poisrf", "gaus", .25, .064}, {"posrf+", "orf", .17, .051}, {"sderf", "orf", .21, .053},
         {"aderf", "orf", .16, .042},   {"poisrf", "orf", .22, .057}, {"aderf", "qmc", .13, .028},
     };
-    setting *s = setting_new();
+    scene *s = scene_new();
     for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
         const double few = median_error(s, pairs[i].feat, pairs[i].matrix, 64);
         const double many = median_error(s, pairs[i].feat, pairs[i].matrix, 1024);
@@ -111,7 +111,7 @@ static void test_others_converge(void **state)
                                            {"trigrf", "mm"},  {"posrf", "mm"},  {"oprf", "mm"},
                                            {"saderf", "mm"},  {"gerf", "gaus"}, {"gerf", "orf"},
                                            {"gerf", "qmc"},   {"gerf", "mm"}};
-    setting *s = setting_new();
+    scene *s = scene_new();
     for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
         const double few = median_error(s, pairs[i][0], pairs[i][1], 64);
         const double many = median_error(s, pairs[i][0], pairs[i][1], 1024);
@@ -127,7 +127,7 @@ static void test_others_converge(void **state)
 static void test_all_converge(void **state)
 {
     (void)state;
-    setting *s = setting_new();
+    scene *s = scene_new();
     for (const feature_info *f = generated_features; f->name; f++) {
         const double few = median_error(s, f->name, "simrf", 64);
         const double many = median_error(s, f->name, "simrf", 1024);
@@ -150,7 +150,7 @@ static void test_key_maximum_does_not_converge(void **state)
 {
     (void)state;
     static double w[1024 * D];
-    setting *s = setting_new();
+    scene *s = scene_new();
     const oracle_map pos = {0};
     const oracle_shift shift = {.per_key_max = true};
     double median[2], error[5], o[L * DV];
@@ -181,7 +181,7 @@ static void test_shifts(void **state)
     (void)state;
     enum { M = 64 };
     static double w[M * D], query[L], feature[2 * M];
-    setting *s = setting_new();
+    scene *s = scene_new();
     oracle_rng r = {8};
     double want[L * DV], got[L * DV];
     oracle_normals(&r, M * D, 1, w);
@@ -208,12 +208,15 @@ static void fitted(const char *feat, int64_t n, const float *x, const float *y, 
 {
     spectra_attention *att = open_pair(feat, "gaus", 32);
     float block[MAX_VECTORS * D];
-    assert_true(performer_block_floats(att) <= MAX_VECTORS * D);
-    if (attention_adapt(att, 1, 1, n, n, x, y, mask, mask, block) != SPECTRA_OK)
+    assert_true(performer_block_floats(performer_of(att)) <= MAX_VECTORS * D);
+    if (performer_prepare_heads(performer_of(att), 1, 1, n, n, x, y, mask, mask, block) !=
+        SPECTRA_OK)
         fail_msg("%s: %s", feat, spectra_message());
     *A = (double)block[0];
     for (int i = 0; i < D; i++)
-        psi[i] = att->feature->vectors ? (double)performer_vectors(att, block)[i] : 1;
+        psi[i] = performer_of(att)->feature->vectors
+                     ? (double)performer_vectors(performer_of(att), block)[i]
+                     : 1;
     spectra_attention_free(att);
 }
 

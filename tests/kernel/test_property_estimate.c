@@ -12,7 +12,7 @@
 
 #include <cmocka.h>
 
-#include "attention/attention.h"
+#include "attention/performer/performer.h"
 #include "support/oracle.h"
 
 #include <math.h>
@@ -67,16 +67,16 @@ static void adapt(const spectra_attention *att, int64_t d, const double *x, cons
             tokens[0][i * d + l] = (float)(x[l] * uneven + 0.1 * oracle_normal(&r));
             tokens[1][i * d + l] = (float)(y[l] / uneven + 0.1 * oracle_normal(&r));
         }
-    assert_true(performer_block_floats(att) <= 64);
-    if (attention_adapt(att, 1, 1, TOKENS, TOKENS, tokens[0], tokens[1], NULL, NULL, p->block) !=
-        SPECTRA_OK)
-        fail_msg("attention_adapt: %s", spectra_message());
-    const feature_info *f = att->feature;
+    assert_true(performer_block_floats(performer_of(att)) <= 64);
+    if (performer_prepare_heads(performer_of(att), 1, 1, TOKENS, TOKENS, tokens[0], tokens[1], NULL,
+                                NULL, p->block) != SPECTRA_OK)
+        fail_msg("performer_prepare_heads: %s", spectra_message());
+    const feature_info *f = performer_of(att)->feature;
     p->map = (oracle_map){.trig = f->lanes == 2};
     if (f->scalars > 1 && strcmp(f->scalar_names[0], "A") == 0)
         p->map.A = (double)p->block[0];
     for (int64_t l = 0; l < d && f->vectors == 1; l++)
-        p->psi[l] = (double)performer_vectors(att, p->block)[l];
+        p->psi[l] = (double)performer_vectors(performer_of(att), p->block)[l];
     if (f->vectors == 1)
         p->map.psi = p->psi;
 }
@@ -96,16 +96,17 @@ static void check_features(const spectra_attention *att, const parameters *p, in
     for (int64_t l = 0; l < d; l++)
         narrow[l] = (float)x[l];
     widen(d, narrow, exact);
-    if (attention_features(att, side, 1, 1, 1, narrow, p->block, log, sign) != SPECTRA_OK)
-        fail_msg("attention_features: %s", spectra_message());
+    if (performer_features(performer_of(att), side, 1, 1, 1, narrow, p->block, log, sign) !=
+        SPECTRA_OK)
+        fail_msg("performer_features: %s", spectra_message());
     oracle_features(&p->map, side, d, m, w, exact, want_log, want_sign);
     for (int64_t r = 0; r < m * oracle_lanes(&p->map); r++) {
         const double want = want_log[r];
         if (!(fabs((double)log[r] - want) <= 2e-5 * (1 + fabs(want))) ||
             !(fabs((double)sign[r] - want_sign[r]) <= 1e-5))
             fail_msg("%s, %s side, feature %d: log %.7g sign %.7g, want %.7g and %.7g",
-                     att->feature->name, side ? "key" : "query", (int)r, (double)log[r],
-                     (double)sign[r], want, want_sign[r]);
+                     performer_of(att)->feature->name, side ? "key" : "query", (int)r,
+                     (double)log[r], (double)sign[r], want, want_sign[r]);
     }
 }
 
@@ -385,9 +386,11 @@ static void test_fitted_parameters_order(void **state)
     for (int k = 0; k < 3; k++) {
         spectra_attention *att = open_pair(&order[k], "gaus", D, 32);
         float block[64];
-        assert_int_equal(attention_adapt(att, 1, 1, N, N, x, y, NULL, NULL, block), SPECTRA_OK);
+        assert_int_equal(
+            performer_prepare_heads(performer_of(att), 1, 1, N, N, x, y, NULL, NULL, block),
+            SPECTRA_OK);
         double psi[D];
-        widen(D, performer_vectors(att, block), psi);
+        widen(D, performer_vectors(performer_of(att), block), psi);
         oracle_map map = {.A = k > 0 ? (double)block[0] : 0, .psi = k == 2 ? psi : NULL};
         for (int i = 0; i < N; i++)
             for (int j = 0; j < N; j++) {

@@ -10,7 +10,7 @@
 
 #include <cmocka.h>
 
-#include "attention/attention.h"
+#include "attention/performer/performer.h"
 #include "kernel/registry.h"
 #include "matrix/recipe.h"
 #include "support/attend.h"
@@ -104,7 +104,7 @@ static estimator estimator_new(const feature_case *c, const char *matrix, int64_
     /* shifts must lie below the pair itself too */
     memcpy(e.tokens[0], e.x, (size_t)d * sizeof(float));
     memcpy(e.tokens[1], e.y, (size_t)d * sizeof(float));
-    e.block = attend_floats(performer_block_floats(e.att));
+    e.block = attend_floats(performer_block_floats(performer_of(e.att)));
     return e;
 }
 
@@ -118,16 +118,17 @@ static void estimator_free(estimator *e)
 static double estimate(estimator *e)
 {
     static float lx[MAX_F], sx[MAX_F], ly[MAX_F], sy[MAX_F];
-    const int64_t features = e->att->feature->lanes * e->m;
+    const int64_t features = performer_of(e->att)->feature->lanes * e->m;
     assert_true(features <= MAX_F);
-    if (attention_adapt(e->att, 1, 1, TOKENS, TOKENS, e->tokens[0], e->tokens[1], NULL, NULL,
-                        e->block) != SPECTRA_OK ||
-        attention_features(e->att, 0, 1, 1, 1, e->x, e->block, lx, sx) != SPECTRA_OK ||
-        attention_features(e->att, 1, 1, 1, 1, e->y, e->block, ly, sy) != SPECTRA_OK)
+    if (performer_prepare_heads(performer_of(e->att), 1, 1, TOKENS, TOKENS, e->tokens[0],
+                                e->tokens[1], NULL, NULL, e->block) != SPECTRA_OK ||
+        performer_features(performer_of(e->att), 0, 1, 1, 1, e->x, e->block, lx, sx) !=
+            SPECTRA_OK ||
+        performer_features(performer_of(e->att), 1, 1, 1, 1, e->y, e->block, ly, sy) != SPECTRA_OK)
         fail_msg("%s: %s", e->c->feat, spectra_message());
     double sum = 0;
     for (int64_t f = 0; f < features; f++)
-        sum += (double)e->att->row_weight[f % e->m] * (double)sx[f] * (double)sy[f] *
+        sum += (double)performer_of(e->att)->row_weight[f % e->m] * (double)sx[f] * (double)sy[f] *
                exp((double)lx[f] + (double)ly[f]);
     return sum / (double)e->m;
 }
@@ -165,13 +166,14 @@ static void unbiased(const char *matrix, int draws)
             spectra_attention *att = all[i].att;
             if (t >= FEWER && strncmp(exponential[i].feat, "gerf", 4) != 0)
                 continue;
-            if (att->second) {
+            if (performer_of(att)->second) {
                 assert_int_equal(spectra_attention_redraw(att, 1000 + (uint64_t)t), SPECTRA_OK);
             } else {
-                assert_int_equal(spectra_attention_set(att, "W", all[0].att->w, 2, w), SPECTRA_OK);
-                assert_int_equal(
-                    spectra_attention_set(att, "row_weight", all[0].att->row_weight, 1, w),
-                    SPECTRA_OK);
+                assert_int_equal(spectra_attention_set(att, "W", performer_of(all[0].att)->w, 2, w),
+                                 SPECTRA_OK);
+                assert_int_equal(spectra_attention_set(att, "row_weight",
+                                                       performer_of(all[0].att)->row_weight, 1, w),
+                                 SPECTRA_OK);
             }
             oracle_add(&all[i].sample, estimate(&all[i]));
         }
@@ -359,7 +361,8 @@ static estimator fitted(const char *feat, const cloud *c, int64_t n)
     held = (feature_case){feat, {{0}}, 0};
     const double zero[PD] = {0};
     estimator e = estimator_new(&held, "gaus", PD, 32, zero, zero);
-    if (attention_adapt(e.att, 1, 1, n, n, c->x, c->y, NULL, NULL, e.block) != SPECTRA_OK)
+    if (performer_prepare_heads(performer_of(e.att), 1, 1, n, n, c->x, c->y, NULL, NULL, e.block) !=
+        SPECTRA_OK)
         fail_msg("%s: %s", feat, spectra_message());
     return e;
 }
@@ -369,7 +372,7 @@ static void apply_map(const estimator *e, int side, const float *x, double *mapp
 {
     attn_plan plan;
     attn_params a;
-    performer_view(e->att, e->block, &plan, &a);
+    performer_view(performer_of(e->att), e->block, &plan, &a);
     const float *R = a.linear + (2 * side + 1) * plan.DP * plan.DP;
     for (int i = 0; i < PD; i++) {
         mapped[i] = 0;
@@ -421,11 +424,12 @@ static void test_linear_maps(void **state)
 static double log_second_moment(const estimator *e, const float *x, const float *y)
 {
     double mx[PD], my[PD], log_m = 0, x2 = 0, y2 = 0;
-    const float *a = performer_vectors(e->att, e->block);
-    const bool dense = strcmp(e->c->feat, "sderf") == 0, map = e->att->feature->linear != 0;
-    const double A = e->att->feature->scalars > 1 && !dense ? (double)e->block[0] : 0;
+    const float *a = performer_vectors(performer_of(e->att), e->block);
+    const bool dense = strcmp(e->c->feat, "sderf") == 0,
+               map = performer_of(e->att)->feature->linear != 0;
+    const double A = performer_of(e->att)->feature->scalars > 1 && !dense ? (double)e->block[0] : 0;
     for (int i = 0; i < PD && !map; i++) {
-        const double psi = e->att->feature->vectors ? (double)a[i] : 1;
+        const double psi = performer_of(e->att)->feature->vectors ? (double)a[i] : 1;
         mx[i] = (double)x[i] * psi, my[i] = (double)y[i] / psi;
     }
     if (map)

@@ -70,19 +70,20 @@ static float *floats(int64_t n)
 static void brute_force(spectra_attention *att, const tokens *t, const float *block, double *mean,
                         double *variance)
 {
-    const int64_t width = att->feature->lanes * ROWS;
+    const int64_t width = performer_of(att)->feature->lanes * ROWS;
     float *log[2] = {floats(width), floats(width)}, *sign[2] = {floats(width), floats(width)};
-    float *own = floats(performer_block_floats(att));
+    float *own = floats(performer_block_floats(performer_of(att)));
     const double log_k = oracle_dot(D, t->xd, t->yd);
     oracle_sample sample = {0};
-    memcpy(own, block, (size_t)performer_block_floats(att) * sizeof *own);
+    memcpy(own, block, (size_t)performer_block_floats(performer_of(att)) * sizeof *own);
     for (int draw = 0; draw < DRAWS; draw++) {
         assert_int_equal(spectra_attention_redraw(att, 1000 + (uint64_t)draw), SPECTRA_OK);
-        assert_int_equal(attention_adapt(att, 1, 1, TOKENS, TOKENS, t->x, t->y, NULL, NULL, own),
+        assert_int_equal(performer_prepare_heads(performer_of(att), 1, 1, TOKENS, TOKENS, t->x,
+                                                 t->y, NULL, NULL, own),
                          SPECTRA_OK);
         for (int side = 0; side < 2; side++)
-            assert_int_equal(attention_features(att, side, 1, 1, 1, side ? t->y : t->x, own,
-                                                log[side], sign[side]),
+            assert_int_equal(performer_features(performer_of(att), side, 1, 1, 1,
+                                                side ? t->y : t->x, own, log[side], sign[side]),
                              SPECTRA_OK);
         for (int64_t row = 0; row < ROWS; row++) {
             double sum = 0;
@@ -135,8 +136,9 @@ static void test_moments(void **state)
         if (c->name &&
             spectra_attention_set(att, c->name, &c->value, 1, (int64_t[]){1}) != SPECTRA_OK)
             fail_msg("%s: %s", c->feature, spectra_message());
-        float *block = floats(performer_block_floats(att));
-        assert_int_equal(attention_adapt(att, 1, 1, TOKENS, TOKENS, t.x, t.y, NULL, NULL, block),
+        float *block = floats(performer_block_floats(performer_of(att)));
+        assert_int_equal(performer_prepare_heads(performer_of(att), 1, 1, TOKENS, TOKENS, t.x, t.y,
+                                                 NULL, NULL, block),
                          SPECTRA_OK);
         const approx_row row = approx_iid_row(att, block, t.x, t.y);
         const double n = (double)ROWS * DRAWS, power = sqrt((row.kurtosis - 1) / n);
@@ -165,8 +167,9 @@ static void test_oracle(void **state)
         tokens t;
         make_tokens(32, 0.6, &t);
         spectra_attention *att = open_feature(features[i], "gaus");
-        float *block = floats(performer_block_floats(att));
-        assert_int_equal(attention_adapt(att, 1, 1, TOKENS, TOKENS, t.x, t.y, NULL, NULL, block),
+        float *block = floats(performer_block_floats(performer_of(att)));
+        assert_int_equal(performer_prepare_heads(performer_of(att), 1, 1, TOKENS, TOKENS, t.x, t.y,
+                                                 NULL, NULL, block),
                          SPECTRA_OK);
         double psi[D];
         oracle_psi(TOKENS, D, t.xd, t.yd, NULL, psi);
@@ -193,9 +196,10 @@ static void test_edges(void **state)
     for (int i = 0; i < 3; i++) {
         const float A = (float[]){0.05F, 0.07F, 0.13F}[i];
         spectra_attention *att = open_feature("gerf", "gaus");
-        float *block = floats(performer_block_floats(att));
+        float *block = floats(performer_block_floats(performer_of(att)));
         assert_int_equal(spectra_attention_set(att, "A", &A, 1, (int64_t[]){1}), SPECTRA_OK);
-        assert_int_equal(attention_adapt(att, 1, 1, TOKENS, TOKENS, t.x, t.y, NULL, NULL, block),
+        assert_int_equal(performer_prepare_heads(performer_of(att), 1, 1, TOKENS, TOKENS, t.x, t.y,
+                                                 NULL, NULL, block),
                          SPECTRA_OK);
         approx_row row = approx_iid_row(att, block, t.x, t.y);
         assert_int_equal(isfinite(row.variance), i < 2);
@@ -206,8 +210,9 @@ static void test_edges(void **state)
     static const char *const features[] = {"hrf", "trigrf"};
     for (int i = 0; i < 2; i++) {
         spectra_attention *att = open_feature(features[i], "gaus");
-        float *block = floats(performer_block_floats(att));
-        assert_int_equal(attention_adapt(att, 1, 1, TOKENS, TOKENS, t.x, t.y, NULL, NULL, block),
+        float *block = floats(performer_block_floats(performer_of(att)));
+        assert_int_equal(performer_prepare_heads(performer_of(att), 1, 1, TOKENS, TOKENS, t.x, t.y,
+                                                 NULL, NULL, block),
                          SPECTRA_OK);
         approx_row row = approx_iid_row(att, block, t.x, t.x);
         assert_true(i == 0 ? isnan(row.variance) : row.variance < 1e-12);

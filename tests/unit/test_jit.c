@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "attention/attention.h"
+#include "attention/performer/performer.h"
 #include "kernel/find.h"
 #include "kernel/internal.h"
 #include "kernel/registry.h"
@@ -337,8 +337,8 @@ static result attend(const attn_row *row, const char *matrix, bool official)
                                       row->M,      .seed = 5, .official = official};
     configure(JIT_NEVER, NULL);
     ok(spectra_attention_new(&d, &att));
-    att->kernels = row;
-    att->forward = row->fwd;
+    performer_of(att)->kernels = row;
+    performer_of(att)->forward = row->fwd;
     const spectra_problem p = {.B = 1, .T = T, .S = T};
     const int64_t nd = H * T * row->D, nv = H * T * row->DV;
     float *q = floats(nd, 1), *k = floats(nd, 2), *v = floats(nv, 3), *go = floats(nv, 4);

@@ -9,7 +9,7 @@
 
 #include <cmocka.h>
 
-#include "attention/attention.h"
+#include "attention/performer/performer.h"
 #include "kernel/registry.h"
 #include "math/normal.h"
 #include "matrix/learner.h"
@@ -266,7 +266,7 @@ static void test_start_is_untrained(void **state)
     spectra_attention *a = NULL, *b = NULL;
     assert_int_equal(spectra_attention_new(&plain, &a), SPECTRA_OK);
     assert_int_equal(spectra_attention_new(&learned, &b), SPECTRA_OK);
-    assert_memory_equal(a->w, b->w, 16 * 8 * sizeof(float));
+    assert_memory_equal(performer_of(a)->w, performer_of(b)->w, 16 * 8 * sizeof(float));
     assert_int_equal(spectra_attention_trained_floats(a), 0);
     spectra_attention_free(a), spectra_attention_free(b);
 }

@@ -6,6 +6,7 @@
  * grows. A pass that is recorded must have run once with its shape before.
  */
 #include "attention/device.h"
+#include "attention/official/official.h"
 #include "base/status.h"
 #include "kernel/programs.h"
 
@@ -28,7 +29,8 @@ static const char *const kernel_names[TOKEN_KERNELS] = {
     "attn_token_keys_bwd", "attn_token_adapt", "attn_token_adapt_bwd"};
 
 typedef struct official_device {
-    const spectra_attention *att;
+    const official *of;
+    const performer *pf; /* of the same */
     device *dev;
     device_function *kernel[TOKEN_KERNELS];
     jit_cuda_plan tokens, adapts; /* of the two texts */
@@ -45,35 +47,31 @@ typedef struct token_layout {
     int64_t at_part, at_dstate, at_ds, at_dvectors, work;
 } token_layout;
 
-static int64_t whole(int64_t floats)
-{
-    return (floats + 63) / 64 * 64;
-}
-
 static token_layout layout_of(const official_device *od, const spectra_problem *p)
 {
-    const spectra_attention *att = od->att;
-    const feature_info *f = att->feature;
-    const attn_plan *plan = &att->plan;
-    token_layout l = {.heads = p->B * att->desc.H, .splits = 1};
+    const performer *pf = od->pf;
+    const feature_info *f = pf->feature;
+    const attn_plan *plan = &pf->plan;
+    token_layout l = {.heads = p->B * pf->desc.H, .splits = 1};
     const int64_t slots = (int64_t)device_multiprocessors(od->dev) * od->tokens.blocks;
     const int64_t most = p->T / (2 * od->tokens.tile);
     if (l.heads > 0 && slots / l.heads > 1 && most > 1) /* a split is worth two tiles */
         l.splits = slots / l.heads < most ? slots / l.heads : most;
     l.state = f->lanes * plan->M * (1 + plan->DV);
-    const int64_t states = whole(l.heads * l.state), scalars = f->scalars;
+    const int64_t states = whole_floats(l.heads * l.state), scalars = f->scalars;
     const int64_t vectors = l.heads * f->vectors * plan->D;
     int64_t at = 0;
     l.at_state = at, at += states;
-    l.at_scalars = at, at += official_by_position(att) ? whole(att->desc.H * p->T * scalars) : 0;
-    l.at_vectors = at, at += whole(vectors);
-    l.at_den = at, at += whole(l.heads * p->T);
+    l.at_scalars = at,
+    at += official_by_position(pf) ? whole_floats(pf->desc.H * p->T * scalars) : 0;
+    l.at_vectors = at, at += whole_floats(vectors);
+    l.at_den = at, at += whole_floats(l.heads * p->T);
     l.saved = at;
     at = 0;
-    l.at_part = at, at += l.splits > 1 ? whole(l.splits * l.heads * l.state) : 0;
+    l.at_part = at, at += l.splits > 1 ? whole_floats(l.splits * l.heads * l.state) : 0;
     l.at_dstate = at, at += states;
-    l.at_ds = at, at += whole(2 * l.heads * p->T * scalars);
-    l.at_dvectors = at, at += whole(2 * l.splits * vectors);
+    l.at_ds = at, at += whole_floats(2 * l.heads * p->T * scalars);
+    l.at_dvectors = at, at += whole_floats(2 * l.splits * vectors);
     l.work = at;
     return l;
 }
@@ -103,7 +101,7 @@ static spectra_status open_text(official_device *od, const jit_program *p, token
 
 static spectra_status open_texts(official_device *od)
 {
-    const spectra_attention_desc *d = &od->att->desc;
+    const spectra_attention_desc *d = &od->pf->desc;
     const jit_cuda_request request = {.kind = "official",
                                       .feat = d->feat,
                                       .D = d->D,
@@ -122,9 +120,9 @@ static spectra_status open_texts(official_device *od)
     return status;
 }
 
-static int64_t matrix_floats(const spectra_attention *att)
+static int64_t matrix_floats(const performer *pf)
 {
-    return 2 * whole(att->plan.M * att->plan.D) + att->plan.M;
+    return 2 * whole_floats(pf->plan.M * pf->plan.D) + pf->plan.M;
 }
 
 static spectra_status official_device_init(attention_device *ad)
@@ -133,10 +131,11 @@ static spectra_status official_device_init(attention_device *ad)
     if (!od)
         return fail(SPECTRA_ENOMEM, "performer on %s: out of memory", device_name(ad->dev));
     ad->own = od;
-    od->att = ad->att;
+    od->of = official_of(ad->att);
+    od->pf = &od->of->performer;
     od->dev = ad->dev;
     TRY(open_texts(od));
-    return device_alloc(od->dev, matrix_floats(od->att) * (int64_t)sizeof(float),
+    return device_alloc(od->dev, matrix_floats(od->pf) * (int64_t)sizeof(float),
                         (void **)&od->matrix);
 }
 
@@ -154,18 +153,18 @@ static void official_device_release(attention_device *ad)
 static spectra_status official_device_changed(attention_device *ad)
 {
     official_device *od = ad->own;
-    const attn_plan *p = &od->att->plan;
-    const int64_t floats = matrix_floats(od->att), M = p->M, D = p->D;
+    const attn_plan *p = &od->pf->plan;
+    const int64_t floats = matrix_floats(od->pf), M = p->M, D = p->D;
     od->base_batch = od->positions = 0; /* they may depend on the draw's seed or be given anew */
     float *staged = calloc((size_t)floats, sizeof *staged);
     if (!staged)
         return fail(SPECTRA_ENOMEM, "performer on %s: out of memory", device_name(od->dev));
-    float *transposed = staged + whole(M * D);
-    memcpy(staged, od->att->w, (size_t)(M * D) * sizeof *staged);
+    float *transposed = staged + whole_floats(M * D);
+    memcpy(staged, od->pf->w, (size_t)(M * D) * sizeof *staged);
     for (int64_t r = 0; r < M; r++)
         for (int64_t d = 0; d < D; d++)
             transposed[d * M + r] = staged[r * D + d];
-    memcpy(transposed + whole(M * D), p->w2, (size_t)M * sizeof *staged);
+    memcpy(transposed + whole_floats(M * D), p->w2, (size_t)M * sizeof *staged);
     spectra_status status =
         device_write(od->dev, od->matrix, staged, floats * (int64_t)sizeof *staged);
     free(staged);
@@ -188,11 +187,11 @@ static spectra_status replace(device *dev, const float *from, int64_t n, float *
 /* Defaults and what was given, for every head of the batch. */
 static spectra_status update_base(official_device *od, int64_t batch)
 {
-    const spectra_attention *att = od->att;
-    const feature_info *f = att->feature;
-    const int64_t H = att->desc.H, D = att->plan.D, DP = att->plan.DP;
+    const performer *pf = od->pf;
+    const feature_info *f = pf->feature;
+    const int64_t H = pf->desc.H, D = pf->plan.D, DP = pf->plan.DP;
     const int64_t heads = batch * H, each = f->vectors * D;
-    const int64_t at_vectors = whole(heads * f->scalars), n = at_vectors + heads * each;
+    const int64_t at_vectors = whole_floats(heads * f->scalars), n = at_vectors + heads * each;
     float v[MAX_VECTORS * 256];
     if (batch <= od->base_batch)
         return SPECTRA_OK;
@@ -201,7 +200,7 @@ static spectra_status update_base(official_device *od, int64_t batch)
         return fail(SPECTRA_ENOMEM, "performer on %s: out of memory", device_name(od->dev));
     for (int64_t head = 0; head < heads; head++) {
         float *to = base + at_vectors + head * each;
-        performer_given(att, head / H, head % H, base + head * f->scalars, v);
+        performer_given(pf, head / H, head % H, base + head * f->scalars, v);
         for (int i = 0; i < f->vectors; i++)
             memcpy(to + i * D, v + i * DP, (size_t)D * sizeof *to);
     }
@@ -214,15 +213,15 @@ static spectra_status update_base(official_device *od, int64_t batch)
 
 static spectra_status update_scalars(official_device *od, int64_t T)
 {
-    const spectra_attention *att = od->att;
-    const int64_t H = att->desc.H, each = att->feature->scalars;
-    if (official_by_position(att) || T <= od->positions)
+    const performer *pf = od->pf;
+    const int64_t H = pf->desc.H, each = pf->feature->scalars;
+    if (official_by_position(pf) || T <= od->positions)
         return SPECTRA_OK;
     float *s = malloc((size_t)(H * T * each) * sizeof *s);
     if (!s)
         return fail(SPECTRA_ENOMEM, "performer on %s: out of memory", device_name(od->dev));
     for (int64_t i = 0; i < H * T; i++)
-        official_scalars(att, i / T, i % T, NULL, s + i * each);
+        official_scalars(od->of, i / T, i % T, NULL, s + i * each);
     spectra_status status = replace(od->dev, s, H * T * each, &od->scalars);
     free(s);
     if (status == SPECTRA_OK)
@@ -232,33 +231,28 @@ static spectra_status update_scalars(official_device *od, int64_t T)
 
 /* ---- launches -------------------------------------------------------------------------------- */
 
-static cuda_rows rows_of(spectra_rows x)
-{
-    return (cuda_rows){x.data, x.stride_b, x.stride_h, x.stride_t};
-}
-
 static token_cuda_args args_of(const official_device *od, const attention_device_problem *x,
-                               const token_layout *l, const attention_device_views *v, float *saved,
+                               const token_layout *l, const attention_views *v, float *saved,
                                float *work)
 {
-    const spectra_attention *att = od->att;
-    const feature_info *f = att->feature;
+    const performer *pf = od->pf;
+    const feature_info *f = pf->feature;
     const spectra_problem *p = &x->p;
-    const int64_t matrix = whole(att->plan.M * att->plan.D);
-    const bool made = official_by_position(att);
-    float *vectors = od->base + whole(od->base_batch * att->desc.H * f->scalars);
+    const int64_t matrix = whole_floats(pf->plan.M * pf->plan.D);
+    const bool made = official_by_position(pf);
+    float *vectors = od->base + whole_floats(od->base_batch * pf->desc.H * f->scalars);
     unsigned given = 0;
     for (int i = 0; i < f->vectors; i++)
-        given |= att->vector[i].data ? 1u << i : 0;
+        given |= pf->vector[i].data ? 1u << i : 0;
     return (token_cuda_args){
-        .q = rows_of(v->q),
-        .k = rows_of(v->k),
-        .v = rows_of(v->v),
-        .o = rows_of(v->o),
-        .go = rows_of(v->go),
-        .gq = rows_of(v->gq),
-        .gk = rows_of(v->gk),
-        .gv = rows_of(v->gv),
+        .q = attention_device_rows(&v->q),
+        .k = attention_device_rows(&v->k),
+        .v = attention_device_rows(&v->v),
+        .o = attention_device_rows(&v->o),
+        .go = attention_device_rows(&v->go),
+        .gq = attention_device_rows(&v->gq),
+        .gk = attention_device_rows(&v->gk),
+        .gv = attention_device_rows(&v->gv),
         .mask = p->k_mask,
         .w = od->matrix,
         .wt = od->matrix + matrix,
@@ -273,12 +267,12 @@ static token_cuda_args args_of(const official_device *od, const attention_device
         .ds = work + l->at_ds,
         .dvectors = work + l->at_dvectors,
         .B = p->B,
-        .H = att->desc.H,
+        .H = pf->desc.H,
         .T = p->T,
         .splits = l->splits,
         .s_stride = (made ? p->T : od->positions) * f->scalars,
-        .scale = att->plan.scale,
-        .eps = official_epsilon(att),
+        .scale = pf->plan.scale,
+        .eps = official_epsilon(pf),
         .given = given,
     };
 }
@@ -307,16 +301,15 @@ static spectra_status launch_summed(const official_device *od, token_kernel kern
 /* Blocks of the kernels that have one for everything a parameter is made for. */
 static int64_t groups(const official_device *od, const token_cuda_args *args)
 {
-    return official_by_position(od->att) ? args->H * args->T : args->B * args->H;
+    return official_by_position(od->pf) ? args->H * args->T : args->B * args->H;
 }
 
 static spectra_status official_device_forward(const attention_device *ad,
                                               const attention_device_problem *x,
-                                              const attention_device_views *v, void *saved,
-                                              void *work)
+                                              const attention_views *v, void *saved, void *work)
 {
     official_device *od = ad->own;
-    TRY(official_check(od->att, &x->p));
+    TRY(official_check(od->of, &x->p));
     const token_layout l = layout_of(od, &x->p);
     if (l.heads == 0 || x->p.T == 0)
         return SPECTRA_OK;
@@ -331,11 +324,10 @@ static spectra_status official_device_forward(const attention_device *ad,
 
 static spectra_status official_device_backward(const attention_device *ad,
                                                const attention_device_problem *x,
-                                               const attention_device_views *v, void *saved,
-                                               void *work)
+                                               const attention_views *v, void *saved, void *work)
 {
     const official_device *od = ad->own;
-    TRY(official_check(od->att, &x->p));
+    TRY(official_check(od->of, &x->p));
     const token_layout l = layout_of(od, &x->p);
     if (l.heads == 0 || x->p.T == 0)
         return SPECTRA_OK;
@@ -345,8 +337,7 @@ static spectra_status official_device_backward(const attention_device *ad,
     return od->kernel[ADAPT_BWD] ? launch(od, ADAPT_BWD, groups(od, &args), 1, &args) : SPECTRA_OK;
 }
 
-const attention_device_kind attention_device_official = {
-    .name = "performer",
+const attention_device_ops official_device_ops = {
     .init = official_device_init,
     .release = official_device_release,
     .changed = official_device_changed,

@@ -1,23 +1,10 @@
-/* The reference system's random-feature attention, as its code computes it: padded keys count in
- * the normaliser, the maximum is taken per token, an epsilon follows the exponential, A differs
- * from position to position (from statistics over the batch, or drawn and never trained), and
- * gradients flow through A, psi and the maxima. For comparison with its published numbers only.
- *
- * Which A: a feature whose adapt computes scalars only (oprf) gets it per position from the batch's
- * moments; any other feature with an A (gerf, saderf) a uniform draw from +-0.124999, unless given
- * as "A_pos". Vectors (psi) come from adapt per (batch, head), over all positions.
- */
-#include "attention/attention.h"
-
+/* The reference system's behaviour of random-feature attention on the CPU (official.h). */
+#include "attention/official/official.h"
 #include "base/status.h"
-#include "math/rng.h"
 
-#include <math.h>
 #include <omp.h>
+#include <stdlib.h>
 #include <string.h>
-
-static const float official_addend = 1e-4F;
-static const float official_limit = 0.124999F;
 
 typedef struct layout {
     int64_t B, H, T, heads, scalars, vectors;
@@ -28,19 +15,14 @@ typedef struct layout {
     bool by_position;
 } layout;
 
-bool official_by_position(const spectra_attention *att)
+static layout layout_of(const performer *pf, const spectra_problem *p)
 {
-    return att->feature->adapt && att->feature->vectors == 0;
-}
-
-static layout layout_of(const spectra_attention *att, const spectra_problem *p)
-{
-    const attn_plan *plan = &att->plan;
-    const feature_info *f = att->feature;
-    layout l = {.B = p->B, .H = att->desc.H, .T = p->T, .heads = p->B * att->desc.H};
+    const attn_plan *plan = &pf->plan;
+    const feature_info *f = pf->feature;
+    layout l = {.B = p->B, .H = pf->desc.H, .T = p->T, .heads = p->B * pf->desc.H};
     l.scalars = f->scalars, l.vectors = f->vectors;
     l.state = performer_align(attn_dstate_reals(plan, f->lanes));
-    l.by_position = official_by_position(att);
+    l.by_position = official_by_position(pf);
     int64_t at = 0;
     l.saved_state = at, at += l.heads * l.state;
     l.saved_s = at, at += performer_align(l.H * l.T * l.scalars);
@@ -49,7 +31,7 @@ static layout layout_of(const spectra_attention *att, const spectra_problem *p)
     l.saved_head = at, at += l.vectors ? l.heads * 4 * plan->DP : 0;
     l.saved_den = at, at += performer_align(l.heads * l.T);
     l.saved_total = at;
-    l.scratch = performer_align(att->kernels->token->scratch(plan));
+    l.scratch = performer_align(pf->kernels->token->scratch(plan));
     at = 0;
     l.work_k = at, at += performer_align(l.heads * l.T * plan->D);
     l.work_v = at, at += performer_align(l.heads * l.T * plan->DV);
@@ -61,28 +43,14 @@ static layout layout_of(const spectra_attention *att, const spectra_problem *p)
     return l;
 }
 
-int64_t official_saved_bytes(const spectra_attention *att, const spectra_problem *p)
+static int64_t official_saved_bytes(const spectra_attention *att, const spectra_problem *p)
 {
-    return layout_of(att, p).saved_total * (int64_t)sizeof(float);
+    return layout_of(performer_of(att), p).saved_total * (int64_t)sizeof(float);
 }
 
-int64_t official_work_bytes(const spectra_attention *att, const spectra_problem *p)
+static int64_t official_work_bytes(const spectra_attention *att, const spectra_problem *p)
 {
-    return layout_of(att, p).work_total * (int64_t)sizeof(float);
-}
-
-spectra_status official_check(const spectra_attention *att, const spectra_problem *p)
-{
-    if (p->q_begin || p->k_begin)
-        return fail(SPECTRA_EINVAL, "the official behaviour needs padded sequences, not packed");
-    if (p->T != p->S)
-        return fail(SPECTRA_ESHAPE,
-                    "the official behaviour is self-attention: %lld queries, %lld keys",
-                    (long long)p->T, (long long)p->S);
-    if (att->a_pos.data && att->a_pos.shape[1] != p->T)
-        return fail(SPECTRA_ESHAPE, "input A_pos has %lld positions, the sequence has %lld",
-                    (long long)att->a_pos.shape[1], (long long)p->T);
-    return SPECTRA_OK;
+    return layout_of(performer_of(att), p).work_total * (int64_t)sizeof(float);
 }
 
 /* A dense copy of (b, h)'s rows with the masked ones zero. */
@@ -96,54 +64,28 @@ static void masked_copy(const spectra_rows *x, const uint8_t *mask, int64_t b, i
 }
 
 /* Moments over the batch at position (h, t): m1x, m1y, m2x, m2y. */
-static void position_moments(const spectra_attention *att, const attention_views *x,
-                             const float *keys, const layout *l, int64_t h, int64_t t, float *m)
+static void position_moments(const performer *pf, const attention_views *x, const float *keys,
+                             const layout *l, int64_t h, int64_t t, float *m)
 {
-    int64_t D = att->plan.D, DP = att->plan.DP;
+    int64_t D = pf->plan.D, DP = pf->plan.DP;
     const float *q = x->q.data + rows_at(&x->q, NULL, 0, h) + t * x->q.stride_t;
     const float *k = keys + (h * l->T + t) * D;
-    performer_moments(l->B, D, q, x->q.stride_b, att->plan.scale, NULL, m, m + 2 * DP);
-    performer_moments(l->B, D, k, l->H * l->T * D, att->plan.scale, NULL, m + DP, m + 3 * DP);
+    performer_moments(l->B, D, q, x->q.stride_b, pf->plan.scale, NULL, m, m + 2 * DP);
+    performer_moments(l->B, D, k, l->H * l->T * D, pf->plan.scale, NULL, m + DP, m + 3 * DP);
 }
 
-void official_scalars(const spectra_attention *att, int64_t h, int64_t t, const float *m, float *s)
+static spectra_status official_forward(const spectra_attention *att, const spectra_problem *p,
+                                       const attention_views *x, void *saved_, void *work_)
 {
-    const feature_info *f = att->feature;
-    int64_t DP = att->plan.DP;
-    float none[MAX_VECTORS * 256];
-    performer_given(att, 0, h, s, none);
-    if (f->scalars == 1)
-        return;
-    if (official_by_position(att)) {
-        f->adapt(att->plan.D, DP, m, s, none);
-        return;
-    }
-    if (att->a_pos.data) {
-        s[0] = att->a_pos.data[h * att->a_pos.shape[1] + t];
-    } else {
-        const rng_stream r = rng_open(att->desc.seed, RNG_MATRIX, (uint32_t)att->desc.layer, 0xA);
-        double u = rng_uniform(&r, (uint64_t)(h << 32 | t));
-        s[0] = (float)(2 * u - 1) * official_limit;
-    }
-    if (s[0] > official_limit)
-        s[0] = official_limit;
-}
-
-float official_epsilon(const spectra_attention *att)
-{
-    return att->feature->is_signed ? 0 : official_addend;
-}
-
-spectra_status official_forward(const spectra_attention *att, const spectra_problem *p,
-                                const attention_views *x, void *saved_, void *work_)
-{
-    TRY(official_check(att, p));
+    const official *of = official_of(att);
+    const performer *pf = &of->performer;
+    TRY(official_check(of, p));
     float *saved = saved_, *work = work_;
-    const layout l = layout_of(att, p);
-    const attn_plan *plan = &att->plan;
-    const attn_token_ops *ops = att->kernels->token;
+    const layout l = layout_of(pf, p);
+    const attn_plan *plan = &pf->plan;
+    const attn_token_ops *ops = pf->kernels->token;
     int64_t D = plan->D, DV = plan->DV, DP = plan->DP, T = l.T;
-    float eps = official_epsilon(att);
+    float eps = official_epsilon(pf);
 #pragma omp parallel
     {
         float *scratch = work + l.work_scratch + omp_get_thread_num() * l.scratch;
@@ -157,8 +99,8 @@ spectra_status official_forward(const spectra_attention *att, const spectra_prob
         for (int64_t i = 0; i < l.H * T; i++) {
             float *m = l.by_position ? saved + l.saved_position + i * 4 * DP : NULL;
             if (m)
-                position_moments(att, x, work + l.work_k, &l, i / T, i % T, m);
-            official_scalars(att, i / T, i % T, m, saved + l.saved_s + i * l.scalars);
+                position_moments(pf, x, work + l.work_k, &l, i / T, i % T, m);
+            official_scalars(of, i / T, i % T, m, saved + l.saved_s + i * l.scalars);
         }
 #pragma omp for schedule(dynamic)
         for (int64_t n = 0; n < l.heads; n++) {
@@ -171,7 +113,7 @@ spectra_status official_forward(const spectra_attention *att, const spectra_prob
                 float *m = saved + l.saved_head + n * 4 * DP;
                 performer_moments(T, D, q, x->q.stride_t, plan->scale, NULL, m, m + 2 * DP);
                 performer_moments(T, D, k, D, plan->scale, NULL, m + DP, m + 3 * DP);
-                performer_adapt(att, b, h, m, s, vec);
+                performer_adapt(pf, b, h, m, s, vec);
             }
             const float *scalars = saved + l.saved_s + h * T * l.scalars;
             memset(state, 0, (size_t)l.state * sizeof *state);
@@ -193,45 +135,45 @@ static void row_moments_grad(int64_t D, const float *x, float scale, int64_t cou
 }
 
 /* Through A at position (h, t): the sum over the batch of its gradients, back to every row. */
-static void position_through(const spectra_attention *att, const spectra_problem *p,
+static void position_through(const performer *pf, const spectra_problem *p,
                              const attention_views *x, const layout *l, const float *m,
                              const float *ds_all, int64_t h, int64_t t)
 {
-    int64_t D = att->plan.D, DP = att->plan.DP;
+    int64_t D = pf->plan.D, DP = pf->plan.DP;
     float ds[MAX_SCALARS] = {0}, dm[MOMENTS_SMOOTH * 256] = {0}, s[MAX_SCALARS];
-    performer_given(att, 0, h, s, NULL);
+    performer_given(pf, 0, h, s, NULL);
     for (int64_t b = 0; b < l->B; b++)
         for (int64_t i = 0; i < l->scalars; i++)
             ds[i] += ds_all[((b * l->H + h) * l->T + t) * l->scalars + i];
-    att->feature->adapt_grad(D, DP, m, s, ds, NULL, dm);
+    pf->feature->adapt_grad(D, DP, m, s, ds, NULL, dm);
     for (int64_t b = 0; b < l->B; b++) {
         row_moments_grad(D, x->q.data + rows_at(&x->q, NULL, b, h) + t * x->q.stride_t,
-                         att->plan.scale, l->B, dm, dm + M2X * DP,
+                         pf->plan.scale, l->B, dm, dm + M2X * DP,
                          x->gq.data + rows_at(&x->gq, NULL, b, h) + t * x->gq.stride_t);
         if (!p->k_mask || p->k_mask[b * l->T + t])
             row_moments_grad(D, x->k.data + rows_at(&x->k, NULL, b, h) + t * x->k.stride_t,
-                             att->plan.scale, l->B, dm + M1Y * DP, dm + M2Y * DP,
+                             pf->plan.scale, l->B, dm + M1Y * DP, dm + M2Y * DP,
                              x->gk.data + rows_at(&x->gk, NULL, b, h) + t * x->gk.stride_t);
     }
 }
 
 /* Through psi of (b, h). */
-static void head_through(const spectra_attention *att, const attention_views *x, const layout *l,
+static void head_through(const performer *pf, const attention_views *x, const layout *l,
                          const float *m, const float *dvec, int64_t b, int64_t h)
 {
-    int64_t D = att->plan.D, DP = att->plan.DP;
+    int64_t D = pf->plan.D, DP = pf->plan.DP;
     float ds[MAX_SCALARS] = {0}, dm[MOMENTS_SMOOTH * 256] = {0}, s[MAX_SCALARS];
     float vectors[MAX_VECTORS * 256];
-    performer_given(att, b, h, s, vectors);
-    att->feature->adapt_grad(D, DP, m, s, ds, dvec, dm);
+    performer_given(pf, b, h, s, vectors);
+    pf->feature->adapt_grad(D, DP, m, s, ds, dvec, dm);
     const float *q = x->q.data + rows_at(&x->q, NULL, b, h);
     const float *k = x->k.data + rows_at(&x->k, NULL, b, h);
     float *gq = x->gq.data + rows_at(&x->gq, NULL, b, h);
     float *gk = x->gk.data + rows_at(&x->gk, NULL, b, h);
     for (int64_t t = 0; t < l->T; t++) {
-        row_moments_grad(D, q + t * x->q.stride_t, att->plan.scale, l->T, dm, dm + M2X * DP,
+        row_moments_grad(D, q + t * x->q.stride_t, pf->plan.scale, l->T, dm, dm + M2X * DP,
                          gq + t * x->gq.stride_t);
-        row_moments_grad(D, k + t * x->k.stride_t, att->plan.scale, l->T, dm + M1Y * DP,
+        row_moments_grad(D, k + t * x->k.stride_t, pf->plan.scale, l->T, dm + M1Y * DP,
                          dm + M2Y * DP, gk + t * x->gk.stride_t);
     }
 }
@@ -245,19 +187,19 @@ static void zero_masked(const spectra_rows *g, const uint8_t *mask, int64_t b, i
             memset(rows + t * g->stride_t, 0, (size_t)D * sizeof *rows);
 }
 
-static void head_backward(const spectra_attention *att, const spectra_problem *p,
-                          const attention_views *x, const layout *l, const float *saved,
-                          float *work, int64_t n, float *scratch)
+static void head_backward(const performer *pf, const spectra_problem *p, const attention_views *x,
+                          const layout *l, const float *saved, float *work, int64_t n,
+                          float *scratch)
 {
-    const attn_plan *plan = &att->plan;
-    const attn_token_ops *ops = att->kernels->token;
+    const attn_plan *plan = &pf->plan;
+    const attn_token_ops *ops = pf->kernels->token;
     int64_t b = n / l->H, h = n % l->H, T = l->T, D = plan->D, DV = plan->DV, DP = plan->DP;
     const float *s = saved + l->saved_s + h * T * l->scalars;
     const float *vec = saved + l->saved_vec + n * l->vectors * DP;
     float *dstate = work + l->work_dstate + n * l->state;
     float *ds = work + l->work_ds + n * T * l->scalars;
     float *dvec = work + l->work_dvec + n * l->vectors * DP;
-    float eps = official_epsilon(att);
+    float eps = official_epsilon(pf);
     memset(dstate, 0, (size_t)l->state * sizeof *dstate);
     memset(ds, 0, (size_t)(T * l->scalars) * sizeof *ds);
     memset(dvec, 0, (size_t)(l->vectors * DP) * sizeof *dvec);
@@ -273,29 +215,107 @@ static void head_backward(const spectra_attention *att, const spectra_problem *p
                   scratch);
 #undef ROWS
     if (l->vectors)
-        head_through(att, x, l, saved + l->saved_head + n * 4 * DP, dvec, b, h);
+        head_through(pf, x, l, saved + l->saved_head + n * 4 * DP, dvec, b, h);
     zero_masked(&x->gk, p->k_mask, b, h, T, D);
     zero_masked(&x->gv, p->k_mask, b, h, T, DV);
 }
 
-spectra_status official_backward(const spectra_attention *att, const spectra_problem *p,
-                                 const attention_views *x, void *saved_, void *work_)
+static spectra_status official_backward(const spectra_attention *att, const spectra_problem *p,
+                                        const attention_views *x, void *saved_, void *work_)
 {
-    TRY(official_check(att, p));
+    const official *of = official_of(att);
+    const performer *pf = &of->performer;
+    TRY(official_check(of, p));
     float *saved = saved_, *work = work_;
-    const layout l = layout_of(att, p);
+    const layout l = layout_of(pf, p);
 #pragma omp parallel
     {
         float *scratch = work + l.work_scratch + omp_get_thread_num() * l.scratch;
 #pragma omp for schedule(dynamic)
         for (int64_t n = 0; n < l.heads; n++)
-            head_backward(att, p, x, &l, saved, work, n, scratch);
+            head_backward(pf, p, x, &l, saved, work, n, scratch);
         if (l.by_position) {
 #pragma omp for
             for (int64_t i = 0; i < l.H * l.T; i++)
-                position_through(att, p, x, &l, saved + l.saved_position + i * 4 * att->plan.DP,
+                position_through(pf, p, x, &l, saved + l.saved_position + i * 4 * pf->plan.DP,
                                  work + l.work_ds, i / l.T, i % l.T);
         }
     }
     return SPECTRA_OK;
 }
+
+/* ---- the kind --------------------------------------------------------------------------------
+ */
+
+static spectra_status check_pair(const performer *pf)
+{
+    const spectra_attention_desc *d = &pf->desc;
+    const feature_info *f = pf->feature;
+    if (!f->has_official)
+        return fail(SPECTRA_EINVAL, "%s has no official behaviour: the reference lacks it",
+                    f->name);
+    if (d->learn || pf->matrix->learner)
+        return fail(SPECTRA_EUNSUPPORTED, "the official behaviour trains no parameter of %s",
+                    d->learn ? f->name : pf->matrix->name);
+    if (d->target != SPECTRA_SOFTMAX)
+        return fail(SPECTRA_EINVAL, "the official behaviour has no choice of target kernel");
+    return SPECTRA_OK;
+}
+
+static spectra_status official_init(spectra_attention *att, const void *options)
+{
+    official *of = calloc(1, sizeof *of);
+    if (!of)
+        return fail(SPECTRA_ENOMEM, "performer: out of memory");
+    TRY(performer_choose(att, &of->performer, options));
+    TRY(check_pair(&of->performer));
+    return performer_make(att, ATTN_ATTENTION | ATTN_OFFICIAL);
+}
+
+static void official_release(spectra_attention *att)
+{
+    if (att->own)
+        free(official_of(att)->a_pos.data);
+    performer_release(att);
+}
+
+static spectra_status official_set(spectra_attention *att, const char *name, const float *data,
+                                   int ndim, const int64_t *shape)
+{
+    const performer *pf = performer_of(att);
+    if (strcmp(name, "A_pos") != 0 || pf->feature->scalars < 2)
+        return performer_set(att, name, data, ndim, shape);
+    if (ndim != 2 || shape[0] != pf->desc.H)
+        return fail(SPECTRA_ESHAPE, "input A_pos: needs shape (%lld, positions)",
+                    (long long)pf->desc.H);
+    return performer_keep_input(&official_of(att)->a_pos, name, data, ndim, shape);
+}
+
+static void official_prefer(const spectra_attention_desc *desc, const void *options)
+{
+    performer_prefer_groups(desc, options, ATTN_ATTENTION | ATTN_OFFICIAL);
+}
+
+extern const attention_kind attention_official;
+const attention_kind attention_official = {
+    .name = "performer (official behaviour)",
+    .doc = "performer as the reference system computes it",
+    .traits = ATTENTION_PADDED | ATTENTION_COUPLES_BATCH | ATTENTION_FEATURES,
+    .settings = performer_settings,
+    .settings_count = PERFORMER_SETTINGS,
+    .from_desc = performer_from_desc,
+    .init = official_init,
+    .release = official_release,
+    .set = official_set,
+    .matrix = performer_matrix,
+    .redraw = performer_redraw,
+    .constants = performer_constants,
+    .constants_changed = performer_constants_changed,
+    .prefer = official_prefer,
+    .built_from = performer_built_from,
+    .saved_bytes = official_saved_bytes,
+    .work_bytes = official_work_bytes,
+    .forward = official_forward,
+    .backward = official_backward,
+    .device = &official_device_ops,
+};

@@ -2,7 +2,7 @@
  * the sequence. Each part starts from the state of the parts before it (their keys once more, added
  * in order); backward, the queries' pass goes first and makes each part's gradient of the state
  * before it, the sum of the later parts' is what the keys' pass starts from. */
-#include "attention/attention.h"
+#include "attention/performer/performer.h"
 
 #include "base/status.h"
 
@@ -20,17 +20,17 @@ typedef struct layout {
     int64_t rows;
 } layout;
 
-static layout layout_of(const spectra_attention *att, const spectra_problem *p)
+static layout layout_of(const performer *pf, const spectra_problem *p)
 {
-    const attn_plan *plan = &att->plan;
-    const feature_info *f = att->feature;
-    const attn_causal_ops *ops = att->kernels->causal;
-    layout l = {.heads = p->B * att->desc.H, .F = f->lanes * plan->MP};
+    const attn_plan *plan = &pf->plan;
+    const feature_info *f = pf->feature;
+    const attn_causal_ops *ops = pf->kernels->causal;
+    layout l = {.heads = p->B * pf->desc.H, .F = f->lanes * plan->MP};
     l.splits = performer_split_count(l.heads, p->T);
     int64_t tokens = (p->T + l.splits - 1) / l.splits, block = ops->block(plan);
     l.state = performer_align(attn_state_reals(plan, f->lanes));
     l.dstate = performer_align(attn_dstate_reals(plan, f->lanes));
-    l.block = performer_block_floats(att);
+    l.block = performer_block_floats(pf);
     l.params = performer_align(f->scalars + f->vectors * plan->DP +
                                (plan->learn ? plan->MP * plan->DP + plan->MP : 0));
     l.refs = (tokens + block - 1) / block * l.F;
@@ -38,10 +38,10 @@ static layout layout_of(const spectra_attention *att, const spectra_problem *p)
     int64_t at = l.heads * l.block;
     l.saved_state = at, at += l.heads * l.splits * l.state;
     l.saved_refs = at, at += performer_align(l.heads * l.splits * l.refs);
-    l.saved_den = at, at += performer_align(att->desc.H * l.rows);
-    l.saved_cut = at, at += performer_align((att->desc.H * l.rows + 3) / 4); /* bytes */
+    l.saved_den = at, at += performer_align(pf->desc.H * l.rows);
+    l.saved_cut = at, at += performer_align((pf->desc.H * l.rows + 3) / 4); /* bytes */
     l.saved_total = at;
-    int64_t keys = att->kernels->fwd->scratch(plan), causal = ops->scratch(plan);
+    int64_t keys = pf->kernels->fwd->scratch(plan), causal = ops->scratch(plan);
     l.scratch = l.state + performer_align(causal > keys ? causal : keys);
     at = 0;
     l.work_dstate = at, at += l.splits > 1 ? l.heads * l.splits * l.dstate : 0;
@@ -52,26 +52,26 @@ static layout layout_of(const spectra_attention *att, const spectra_problem *p)
     return l;
 }
 
-int64_t causal_saved_bytes(const spectra_attention *att, const spectra_problem *p)
+int64_t causal_saved_bytes(const performer *pf, const spectra_problem *p)
 {
-    return layout_of(att, p).saved_total * (int64_t)sizeof(float);
+    return layout_of(pf, p).saved_total * (int64_t)sizeof(float);
 }
 
-int64_t causal_work_bytes(const spectra_attention *att, const spectra_problem *p)
+int64_t causal_work_bytes(const performer *pf, const spectra_problem *p)
 {
-    return layout_of(att, p).work_total * (int64_t)sizeof(float);
+    return layout_of(pf, p).work_total * (int64_t)sizeof(float);
 }
 
 /* ---- what may be causal ---------------------------------------------------------------------- */
 
 /* Name of a parameter that adapt writes and that was not given, NULL if there is none. adapt leaves
  * what it does not compute as it is. */
-static const char *missing(const spectra_attention *att)
+static const char *missing(const performer *pf)
 {
     static const float moment[MOMENTS] = {0.1F, 0.2F, 1.0F, 1.1F, 0.7F, 0.8F, -2.0F, 2.0F};
     const float unlikely = 0.0123456F;
-    const feature_info *f = att->feature;
-    const int64_t DP = att->plan.DP;
+    const feature_info *f = pf->feature;
+    const int64_t DP = pf->plan.DP;
     float m[MOMENTS * 256], s[MAX_SCALARS], v[MAX_VECTORS * 256];
     if (!f->adapt || f->moments == 0)
         return NULL;
@@ -81,20 +81,20 @@ static const char *missing(const spectra_attention *att)
         s[i] = unlikely;
     for (int64_t i = 0; i < MAX_VECTORS * DP; i++)
         v[i] = unlikely;
-    f->adapt(att->plan.D, DP, m, s, v);
+    f->adapt(pf->plan.D, DP, m, s, v);
     for (int i = 0; i < f->scalars; i++)
-        if (s[i] != unlikely && !att->scalar[i].data)
+        if (s[i] != unlikely && !pf->scalar[i].data)
             return f->scalar_names[i];
     for (int i = 0; i < f->vectors; i++)
-        if (v[i * DP] != unlikely && !att->vector[i].data)
+        if (v[i * DP] != unlikely && !pf->vector[i].data)
             return f->vector_names[i];
     return NULL;
 }
 
-spectra_status causal_check(const spectra_attention *att)
+spectra_status causal_check(const performer *pf)
 {
-    const char *feat = att->feature->name;
-    const char *name = missing(att);
+    const char *feat = pf->feature->name;
+    const char *name = missing(pf);
     if (name)
         return fail(SPECTRA_EINVAL,
                     "causal attention with %s: parameter %s would be computed from all tokens, "
@@ -114,14 +114,14 @@ typedef struct task {
     int64_t n, i;
 } task;
 
-static task open_task(const spectra_attention *att, const spectra_problem *p,
-                      const attention_views *x, const layout *l, int64_t number, float *saved)
+static task open_task(const performer *pf, const spectra_problem *p, const attention_views *x,
+                      const layout *l, int64_t number, float *saved)
 {
     task t = {.n = number / l->splits, .i = number % l->splits};
-    const int64_t b = t.n / att->desc.H, h = t.n % att->desc.H;
+    const int64_t b = t.n / pf->desc.H, h = t.n % pf->desc.H;
     attn_causal_args *a = &t.args;
     int64_t from;
-    performer_view(att, saved + t.n * l->block, &t.plan, &t.params);
+    performer_view(pf, saved + t.n * l->block, &t.plan, &t.params);
     performer_split_range(rows_length(p->q_len, b, p->T), l->splits, t.i, &from, &a->n);
     const int64_t row = h * l->rows + rows_first(p->q_begin, b, p->T) + from;
 #define ROWS(name, begin) \
@@ -147,29 +147,29 @@ static task open_task(const spectra_attention *att, const spectra_problem *p,
 
 /* ---- forward --------------------------------------------------------------------------------- */
 
-spectra_status causal_forward(const spectra_attention *att, const spectra_problem *p,
+spectra_status causal_forward(const performer *pf, const spectra_problem *p,
                               const attention_views *x, void *saved_, void *work_)
 {
     float *saved = saved_, *work = work_;
-    TRY(causal_check(att));
-    const layout l = layout_of(att, p);
-    const attn_fwd_ops *fwd = att->kernels->fwd;
+    TRY(causal_check(pf));
+    const layout l = layout_of(pf, p);
+    const attn_fwd_ops *fwd = pf->kernels->fwd;
 #pragma omp parallel
     {
         float *state = work + l.work_scratch + omp_get_thread_num() * l.scratch;
         float *scratch = state + l.state;
 #pragma omp for schedule(dynamic)
         for (int64_t n = 0; n < l.heads; n++)
-            performer_prepare_given(att, n / att->desc.H, n % att->desc.H, saved + n * l.block);
+            performer_prepare_given(pf, n / pf->desc.H, n % pf->desc.H, saved + n * l.block);
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < l.heads * l.splits; i++) {
-            task t = open_task(att, p, x, &l, i, saved);
+            task t = open_task(pf, p, x, &l, i, saved);
             const attn_causal_args *a = &t.args;
             if (t.i == 0)
-                performer_clear_state(att, t.before);
+                performer_clear_state(pf, t.before);
             if (t.i == l.splits - 1)
                 continue; /* nothing comes after its keys */
-            performer_clear_state(att, t.before + l.state);
+            performer_clear_state(pf, t.before + l.state);
             fwd->keys(&t.plan, &t.params, a->n, a->k, a->ldk, a->v, a->ldv, a->mask,
                       t.before + l.state, scratch);
         }
@@ -177,13 +177,13 @@ spectra_status causal_forward(const spectra_attention *att, const spectra_proble
         for (int64_t n = 0; n < l.heads; n++) {
             float *first = saved + l.saved_state + n * l.splits * l.state;
             for (int64_t i = 2; i < l.splits; i++)
-                fwd->merge(&att->plan, first + i * l.state, first + (i - 1) * l.state);
+                fwd->merge(&pf->plan, first + i * l.state, first + (i - 1) * l.state);
         }
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < l.heads * l.splits; i++) {
-            task t = open_task(att, p, x, &l, i, saved);
+            task t = open_task(pf, p, x, &l, i, saved);
             memcpy(state, t.before, (size_t)l.state * sizeof *state);
-            att->kernels->causal->forward(&t.plan, &t.params, &t.args, state, scratch);
+            pf->kernels->causal->forward(&t.plan, &t.params, &t.args, state, scratch);
         }
     }
     return SPECTRA_OK;
@@ -211,33 +211,33 @@ static void add_later(const layout *l, const float *before, float *dstate)
 }
 
 /* Sums the gradients of a head's splits into the first, and takes those of the row weights out. */
-static void sum_params(const spectra_attention *att, const layout *l, float *params, float *gweight)
+static void sum_params(const performer *pf, const layout *l, float *params, float *gweight)
 {
-    const attn_plan *p = &att->plan;
+    const attn_plan *p = &pf->plan;
     for (int64_t i = 1; i < l->splits; i++)
         for (int64_t k = 0; k < l->params; k++)
             params[k] += params[i * l->params + k];
     if (p->learn)
         memcpy(gweight,
-               params + att->feature->scalars + att->feature->vectors * p->DP + p->MP * p->DP,
+               params + pf->feature->scalars + pf->feature->vectors * p->DP + p->MP * p->DP,
                (size_t)p->M * sizeof *gweight);
 }
 
-spectra_status causal_backward(const spectra_attention *att, const spectra_problem *p,
+spectra_status causal_backward(const performer *pf, const spectra_problem *p,
                                const attention_views *x, void *saved_, void *work_)
 {
     float *saved = saved_, *work = work_;
-    const layout l = layout_of(att, p);
-    const attn_causal_ops *ops = att->kernels->causal;
+    const layout l = layout_of(pf, p);
+    const attn_causal_ops *ops = pf->kernels->causal;
     float *dstates = work + l.work_dstate, *params = work + l.work_params;
 #pragma omp parallel
     {
         float *scratch = work + l.work_scratch + omp_get_thread_num() * l.scratch + l.state;
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < l.heads * l.splits; i++) {
-            task t = open_task(att, p, x, &l, i, saved);
+            task t = open_task(pf, p, x, &l, i, saved);
             float *dstate = t.i > 0 ? dstates + i * l.dstate : NULL;
-            float *dparams = att->training ? params + i * l.params : NULL;
+            float *dparams = pf->training ? params + i * l.params : NULL;
             if (dstate)
                 memset(dstate, 0, (size_t)l.dstate * sizeof *dstate);
             if (dparams)
@@ -250,128 +250,26 @@ spectra_status causal_backward(const spectra_attention *att, const spectra_probl
                       dstates + n * l.splits * l.dstate);
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < l.heads * l.splits; i++) {
-            task t = open_task(att, p, x, &l, i, saved);
+            task t = open_task(pf, p, x, &l, i, saved);
             bool last = t.i == l.splits - 1;
             ops->keys_bwd(&t.plan, &t.params, &t.args, last ? NULL : t.before + l.state,
                           last ? NULL : dstates + (i + 1) * l.dstate,
-                          att->training ? params + i * l.params : NULL, scratch);
+                          pf->training ? params + i * l.params : NULL, scratch);
         }
 #pragma omp for schedule(dynamic)
         for (int64_t n = 0; n < l.heads; n++)
-            if (att->training)
-                sum_params(att, &l, params + n * l.splits * l.params,
-                           work + l.work_gweight + n * att->plan.M);
+            if (pf->training)
+                sum_params(pf, &l, params + n * l.splits * l.params,
+                           work + l.work_gweight + n * pf->plan.M);
     }
     return SPECTRA_OK;
 }
 
-void causal_gradients(const spectra_attention *att, const spectra_problem *p, const void *work,
+void causal_gradients(const performer *pf, const spectra_problem *p, const void *work,
                       const float **params, int64_t *stride, const float **weights)
 {
-    const layout l = layout_of(att, p);
+    const layout l = layout_of(pf, p);
     *params = (const float *)work + l.work_params;
     *stride = l.splits * l.params;
     *weights = (const float *)work + l.work_gweight;
-}
-
-/* ---- one token at a time --------------------------------------------------------------------- */
-
-static spectra_status can_decode(const spectra_attention *att)
-{
-    if (att->kind != &attention_performer)
-        return fail(SPECTRA_EUNSUPPORTED, "%s attention has no state of constant size",
-                    att->kind->name);
-    if (!att->desc.causal)
-        return fail(SPECTRA_EINVAL, "decoding needs an attention that was made causal");
-    return SPECTRA_OK;
-}
-
-/* Floats of a head: its parameters, its state. */
-static int64_t head_floats(const spectra_attention *att)
-{
-    return performer_block_floats(att) +
-           performer_align(attn_state_reals(&att->plan, att->feature->lanes));
-}
-
-static int64_t step_scratch(const spectra_attention *att)
-{
-    const int64_t keys = att->kernels->fwd->scratch(&att->plan);
-    const int64_t step = att->kernels->causal->step_scratch(&att->plan);
-    return performer_align(step > keys ? step : keys);
-}
-
-int64_t spectra_attention_state_bytes(const spectra_attention *att, int64_t B)
-{
-    if (can_decode(att) != SPECTRA_OK)
-        return 0;
-    return B * att->desc.H * head_floats(att) * (int64_t)sizeof(float);
-}
-
-int64_t spectra_attention_step_bytes(const spectra_attention *att)
-{
-    if (can_decode(att) != SPECTRA_OK)
-        return 0;
-    return omp_get_max_threads() * step_scratch(att) * (int64_t)sizeof(float);
-}
-
-spectra_status spectra_attention_state_clear(const spectra_attention *att, int64_t B,
-                                             const uint8_t *active, void *state_)
-{
-    TRY(can_decode(att));
-    TRY(causal_check(att));
-    const int64_t H = att->desc.H;
-    for (int64_t n = 0; n < B * H; n++) {
-        float *block = (float *)state_ + n * head_floats(att);
-        if (active && !active[n / H])
-            continue;
-        performer_prepare_given(att, n / H, n % H, block);
-        performer_clear_state(att, block + performer_block_floats(att));
-    }
-    return SPECTRA_OK;
-}
-
-spectra_status spectra_attention_prefill(const spectra_attention *att, const spectra_problem *p,
-                                         spectra_rows k, spectra_rows v, void *state_, void *work_)
-{
-    TRY(can_decode(att));
-    const int64_t H = att->desc.H, size = head_floats(att), scratch = step_scratch(att);
-    float *work = work_, *states = state_;
-#pragma omp parallel for schedule(dynamic)
-    for (int64_t n = 0; n < p->B * H; n++) {
-        const int64_t b = n / H, h = n % H;
-        float *block = states + n * size;
-        attn_plan plan;
-        attn_params params;
-        performer_view(att, block, &plan, &params);
-        att->kernels->fwd->keys(
-            &plan, &params, rows_length(p->k_len, b, p->S), k.data + rows_at(&k, p->k_begin, b, h),
-            k.stride_t, v.data + rows_at(&v, p->k_begin, b, h), v.stride_t,
-            p->k_mask ? p->k_mask + rows_first(p->k_begin, b, p->S) : NULL,
-            block + performer_block_floats(att), work + omp_get_thread_num() * scratch);
-    }
-    return SPECTRA_OK;
-}
-
-spectra_status spectra_attention_step(const spectra_attention *att, int64_t B,
-                                      const uint8_t *active, spectra_rows q, spectra_rows k,
-                                      spectra_rows v, spectra_rows o, void *state_, void *work_)
-{
-    TRY(can_decode(att));
-    const int64_t H = att->desc.H, size = head_floats(att), scratch = step_scratch(att);
-    float *work = work_, *states = state_;
-#pragma omp parallel for schedule(static)
-    for (int64_t n = 0; n < B * H; n++) {
-        const int64_t b = n / H, h = n % H;
-        float *block = states + n * size;
-        attn_plan plan;
-        attn_params params;
-        if (active && !active[b])
-            continue;
-        performer_view(att, block, &plan, &params);
-        att->kernels->causal->step(
-            &plan, &params, q.data + rows_at(&q, NULL, b, h), k.data + rows_at(&k, NULL, b, h),
-            v.data + rows_at(&v, NULL, b, h), o.data + rows_at(&o, NULL, b, h),
-            block + performer_block_floats(att), work + omp_get_thread_num() * scratch);
-    }
-    return SPECTRA_OK;
 }

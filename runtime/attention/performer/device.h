@@ -1,13 +1,15 @@
-/* Inside of performer_device*.c: random-feature attention on a device, its kernels and what lies
- * where.
+/* Random-feature attention on a device: its kernels and where things lie in its memory. device.c
+ * has the passes and is the only one that uses device_causal.c and device_decode.c; all use
+ * launch.c.
  */
 #ifndef SPECTRA_ATTENTION_PERFORMER_DEVICE_H
 #define SPECTRA_ATTENTION_PERFORMER_DEVICE_H
 
 #include "attention/device.h"
+#include "attention/performer/performer.h"
 #include "kernel/programs.h"
 
-typedef enum cuda_kernel {
+typedef enum performer_kernel {
     KEYS,
     QUERIES,
     QUERIES_BWD,
@@ -28,12 +30,12 @@ typedef enum cuda_kernel {
     STEP, /* of decoding */
     MERGE,
     CUDA_KERNELS
-} cuda_kernel;
+} performer_kernel;
 
 typedef struct performer_device {
-    const spectra_attention *att;
+    const performer *pf;
     device *dev;
-    bool bf16, fast, learn;
+    bool bf16, tf32, learn;
     device_function *kernel[CUDA_KERNELS];
     jit_cuda_plan plan[CUDA_KERNELS];
     float *w;      /* (M, D) | second (M, D) | w2 (M) | row weights (M), the device's */
@@ -49,7 +51,7 @@ typedef struct performer_device {
 } performer_device;
 
 /* Where things lie in `saved` and `work`, in floats; every part starts on 256 bytes. */
-typedef struct cuda_layout {
+typedef struct performer_layout {
     int64_t heads, den_rows, state, dstate, params, w;
     bool one_part;                  /* the keys' only part is the state */
     int64_t k_splits, q_splits;     /* of keys, of queries */
@@ -60,77 +62,88 @@ typedef struct cuda_layout {
         at_scalars_k, at_dw, at_dw_k, work;
     /* of causal passes; at_part is in `saved` there */
     int64_t tiles, at_o, at_den_part, at_top_part, at_gden, at_refs, at_starts, at_dweights;
-} cuda_layout;
+} performer_layout;
 
-/* Floats rounded up to 256 bytes. */
-static inline int64_t cuda_whole(int64_t floats)
-{
-    return (floats + 63) / 64 * 64;
-}
+enum { PERFORMER_SPLIT = 64 }; /* tokens a split is a multiple of, as in templates/cuda/tile.cuh */
 
-/* Blocks a cluster of CLUSTER or CLUSTER_BWD over so many heads and tokens; 0: there is no such
- * kernel, or heads are so few that two launches of `blocks` blocks keep twice as much of the
- * device busy. */
-int cuda_cluster_blocks(const performer_device *pd, cuda_kernel kernel, int64_t heads,
-                        int64_t tokens, int64_t blocks);
-/* A cluster of so many blocks a head: what CLUSTER and CLUSTER_BWD are launched with. */
-spectra_status cuda_cluster_launch(const performer_device *pd, cuda_kernel kernel, int blocks,
-                                   int64_t heads, const attn_cuda_args *args);
-static inline int64_t cuda_blocks(int64_t n, int64_t each)
+static inline int64_t ceil_div(int64_t n, int64_t each)
 {
     return (n + each - 1) / each;
 }
 
+/* Of the passes that are not causal and those that are. */
+performer_layout performer_layout_of(const performer_device *pd, const attention_device_problem *x);
+/* Blocks a cluster of CLUSTER or CLUSTER_BWD over so many heads and tokens; 0: there is no such
+ * kernel, or heads are so few that two launches of `blocks` blocks keep twice as much of the
+ * device busy. */
+int performer_cluster_blocks(const performer_device *pd, performer_kernel kernel, int64_t heads,
+                             int64_t tokens, int64_t blocks);
+/* A cluster of so many blocks a head: what CLUSTER and CLUSTER_BWD are launched with. */
+spectra_status performer_cluster_launch(const performer_device *pd, performer_kernel kernel,
+                                        int blocks, int64_t heads, const attn_cuda_args *args);
+
+/* ---- launch.c ---------------------------------------------------------------------------------
+ */
+
 /* Sizes of a head's state, parameters and matrix, and where the last two lie in `saved`, from *at
  * on. */
-void cuda_place_params(const performer_device *pd, cuda_layout *l, int64_t *at);
-cuda_layout cuda_layout_of(const performer_device *pd, const attention_device_problem *x);
-cuda_rows cuda_rows_of(spectra_rows x);
-attn_cuda_args cuda_args_of(performer_device *pd, const attention_device_problem *x,
-                            const cuda_layout *l, const attention_device_views *v, float *saved,
-                            float *work);
+void performer_place_params(const performer_device *pd, performer_layout *l, int64_t *at);
+attn_cuda_args performer_args(performer_device *pd, const attention_device_problem *x,
+                              const performer_layout *l, const attention_views *v, float *saved,
+                              float *work);
 /* Bytes that the blocks of a kernel that run at a time have in place of shared memory. */
-int64_t cuda_spilled_bytes(const performer_device *pd, cuda_kernel kernel);
+int64_t performer_spilled_bytes(const performer_device *pd, performer_kernel kernel);
 /* Room at *at, in floats, for the most of any kernel that has its part of `work`; where it begins.
  */
-int64_t cuda_place_spilled(const performer_device *pd, int64_t *at);
+int64_t performer_place_spilled(const performer_device *pd, int64_t *at);
 /* Splits of a sequence so that the blocks of one launch about fill the device once; from the shape
  * and the device alone. A split is worth at least two times `unit` tokens. */
-int64_t cuda_splits(const performer_device *pd, const jit_cuda_plan *plan, int64_t blocks,
-                    int64_t tokens, int64_t unit);
+int64_t performer_device_splits(const performer_device *pd, const jit_cuda_plan *plan,
+                                int64_t blocks, int64_t tokens, int64_t unit);
 /* The kernels of "attention" or "decoding" (jit_cuda_request): what is not among them stays NULL.
  */
-spectra_status cuda_open_kernels(performer_device *pd, const char *kind);
+spectra_status performer_open_kernels(performer_device *pd, const char *kind);
 /* After backward's passes: sums over row blocks, and of what is trained. */
-spectra_status cuda_sums(const performer_device *pd, const cuda_layout *l,
-                         const attention_device_problem *x, const attn_cuda_args *args);
-spectra_status cuda_launch(const performer_device *pd, cuda_kernel kernel, int64_t x, int64_t y,
-                           int64_t z, const void *args, int64_t size);
-
-/* ---- performer_device_causal.c ---------------------------------------------------------------
+spectra_status performer_sums(const performer_device *pd, const performer_layout *l,
+                              const attention_device_problem *x, const attn_cuda_args *args);
+spectra_status performer_launch(const performer_device *pd, performer_kernel kernel, int64_t x,
+                                int64_t y, int64_t z, const void *args, int64_t size);
+/* The same of a pass. */
+spectra_status performer_pass(const performer_device *pd, performer_kernel kernel, int64_t x,
+                              int64_t y, int64_t z, const attn_cuda_args *args);
+spectra_status performer_read_keys(const performer_device *pd, int64_t splits, int64_t heads,
+                                   const attn_cuda_args *args);
+/* Floats of a head's parameters that can be given: scalars, vectors; and of all: linear maps too.
  */
-
-cuda_layout cuda_causal_layout(const performer_device *pd, const attention_device_problem *x);
-spectra_status cuda_causal_forward(performer_device *pd, const attention_device_problem *x,
-                                   const attention_device_views *v, float *saved, float *work);
-spectra_status cuda_causal_backward(performer_device *pd, const attention_device_problem *x,
-                                    const attention_device_views *v, float *saved, float *work);
-
-/* ---- performer_device_params.c: parameters of heads
- * ------------------------------------------------
- */
-
-/* Floats of a head's parameters: scalars, vectors, linear maps. */
-int64_t cuda_parameters(const spectra_attention *att);
+int64_t performer_base_floats(const performer *pf);
+int64_t performer_parameters(const performer *pf);
 /* Is W made for every head, from counts? */
-bool cuda_counts(const spectra_attention *att);
+bool performer_counts(const performer *pf);
+/* Of the gradients that are summed: of scalars, of W, of row weights. */
+int64_t performer_learned_floats(const performer *pf);
 /* At least so much room in pd->host. SPECTRA_ENOMEM. */
-spectra_status cuda_host_room(performer_device *pd, int64_t floats);
+spectra_status performer_host_room(performer_device *pd, int64_t floats);
+
+/* ---- device_causal.c, device_decode.c ---------------------------------------------------------
+ */
+
+performer_layout performer_causal_layout(const performer_device *pd,
+                                         const attention_device_problem *x);
+spectra_status performer_causal_forward(performer_device *pd, const attention_device_problem *x,
+                                        const attention_views *v, float *saved, float *work);
+spectra_status performer_causal_backward(performer_device *pd, const attention_device_problem *x,
+                                         const attention_views *v, float *saved, float *work);
+
+extern const attention_device_decode_ops performer_device_decode;
+
+/* ---- device_params.c: parameters of heads -----------------------------------------------------
+ */
+
 /* After given parameters or the draw changed. */
-spectra_status cuda_given_update(performer_device *pd);
+spectra_status performer_given_update(performer_device *pd);
 /* Fills the parameters in `saved`. */
-spectra_status cuda_params_prepare(performer_device *pd, const attention_device_problem *x,
-                                   const cuda_layout *l, const attention_device_views *views,
-                                   float *saved, float *work);
+spectra_status performer_params_prepare(performer_device *pd, const attention_device_problem *x,
+                                        const performer_layout *l, const attention_views *views,
+                                        float *saved, float *work);
 
 #endif

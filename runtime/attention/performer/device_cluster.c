@@ -3,8 +3,8 @@
 #include "attention/performer/device.h"
 
 /* As cluster_blocks of gen/cuda_tiles.lua, in whole numbers so that both come to the same. */
-int cuda_cluster_blocks(const performer_device *pd, cuda_kernel kernel, int64_t heads,
-                        int64_t tokens, int64_t blocks)
+int performer_cluster_blocks(const performer_device *pd, performer_kernel kernel, int64_t heads,
+                             int64_t tokens, int64_t blocks)
 {
     const jit_cuda_plan *plan = &pd->plan[kernel];
     const int most = pd->plan[kernel == CLUSTER ? KEYS : QUERIES_BWD].cluster;
@@ -20,8 +20,8 @@ int cuda_cluster_blocks(const performer_device *pd, cuda_kernel kernel, int64_t 
     return best == most && 2 * heads * best < blocks ? 0 : (int)best;
 }
 
-spectra_status cuda_cluster_launch(const performer_device *pd, cuda_kernel kernel, int blocks,
-                                   int64_t heads, const attn_cuda_args *args)
+spectra_status performer_cluster_launch(const performer_device *pd, performer_kernel kernel,
+                                        int blocks, int64_t heads, const attn_cuda_args *args)
 {
     const jit_cuda_plan *plan = &pd->plan[kernel];
     const device_grid grid = {.blocks = {blocks, heads, 1},

@@ -17,10 +17,10 @@ typedef struct layout {
     int64_t w, second, w2, counts, linear, s, v, total;
 } layout;
 
-static layout layout_of(const spectra_attention *att)
+static layout layout_of(const performer *pf)
 {
-    const int64_t D = att->plan.D, M = att->plan.M;
-    const feature_info *f = att->feature;
+    const int64_t D = pf->plan.D, M = pf->plan.M;
+    const feature_info *f = pf->feature;
     layout l = {.w = 0};
     l.second = M * D;
     l.w2 = l.second + (f->projections > 1 ? M * D : 0);
@@ -40,13 +40,12 @@ static void rows(float *to, const float *from, int64_t count, int64_t size, int6
 }
 
 /* The parameters of a prepared head as the kernel wants them. */
-static void pack(const spectra_attention *att, int side, const float *block, const layout *l,
-                 float *to)
+static void pack(const performer *pf, int side, const float *block, const layout *l, float *to)
 {
-    const feature_info *f = att->feature;
+    const feature_info *f = pf->feature;
     attn_plan p;
     attn_params a;
-    performer_view(att, block, &p, &a);
+    performer_view(pf, block, &p, &a);
     rows(to + l->w, p.w, p.M, p.D, p.DP);
     if (f->projections > 1)
         rows(to + l->second, p.w_second, p.M, p.D, p.DP);
@@ -62,7 +61,7 @@ static void pack(const spectra_attention *att, int side, const float *block, con
 /* Everything of one call: host memory, device memory, the kernel. */
 typedef struct work {
     device *dev;
-    const spectra_attention *att;
+    const performer *pf;
     device_function *kernel;
     layout at;
     float *staged;                     /* a head's parameters */
@@ -72,9 +71,9 @@ typedef struct work {
 
 static spectra_status get_kernel(work *w)
 {
-    const spectra_attention_desc *d = &w->att->desc;
+    const spectra_attention_desc *d = &w->pf->desc;
     const jit_cuda_request request = {
-        .kind = "features", .feat = w->att->feature->name, .D = d->D, .DV = d->DV, .M = d->M};
+        .kind = "features", .feat = w->pf->feature->name, .D = d->D, .DV = d->DV, .M = d->M};
     jit_programs list;
     device_program *program = NULL;
     TRY(jit_programs_make(&request, &list));
@@ -99,10 +98,10 @@ static spectra_status get_memory(work *w)
 static spectra_status run_head(work *w, int side, int64_t n, const float *x, const float *block,
                                float *log, float *sign)
 {
-    const int64_t D = w->att->plan.D, M = w->att->plan.M;
+    const int64_t D = w->pf->plan.D, M = w->pf->plan.M;
     const layout *l = &w->at;
     const float *p = w->parameters;
-    pack(w->att, side, block, l, w->staged);
+    pack(w->pf, side, block, l, w->staged);
     TRY(device_write(w->dev, w->parameters, w->staged, l->total * (int64_t)sizeof(float)));
     TRY(device_write(w->dev, w->x, x, w->x_bytes));
     const features_cuda_args args = {.x = w->x,
@@ -132,12 +131,12 @@ static spectra_status run_head(work *w, int side, int64_t n, const float *x, con
 static spectra_status run(work *w, int side, int64_t heads, int64_t n, const float *x,
                           const float *blocks, float *log, float *sign)
 {
-    const feature_info *f = w->att->feature;
-    const int64_t D = w->att->plan.D, count = n * f->lanes * w->att->plan.M;
+    const feature_info *f = w->pf->feature;
+    const int64_t D = w->pf->plan.D, count = n * f->lanes * w->pf->plan.M;
     TRY(get_kernel(w));
     TRY(get_memory(w));
     for (int64_t i = 0; i < heads; i++) {
-        const float *block = blocks + i * performer_block_floats(w->att);
+        const float *block = blocks + i * performer_block_floats(w->pf);
         float *head_log = log + i * count;
         TRY(run_head(w, side, n, x + i * n * D, block, head_log, sign + i * count));
         const float constant = f->constant ? f->constant(D, block) : 0;
@@ -147,17 +146,15 @@ static spectra_status run(work *w, int side, int64_t heads, int64_t n, const flo
     return SPECTRA_OK;
 }
 
-spectra_status device_features(device *dev, const spectra_attention *att, int side, int64_t B,
-                               int64_t H, int64_t n, const float *x, const float *blocks,
-                               float *log, float *sign)
+spectra_status performer_device_features(device *dev, const performer *pf, int side, int64_t B,
+                                         int64_t H, int64_t n, const float *x, const float *blocks,
+                                         float *log, float *sign)
 {
-    if (att->kind != &attention_performer)
-        return fail(SPECTRA_EINVAL, "%s attention has no features", att->kind->name);
     work w = {.dev = dev,
-              .att = att,
-              .at = layout_of(att),
-              .x_bytes = n * att->plan.D * (int64_t)sizeof(float),
-              .out_bytes = n * att->feature->lanes * att->plan.M * (int64_t)sizeof(float)};
+              .pf = pf,
+              .at = layout_of(pf),
+              .x_bytes = n * pf->plan.D * (int64_t)sizeof(float),
+              .out_bytes = n * pf->feature->lanes * pf->plan.M * (int64_t)sizeof(float)};
     spectra_status status = run(&w, side, B * H, n, x, blocks, log, sign);
     device_free(dev, w.x);
     device_free(dev, w.parameters);

@@ -2,13 +2,13 @@
 #ifndef SPECTRA_ATTENTION_PERFORMER_DEVICE_FEATURES_H
 #define SPECTRA_ATTENTION_PERFORMER_DEVICE_FEATURES_H
 
-#include "attention/attention.h"
+#include "attention/performer/performer.h"
 #include "device/device.h"
 
-/* attention_features on a device: the same arguments, all on the host, and the same results but for
+/* performer_features on a device: the same arguments, all on the host, and the same results but for
  * rounding. What device.h fails with. */
-spectra_status device_features(device *dev, const spectra_attention *att, int side, int64_t B,
-                               int64_t H, int64_t n, const float *x, const float *blocks,
-                               float *log, float *sign);
+spectra_status performer_device_features(device *dev, const performer *pf, int side, int64_t B,
+                                         int64_t H, int64_t n, const float *x, const float *blocks,
+                                         float *log, float *sign);
 
 #endif

@@ -1,6 +1,6 @@
 /* Softmax attention on a device: launches of templates/cuda/softmax.cu. */
 #include "attention/device.h"
-
+#include "attention/softmax/softmax.h"
 #include "base/status.h"
 #include "kernel/programs.h"
 #include "math/rng.h"
@@ -60,12 +60,6 @@ static void softmax_release(attention_device *ad)
     free(ad->own);
 }
 
-static spectra_status softmax_changed(attention_device *ad)
-{
-    (void)ad;
-    return SPECTRA_OK;
-}
-
 /* ---- memory -------------------------------------------------------------------------------------
  */
 
@@ -74,17 +68,15 @@ static int64_t line(int64_t bytes)
     return (bytes + LINE - 1) / LINE * LINE;
 }
 
-static int64_t softmax_saved_bytes_device(const attention_device *ad,
-                                          const attention_device_problem *x)
+static int64_t saved_bytes(const attention_device *ad, const attention_device_problem *x)
 {
     return line(x->q_rows * ad->att->desc.H * (int64_t)sizeof(float));
 }
 
 /* <go, o> of the queries; with a mask the valid keys and their numbers. */
-static int64_t softmax_work_bytes_device(const attention_device *ad,
-                                         const attention_device_problem *x)
+static int64_t work_bytes(const attention_device *ad, const attention_device_problem *x)
 {
-    int64_t bytes = softmax_saved_bytes_device(ad, x);
+    int64_t bytes = saved_bytes(ad, x);
     if (x->p.k_mask)
         bytes += line(x->k_rows * (int64_t)sizeof(int)) + line(x->p.B * (int64_t)sizeof(int));
     return bytes;
@@ -99,13 +91,8 @@ static bool aligned(const spectra_rows *r)
                         r->stride_h % 4 == 0 && r->stride_t % 4 == 0);
 }
 
-static cuda_rows rows_of(const spectra_rows *r)
-{
-    return (cuda_rows){r->data, r->stride_b, r->stride_h, r->stride_t};
-}
-
 static softmax_cuda_args arguments(const attention_device *ad, const attention_device_problem *x,
-                                   const attention_device_views *v, void *saved, void *work)
+                                   const attention_views *v, void *saved, void *work)
 {
     const spectra_attention_desc *d = &ad->att->desc;
     const spectra_problem *p = &x->p;
@@ -113,14 +100,14 @@ static softmax_cuda_args arguments(const attention_device *ad, const attention_d
     uint32_t threshold = (uint32_t)(p->dropout * one + 0.5);
     char *memory = work;
     softmax_cuda_args a = {
-        .q = rows_of(&v->q),
-        .k = rows_of(&v->k),
-        .v = rows_of(&v->v),
-        .o = rows_of(&v->o),
-        .go = rows_of(&v->go),
-        .gq = rows_of(&v->gq),
-        .gk = rows_of(&v->gk),
-        .gv = rows_of(&v->gv),
+        .q = attention_device_rows(&v->q),
+        .k = attention_device_rows(&v->k),
+        .v = attention_device_rows(&v->v),
+        .o = attention_device_rows(&v->o),
+        .go = attention_device_rows(&v->go),
+        .gq = attention_device_rows(&v->gq),
+        .gk = attention_device_rows(&v->gk),
+        .gv = attention_device_rows(&v->gv),
         .q_begin = p->q_begin,
         .q_len = p->q_len,
         .k_begin = p->k_begin,
@@ -143,7 +130,7 @@ static softmax_cuda_args arguments(const attention_device *ad, const attention_d
                   aligned(&v->v) && aligned(&v->go),
     };
     if (p->k_mask) {
-        a.key = (int *)(memory + softmax_saved_bytes_device(ad, x));
+        a.key = (int *)(memory + saved_bytes(ad, x));
         a.keys = (int *)((char *)a.key + line(x->k_rows * (int64_t)sizeof(int)));
     }
     return a;
@@ -170,10 +157,8 @@ static int64_t tiles(int64_t n, int64_t tile)
     return (n + tile - 1) / tile;
 }
 
-static spectra_status softmax_forward_device(const attention_device *ad,
-                                             const attention_device_problem *x,
-                                             const attention_device_views *v, void *saved,
-                                             void *work)
+static spectra_status forward(const attention_device *ad, const attention_device_problem *x,
+                              const attention_views *v, void *saved, void *work)
 {
     const softmax_device *s = ad->own;
     const softmax_cuda_args a = arguments(ad, x, v, saved, work);
@@ -182,10 +167,8 @@ static spectra_status softmax_forward_device(const attention_device *ad,
     return launch(ad, &a, FWD, tiles(a.T, s->query_tile));
 }
 
-static spectra_status softmax_backward_device(const attention_device *ad,
-                                              const attention_device_problem *x,
-                                              const attention_device_views *v, void *saved,
-                                              void *work)
+static spectra_status backward(const attention_device *ad, const attention_device_problem *x,
+                               const attention_views *v, void *saved, void *work)
 {
     const softmax_device *s = ad->own;
     const softmax_cuda_args a = arguments(ad, x, v, saved, work);
@@ -198,14 +181,11 @@ static spectra_status softmax_backward_device(const attention_device *ad,
     return launch(ad, &a, BWD_QUERIES, tiles(a.T, s->both_tile));
 }
 
-const attention_device_kind attention_device_softmax = {
-    "softmax",
-    softmax_init,
-    softmax_release,
-    softmax_changed,
-    softmax_saved_bytes_device,
-    softmax_work_bytes_device,
-    softmax_forward_device,
-    softmax_backward_device,
-    NULL,
+const attention_device_ops softmax_device_ops = {
+    .init = softmax_init,
+    .release = softmax_release,
+    .saved_bytes = saved_bytes,
+    .work_bytes = work_bytes,
+    .forward = forward,
+    .backward = backward,
 };

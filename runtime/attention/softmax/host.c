@@ -2,6 +2,7 @@
 
 #include "attention/attention.h"
 #include "kernel/registry.h"
+#include "math/blas.h"
 #include "math/rng.h"
 
 #include <math.h>
@@ -342,3 +343,60 @@ spectra_status softmax_backward(softmax_sizes n, const spectra_problem *p, spect
     run(&w, work, backward_head);
     return SPECTRA_OK;
 }
+
+/* ---- the kind ---------------------------------------------------------------------------------
+ */
+
+/* It has nothing to draw, set or keep: its functions only need the sizes. */
+static spectra_status kind_init(spectra_attention *att, const void *options)
+{
+    (void)att, (void)options;
+    return blas_open();
+}
+
+static void kind_release(spectra_attention *att)
+{
+    (void)att;
+}
+
+static int64_t kind_saved_bytes(const spectra_attention *att, const spectra_problem *p)
+{
+    return softmax_saved_bytes(att->desc.H, p);
+}
+
+static int64_t kind_work_bytes(const spectra_attention *att, const spectra_problem *p)
+{
+    return softmax_work_bytes(att->desc.H, att->desc.D, att->desc.DV, p);
+}
+
+static softmax_sizes sizes_of(const spectra_attention *att)
+{
+    return (softmax_sizes){att->desc.H, att->desc.D, att->desc.DV, att->desc.causal};
+}
+
+static spectra_status kind_forward(const spectra_attention *att, const spectra_problem *p,
+                                   const attention_views *x, void *saved, void *work)
+{
+    return softmax_forward(sizes_of(att), p, x->q, x->k, x->v, x->o, saved, work);
+}
+
+static spectra_status kind_backward(const spectra_attention *att, const spectra_problem *p,
+                                    const attention_views *x, void *saved, void *work)
+{
+    return softmax_backward(sizes_of(att), p, x->q, x->k, x->v, x->o, x->go, x->gq, x->gk, x->gv,
+                            saved, work);
+}
+
+extern const attention_kind attention_softmax;
+const attention_kind attention_softmax = {
+    .name = "softmax",
+    .doc = "exact, in tiles: no array of queries by keys",
+    .traits = ATTENTION_DROPOUT | ATTENTION_CAUSAL,
+    .init = kind_init,
+    .release = kind_release,
+    .saved_bytes = kind_saved_bytes,
+    .work_bytes = kind_work_bytes,
+    .forward = kind_forward,
+    .backward = kind_backward,
+    .device = &softmax_device_ops,
+};

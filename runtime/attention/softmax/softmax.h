@@ -32,4 +32,6 @@ spectra_status softmax_backward(softmax_sizes n, const spectra_problem *p, spect
                                 spectra_rows gq, spectra_rows gk, spectra_rows gv, void *saved,
                                 void *work);
 
+extern const struct attention_device_ops softmax_device_ops;
+
 #endif

@@ -1,12 +1,11 @@
 /* What is prepared for one head before its kernels run: moments, the linear map, parameters
  * computed from the data, count matrices. It all lies in the head's block of `saved`, which
  * backward reads again. */
-#include "attention/attention.h"
-#include "math/normal.h"
-
+#include "attention/performer/performer.h"
 #include "base/status.h"
 #include "kernel/registry.h"
 #include "math/blas.h"
+#include "math/normal.h"
 #include "matrix/recipe.h"
 
 #include <math.h>
@@ -22,12 +21,12 @@ typedef struct block_layout {
     int64_t vectors, linear, wt, w, w2, sums, total;
 } block_layout;
 
-static block_layout block_of(const spectra_attention *att)
+static block_layout block_of(const performer *pf)
 {
-    const feature_info *f = att->feature;
-    const attn_plan *p = &att->plan;
+    const feature_info *f = pf->feature;
+    const attn_plan *p = &pf->plan;
     block_layout l;
-    bool counts = f->counts != COUNTS_NONE && !att->counts_given;
+    bool counts = f->counts != COUNTS_NONE && !pf->counts_given;
     l.vectors = performer_align(f->scalars);
     l.linear = l.vectors + f->vectors * p->DP;
     l.wt = l.linear + (f->linear != LINEAR_NONE ? 4 * p->DP * p->DP : 0);
@@ -38,21 +37,20 @@ static block_layout block_of(const spectra_attention *att)
     return l;
 }
 
-int64_t performer_block_floats(const spectra_attention *att)
+int64_t performer_block_floats(const performer *pf)
 {
-    return performer_align(block_of(att).total);
+    return performer_align(block_of(pf).total);
 }
 
-float *performer_vectors(const spectra_attention *att, float *block)
+float *performer_vectors(const performer *pf, float *block)
 {
-    return block + block_of(att).vectors;
+    return block + block_of(pf).vectors;
 }
 
-void performer_view(const spectra_attention *att, const float *block, attn_plan *plan,
-                    attn_params *params)
+void performer_view(const performer *pf, const float *block, attn_plan *plan, attn_params *params)
 {
-    const block_layout l = block_of(att);
-    *plan = att->plan;
+    const block_layout l = block_of(pf);
+    *plan = pf->plan;
     *params = (attn_params){block, block + l.vectors, block + l.linear};
     if (l.total > l.wt) {
         plan->wt = plan->wt_second = block + l.wt;
@@ -184,10 +182,10 @@ static linear_work linear_take(int64_t D, float *scratch)
                          at + 5 * n, at + 6 * n, at + 7 * n, scratch + 16 * n};
 }
 
-int64_t performer_head_scratch(const spectra_attention *att)
+int64_t performer_head_scratch(const performer *pf)
 {
-    int64_t D = att->plan.D;
-    return att->feature->linear != LINEAR_NONE ? performer_align(16 * D * D + second_floats(D)) : 0;
+    int64_t D = pf->plan.D;
+    return pf->feature->linear != LINEAR_NONE ? performer_align(16 * D * D + second_floats(D)) : 0;
 }
 
 /* A row of the maps may have either sign, and which one decomposition picks is chance: that where
@@ -289,14 +287,14 @@ static void pack_linear(int64_t D, int64_t DP, const double *R, float *out)
 
 /* The maps of a head into out (4, DP, DP), and the moments of what is mapped. What has no
  * decomposition (an input that is not finite) is mapped to NaN, as any result of it would be. */
-static void linear_maps(const spectra_attention *att, const performer_tokens *x,
-                        const performer_tokens *y, float *m, float *out, float *scratch)
+static void linear_maps(const performer *pf, const performer_tokens *x, const performer_tokens *y,
+                        float *m, float *out, float *scratch)
 {
-    int64_t D = att->plan.D, DP = att->plan.DP;
+    int64_t D = pf->plan.D, DP = pf->plan.DP;
     linear_work w = linear_take(D, scratch);
     second_moments(x, D, w.mx, w.gather);
     second_moments(y, D, w.my, w.gather);
-    spectra_status status = att->feature->linear == LINEAR_EIGEN_SUM
+    spectra_status status = pf->feature->linear == LINEAR_EIGEN_SUM
                                 ? eigen_sum(D, m + M1X * DP, m + M1Y * DP, &w)
                                 : geometric_mean(D, &w);
     if (status != SPECTRA_OK)
@@ -355,18 +353,18 @@ void performer_pack_row(int64_t D, int64_t MP, int64_t DP, int64_t r, const floa
 }
 
 /* Counts of the law with this parameter, from the uniform numbers of the attention. */
-static void count_matrix(const spectra_attention *att, double parameter, float *block)
+static void count_matrix(const performer *pf, double parameter, float *block)
 {
-    const block_layout l = block_of(att);
-    const attn_plan *p = &att->plan;
+    const block_layout l = block_of(pf);
+    const attn_plan *p = &pf->plan;
     memset(block + l.wt, 0, (size_t)(l.total - l.wt) * sizeof *block);
     for (int64_t r = 0; r < p->M; r++) {
         float row[256];
         for (int64_t d = 0; d < p->D; d++) {
-            double u = att->uniform[r * p->D + d];
+            double u = pf->uniform[r * p->D + d];
             row[d] =
-                (float)(att->feature->counts == COUNTS_POISSON ? poisson_quantile(u, parameter)
-                                                               : geometric_quantile(u, parameter));
+                (float)(pf->feature->counts == COUNTS_POISSON ? poisson_quantile(u, parameter)
+                                                              : geometric_quantile(u, parameter));
         }
         performer_pack_row(p->D, p->MP, p->DP, r, row, block + l.wt, block + l.w, block + l.w2,
                            block + l.sums);
@@ -377,37 +375,35 @@ static void count_matrix(const spectra_attention *att, double parameter, float *
  */
 
 /* What adapt computes, except where it was given. */
-static void adapt(const spectra_attention *att, const float *m, float *s, float *v)
+static void adapt(const performer *pf, const float *m, float *s, float *v)
 {
-    const feature_info *f = att->feature;
-    int64_t DP = att->plan.DP;
+    const feature_info *f = pf->feature;
+    int64_t DP = pf->plan.DP;
     float given_s[MAX_SCALARS], given_v[MAX_VECTORS * 256];
     memcpy(given_s, s, (size_t)f->scalars * sizeof *s);
     memcpy(given_v, v, (size_t)(f->vectors * DP) * sizeof *v);
-    f->adapt(att->plan.D, DP, m, s, v);
+    f->adapt(pf->plan.D, DP, m, s, v);
     for (int i = 0; i < f->scalars; i++)
-        if (att->scalar[i].data)
+        if (pf->scalar[i].data)
             s[i] = given_s[i];
     for (int i = 0; i < f->vectors; i++)
-        if (att->vector[i].data)
+        if (pf->vector[i].data)
             memcpy(v + i * DP, given_v + i * DP, (size_t)DP * sizeof *v);
 }
 
-void performer_adapt(const spectra_attention *att, int64_t b, int64_t h, const float *m, float *s,
-                     float *v)
+void performer_adapt(const performer *pf, int64_t b, int64_t h, const float *m, float *s, float *v)
 {
-    performer_given(att, b, h, s, v);
-    if (att->feature->adapt)
-        adapt(att, m, s, v);
+    performer_given(pf, b, h, s, v);
+    if (pf->feature->adapt)
+        adapt(pf, m, s, v);
 }
 
-void performer_prepare(const spectra_attention *att, int64_t b, int64_t h,
-                       const performer_tokens *x, const performer_tokens *y, float *m, float *block,
-                       float *scratch)
+void performer_prepare(const performer *pf, int64_t b, int64_t h, const performer_tokens *x,
+                       const performer_tokens *y, float *m, float *block, float *scratch)
 {
-    const feature_info *f = att->feature;
-    const block_layout l = block_of(att);
-    int64_t D = att->plan.D, DP = att->plan.DP;
+    const feature_info *f = pf->feature;
+    const block_layout l = block_of(pf);
+    int64_t D = pf->plan.D, DP = pf->plan.DP;
     if (f->adapt || f->linear != LINEAR_NONE) {
         memset(m, 0, (size_t)(MOMENTS * DP) * sizeof *m);
         performer_moments(x->n, D, x->x, x->ld, x->scale, x->mask, m + M1X * DP, m + M2X * DP);
@@ -426,17 +422,17 @@ void performer_prepare(const spectra_attention *att, int64_t b, int64_t h,
                 low[d] = high[d] = 0;
     }
     if (f->linear != LINEAR_NONE)
-        linear_maps(att, x, y, m, block + l.linear, scratch);
-    performer_adapt(att, b, h, m, block, block + l.vectors);
-    if (f->counts != COUNTS_NONE && !att->counts_given)
-        count_matrix(att, (double)block[f->counts_scalar], block);
+        linear_maps(pf, x, y, m, block + l.linear, scratch);
+    performer_adapt(pf, b, h, m, block, block + l.vectors);
+    if (f->counts != COUNTS_NONE && !pf->counts_given)
+        count_matrix(pf, (double)block[f->counts_scalar], block);
 }
 
-void performer_prepare_given(const spectra_attention *att, int64_t b, int64_t h, float *block)
+void performer_prepare_given(const performer *pf, int64_t b, int64_t h, float *block)
 {
-    const feature_info *f = att->feature;
+    const feature_info *f = pf->feature;
     const float none[MOMENTS * 256] = {0}; /* what adapt makes of them is given */
-    performer_adapt(att, b, h, none, block, block + block_of(att).vectors);
-    if (f->counts != COUNTS_NONE && !att->counts_given)
-        count_matrix(att, (double)block[f->counts_scalar], block);
+    performer_adapt(pf, b, h, none, block, block + block_of(pf).vectors);
+    if (f->counts != COUNTS_NONE && !pf->counts_given)
+        count_matrix(pf, (double)block[f->counts_scalar], block);
 }
