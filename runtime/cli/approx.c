@@ -135,7 +135,7 @@ static spectra_status check_source(const cli_args *a, int source)
         {OPT_TRAINED, "run", RUN},
         {OPT_LAYER, "layer", RUN},
         {OPT_DATA, "data", RUN},
-        {OPT_PARAMS, "params", RUN},
+        {OPT_CHECKPOINT, "checkpoint", RUN},
         {OPT_D, "d", RANDOM},
         {OPT_INPUT_STD, "input-std", RANDOM},
         {OPT_LENGTH, "tokens", RANDOM | RUN},
@@ -205,7 +205,7 @@ static spectra_status read_data(const cli_args *a, approx_lab *lab)
     if (source == RUN)
         return approx_from_run(a->value[OPT_TRAINED].text,
                                a->value[OPT_DATA].given ? a->value[OPT_DATA].text : NULL,
-                               a->value[OPT_PARAMS].text, a->value[OPT_LAYER].integer,
+                               a->value[OPT_CHECKPOINT].text, a->value[OPT_LAYER].integer,
                                a->value[OPT_LENGTH].given ? length : 0, &lab->data);
     return source == ARRAYS ? read_arrays(a, lab->seed, &lab->data)
                             : approx_random(length, a->value[OPT_D].integer,

@@ -1,5 +1,4 @@
 #include "cli/attend.h"
-#include "attention/attention.h"
 #include "attention/performer/device_features.h"
 #include "base/outfile.h"
 #include "base/status.h"
@@ -129,23 +128,29 @@ static spectra_status set_inputs(const cli_args *a, held_memory *m, spectra_atte
     return SPECTRA_OK;
 }
 
-/* Name of the attention with everything the options say; sizes are the caller's. */
-static spectra_status describe(const cli_args *a, spectra_attention_desc *desc)
+/* The attention that the options name; its sizes are the caller's. */
+typedef struct described {
+    const attention_kind *kind;
+    char options[ATTENTION_OPTIONS];
+    spectra_attention_desc desc; /* options points to those above */
+} described;
+
+static spectra_status describe(const cli_args *a, described *out)
 {
-    desc->attn = a->value[OPT_ATTN].text;
-    desc->seed = (uint64_t)a->value[OPT_SEED].integer;
-    desc->rng = draw_kind(a->value[OPT_RNG].text);
-    desc->target = a->value[OPT_TARGET].text[0] == 'g' ? SPECTRA_GAUSSIAN : SPECTRA_SOFTMAX;
-    desc->official = a->value[OPT_OFFICIAL].given;
-    desc->through = a->value[OPT_THROUGH].given;
-    desc->antithetic = a->value[OPT_ANTITHETIC].given;
-    desc->causal = a->value[OPT_CAUSAL].given;
+    attention_options settings;
+    TRY(cli_attention(a, &out->kind));
+    attention_options_start(out->kind, &settings);
+    TRY(cli_attention_settings(a, out->kind, &settings));
+    TRY(attention_options_text(out->kind, &settings, out->options, sizeof out->options));
+    out->desc = (spectra_attention_desc){.attn = a->value[OPT_ATTN].text,
+                                         .seed = (uint64_t)a->value[OPT_SEED].integer,
+                                         .rng = draw_kind(a->value[OPT_RNG].text),
+                                         .official = a->value[OPT_OFFICIAL].given,
+                                         .causal = a->value[OPT_CAUSAL].given,
+                                         .options = out->options};
     if (a->value[OPT_THREADS].given)
         omp_set_num_threads((int)a->value[OPT_THREADS].integer);
-    if (strcmp(desc->attn, "performer") != 0)
-        return SPECTRA_OK;
-    desc->M = a->value[OPT_M].integer;
-    return cli_pair(a, &desc->feat, &desc->kernel);
+    return SPECTRA_OK;
 }
 
 /* ---- attend -----------------------------------------------------------------------------------
@@ -253,16 +258,16 @@ static spectra_status attend_run(attend *x)
 static spectra_status attend_all(attend *x)
 {
     const char *out = NULL;
-    spectra_attention_desc desc = {0};
-    TRY(describe(x->args, &desc));
+    described d;
+    TRY(describe(x->args, &d));
     TRY(cli_need(x->args, OPT_OUT, &out));
     TRY(cli_device(x->args, &x->dev));
     if (!x->dev && strcmp(x->args->value[OPT_PRECISION].text, "fast") == 0)
         return fail(SPECTRA_EUNSUPPORTED, "--precision fast is of devices: --device cuda or emu");
     TRY(attend_read(x));
-    desc.H = x->H, desc.D = x->D, desc.DV = x->DV;
-    desc.bf16 = !x->dev && strcmp(x->args->value[OPT_PRECISION].text, "bf16") == 0;
-    TRY(spectra_attention_new(&desc, &x->att));
+    d.desc.H = x->H, d.desc.D = x->D, d.desc.DV = x->DV;
+    d.desc.bf16 = !x->dev && strcmp(x->args->value[OPT_PRECISION].text, "bf16") == 0;
+    TRY(spectra_attention_new(&d.desc, &x->att));
     TRY(set_inputs(x->args, &x->memory, x->att));
     return attend_run(x);
 }
@@ -298,20 +303,17 @@ static spectra_status write_in(const char *folder, const char *name, int ndim, c
 }
 
 /* dev NULL: the CPU. */
-static spectra_status write_side(const spectra_attention *att, device *dev, held_memory *m,
-                                 int side, const npy_array *x, const float *blocks,
-                                 const char *folder)
+static spectra_status write_side(const performer *pf, device *dev, held_memory *m, int side,
+                                 const npy_array *x, const float *blocks, const char *folder)
 {
     const int64_t B = x->shape[0], H = x->shape[1], n = x->shape[2];
-    const int64_t width = performer_of(att)->feature->lanes * att->desc.M,
-                  count = B * H * n * width;
+    const int64_t width = pf->feature->lanes * pf->plan.M, count = B * H * n * width;
     const int64_t shape[] = {B, H, n, width};
     float *log, *sign;
     TRY(take_floats(m, count, &log));
     TRY(take_floats(m, count, &sign));
-    TRY(dev ? performer_device_features(dev, performer_of(att), side, B, H, n, x->data, blocks, log,
-                                        sign)
-            : performer_features(performer_of(att), side, B, H, n, x->data, blocks, log, sign));
+    TRY(dev ? performer_device_features(dev, pf, side, B, H, n, x->data, blocks, log, sign)
+            : performer_features(pf, side, B, H, n, x->data, blocks, log, sign));
     TRY(write_in(folder, side ? "log_y.npy" : "log_x.npy", 4, shape, log));
     return write_in(folder, side ? "sign_y.npy" : "sign_x.npy", 4, shape, sign);
 }
@@ -322,10 +324,10 @@ static spectra_status features_all(const cli_args *a, held_memory *m, spectra_at
     const char *folder = NULL;
     npy_array x = {.data = NULL}, y = {.data = NULL};
     uint8_t *mask = NULL;
-    spectra_attention_desc desc = {0};
-    TRY(describe(a, &desc));
-    if (strcmp(desc.attn, "performer") != 0)
-        return fail(SPECTRA_EINVAL, "--attn %s has no features, performer has", desc.attn);
+    described d;
+    TRY(describe(a, &d));
+    if (!(d.kind->traits & ATTENTION_FEATURES))
+        return fail(SPECTRA_EINVAL, "--attn %s has no features", d.desc.attn);
     TRY(cli_need(a, OPT_OUT, &folder));
     TRY(need_array(a, m, OPT_X, "x", &x));
     TRY(need_array(a, m, OPT_Y, "y", &y));
@@ -333,18 +335,19 @@ static spectra_status features_all(const cli_args *a, held_memory *m, spectra_at
                    "--x and --y must agree in batch, heads and size"));
     const int64_t B = x.shape[0], H = x.shape[1], T = x.shape[2], S = y.shape[2], D = x.shape[3];
     TRY(read_mask(a, m, B, S, &mask));
-    desc.H = H, desc.D = desc.DV = D;
+    d.desc.H = H, d.desc.D = d.desc.DV = D;
     TRY(cli_device(a, dev));
-    TRY(spectra_attention_new(&desc, att));
+    TRY(spectra_attention_new(&d.desc, att));
     TRY(set_inputs(a, m, *att));
+    const performer *pf = performer_of(*att);
     float *blocks;
-    TRY(take_floats(m, B * H * performer_block_floats(performer_of(*att)), &blocks));
-    TRY(performer_prepare_heads(performer_of(*att), B, H, T, S, x.data, y.data,
-                                T == S ? mask : NULL, mask, blocks));
+    TRY(take_floats(m, B * H * performer_block_floats(pf), &blocks));
+    TRY(performer_prepare_heads(pf, B, H, T, S, x.data, y.data, T == S ? mask : NULL, mask,
+                                blocks));
     TRY(outfile_folder(folder));
-    TRY(write_side(*att, *dev, m, 0, &x, blocks, folder));
-    TRY(write_side(*att, *dev, m, 1, &y, blocks, folder));
-    return write_in(folder, "row_weight.npy", 1, &desc.M, performer_of(*att)->row_weight);
+    TRY(write_side(pf, *dev, m, 0, &x, blocks, folder));
+    TRY(write_side(pf, *dev, m, 1, &y, blocks, folder));
+    return write_in(folder, "row_weight.npy", 1, &pf->plan.M, pf->row_weight);
 }
 
 spectra_status cli_features(const cli_args *a)

@@ -4,6 +4,7 @@
 #ifndef SPECTRA_CLI_CLI_H
 #define SPECTRA_CLI_CLI_H
 
+#include "attention/attention.h"
 #include "base/settings.h"
 #include "device/device.h"
 
@@ -35,10 +36,8 @@ typedef enum option_id {
     OPT_RNG,
     OPT_TARGET,
     OPT_OFFICIAL,
-    OPT_THROUGH,
     OPT_ANTITHETIC,
     OPT_CAUSAL,
-    OPT_LEARN,
     OPT_STEPS,
     OPT_BATCH,
     OPT_ACCUMULATE,
@@ -55,7 +54,7 @@ typedef enum option_id {
     OPT_MAX_SECONDS,
     OPT_STOP_AT,
     OPT_SPLIT,
-    OPT_PARAMS,
+    OPT_CHECKPOINT,
     OPT_Q,
     OPT_K,
     OPT_V,
@@ -110,13 +109,14 @@ typedef enum option_id {
     OPT_COUNT
 } option_id;
 
-enum { CLI_POSITIONALS = 3, CLI_INPUTS = 16 };
+/* Behind the options of this list are those settings of attentions that it lacks. */
+enum { CLI_OPTIONS = OPT_COUNT + 64, CLI_POSITIONALS = 3, CLI_INPUTS = 16 };
 
 typedef struct cli_value {
     bool given;
     int64_t integer;
     double real;
-    char text[SETTING_TEXT]; /* as written, for every type */
+    char text[SETTING_TEXT]; /* as written, for every type; "true" of a flag */
 } cli_value;
 
 /* An option that is a task's own, of data/reader.h. */
@@ -129,7 +129,7 @@ typedef struct cli_args {
     const char *command_name;
     int positionals;
     const char *positional[CLI_POSITIONALS];
-    cli_value value[OPT_COUNT]; /* defaults where not given */
+    cli_value value[CLI_OPTIONS]; /* defaults where not given */
     int inputs;
     const char *input[CLI_INPUTS]; /* every --input, "NAME=file.npy" */
     int task_options;
@@ -141,8 +141,8 @@ spectra_status cli_parse(unsigned command, const char *command_name, int positio
                          char **argv, cli_args *out);
 /* Options of a command, one a line, to stdout. */
 void cli_print_options(unsigned command);
-/* A setting's name as an option: "grad_through" is grad-through. */
-const char *cli_setting_name(const setting *s, char *buf, size_t size);
+/* The name of a setting or an option as it is written: "grad_through" is --grad-through. */
+const char *cli_option_text(const char *name, char *buf, size_t size);
 /* Option values that name settings into a config (train_config), only those given. */
 spectra_status cli_apply_settings(const cli_args *a, void *config);
 /* The text of an option that must be there: "attend needs --q FILE". */
@@ -156,6 +156,15 @@ spectra_status cli_integers(const cli_args *a, option_id id, int64_t low, int64_
 
 /* An object, which is taken over, to stdout. SPECTRA_ENOMEM, also for NULL. */
 spectra_status cli_print_json(json_t *object);
+
+/* The attention that --attn and --official name, and its settings: options that were given over
+ * what `settings` holds (attention_options_start, a run's). SPECTRA_EINVAL for options of another
+ * attention. */
+spectra_status cli_attention(const cli_args *a, const attention_kind **kind);
+spectra_status cli_attention_settings(const cli_args *a, const attention_kind *kind,
+                                      attention_options *settings);
+/* The value of the option of this name, NULL if it was not given. */
+const cli_value *cli_given(const cli_args *a, const char *name);
 
 /* Component function and matrix of --feat and --kernel: whichever table a value is in decides,
  * because the reference system's options are the other way round. The path of a spec is opened and

@@ -62,8 +62,9 @@ static json_t *traits_json(const attention_kind *kind)
     return list;
 }
 
-static json_t *attention_json(const attention_kind *kind)
+static json_t *attention_json(const attention_row *row)
 {
+    const attention_kind *kind = row->kind;
     json_t *settings = json_array();
     for (int i = 0; i < kind->settings_count; i++) {
         const setting *s = &kind->settings[i];
@@ -73,15 +74,15 @@ static json_t *attention_json(const attention_kind *kind)
                                         "allowed", setting_allowed(s, allowed, sizeof allowed),
                                         "default", s->initial));
     }
-    return json_pack("{s:s, s:s, s:o, s:o}", "name", kind->name, "doc", kind->doc, "traits",
-                     traits_json(kind), "settings", settings);
+    return json_pack("{s:s, s:s, s:b, s:o, s:o}", "name", kind->name, "doc", kind->doc, "official",
+                     row->official != NULL, "traits", traits_json(kind), "settings", settings);
 }
 
 static spectra_status list_json(void)
 {
     json_t *all = json_object(), *list = json_array();
     for (const attention_row *row = attention_table; row->kind; row++)
-        json_array_append_new(list, attention_json(row->kind));
+        json_array_append_new(list, attention_json(row));
     json_object_set_new(all, "attentions", list);
     list = json_array();
     for (const feature_info *f = generated_features; f->name; f++)
@@ -157,13 +158,14 @@ static void print_legality(void)
 }
 
 /* A line, and one for each of its settings. */
-static void print_attention(const attention_kind *kind)
+static void print_attention(const attention_row *row)
 {
-    printf("  %-18s %s\n", kind->name, kind->doc);
+    const attention_kind *kind = row->kind;
+    printf("  %-18s %s%s\n", kind->name, kind->doc, row->official ? " (--official)" : "");
     for (int i = 0; i < kind->settings_count; i++) {
         const setting *s = &kind->settings[i];
         char name[64], allowed[SETTING_TEXT];
-        printf("    --%-15s %s: %s%s%s\n", cli_setting_name(s, name, sizeof name), s->doc,
+        printf("    %-17s %s: %s%s%s\n", cli_option_text(s->name, name, sizeof name), s->doc,
                setting_allowed(s, allowed, sizeof allowed), s->initial ? ", default " : "",
                s->initial ? s->initial : "");
     }
@@ -175,7 +177,7 @@ spectra_status cli_list(const cli_args *a)
         return list_json();
     puts("attentions (--attn)");
     for (const attention_row *row = attention_table; row->kind; row++)
-        print_attention(row->kind);
+        print_attention(row);
     puts("component functions (--feat)");
     for (const feature_info *f = generated_features; f->name; f++)
         if (!f->is_antithetic)

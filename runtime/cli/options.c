@@ -2,9 +2,6 @@
 #include "data/reader.h"
 
 #include "base/status.h"
-#include "kernel/find.h"
-#include "kernel/jit.h"
-#include "kernel/registry.h"
 #include "train/train.h"
 
 #include <errno.h>
@@ -48,21 +45,17 @@ static const option options[OPT_COUNT] = {
          0, 0, "philox", "philox|curand",
          "whose random numbers matrices and initial weights are made of: this program's, or "
          "those of cuRAND's host generator"},
-    [OPT_TARGET] = {"target", NULL, "NAME", SETTING_STRING, CLI_TRAIN | ARRAYS | CLI_APPROX,
-                    "target", 0, 0, "softmax", "softmax|gaussian", "kernel that is approximated"},
+    [OPT_TARGET] = {"target", NULL, "NAME", SETTING_STRING, CLI_TRAIN | ARRAYS | CLI_APPROX, NULL,
+                    0, 0, "softmax", "softmax|gaussian", "kernel that is approximated"},
     [OPT_OFFICIAL] = {"official", NULL, NULL, FLAG, CLI_TRAIN | CLI_ATTEND | CLI_JIT, "official", 0,
                       0, NULL, NULL, "the reference system's behaviour"},
-    [OPT_THROUGH] = {"through", NULL, NULL, FLAG, CLI_TRAIN | CLI_ATTEND, "through", 0, 0, NULL,
-                     NULL, "differentiate through data-dependent parameters"},
     [OPT_ANTITHETIC] = {"antithetic", NULL, NULL, FLAG, CLI_TRAIN | ARRAYS | CLI_APPROX | CLI_GEN,
-                        "antithetic", 0, 0, NULL, NULL,
+                        NULL, 0, 0, NULL, NULL,
                         "features of w and of -w, twice as many from one projection"},
     [OPT_CAUSAL] =
         {"causal", NULL, NULL, FLAG, CLI_ATTEND | CLI_JIT, NULL, 0, 0, NULL, NULL,
          "each query sees the keys up to its own; what is computed from data is to be given "
          "(--input)"},
-    [OPT_LEARN] = {"learn", NULL, NULL, FLAG, CLI_TRAIN, "learn", 0, 0, NULL, NULL,
-                   "train the feature's own scalars (gerf's A), one a head"},
     [OPT_STEPS] = {"steps", NULL, "N", SETTING_INT, CLI_TRAIN, "steps", 0, 0, NULL, NULL,
                    "training steps"},
     [OPT_BATCH] = {"batch", NULL, "N", SETTING_INT, NETS, "batch", 0, 0, NULL, NULL,
@@ -96,8 +89,8 @@ static const option options[OPT_COUNT] = {
                      "write a checkpoint after that step and stop, to be resumed"},
     [OPT_SPLIT] = {"split", NULL, "NAME", SETTING_STRING, CLI_EVAL, NULL, 0, 0, "test",
                    "train|dev|test", "what to evaluate on"},
-    [OPT_PARAMS] = {"params", NULL, "NAME", SETTING_STRING, CLI_EVAL | CLI_APPROX, NULL, 0, 0,
-                    "best", "best|last", "which parameters of the run"},
+    [OPT_CHECKPOINT] = {"checkpoint", "params", "NAME", SETTING_STRING, CLI_EVAL | CLI_APPROX, NULL,
+                        0, 0, "best", "best|last", "which parameters of the run"},
     [OPT_Q] = {"q", NULL, "FILE", SETTING_STRING, CLI_ATTEND | CLI_APPROX, NULL, 0, 0, NULL, NULL,
                "queries (B, H, T, D), .npy float32 or float64"},
     [OPT_K] = {"k", NULL, "FILE", SETTING_STRING, CLI_ATTEND | CLI_APPROX, NULL, 0, 0, NULL, NULL,
@@ -214,7 +207,7 @@ static const option options[OPT_COUNT] = {
     [OPT_HELP] = {"help", NULL, NULL, FLAG, EVERY, NULL, 0, 0, NULL, NULL, "this text"},
 };
 
-/* ---- parsing ----------------------------------------------------------------------------------
+/* ---- settings of attentions -------------------------------------------------------------------
  */
 
 /* Compares with '_' and '-' alike, up to the '=' of name. */
@@ -223,10 +216,65 @@ static bool same_name(const char *name, size_t n, const char *other)
     if (!other || strlen(other) != n)
         return false;
     for (size_t i = 0; i < n; i++)
-        if ((name[i] == '_' ? '-' : name[i]) != other[i])
+        if ((name[i] == '_' ? '-' : name[i]) != (other[i] == '_' ? '-' : other[i]))
             return false;
     return true;
 }
+
+const char *cli_option_text(const char *name, char *buf, size_t size)
+{
+    snprintf(buf, size, "--%s", name);
+    for (char *at = buf; *at; at++)
+        *at = *at == '_' ? '-' : *at;
+    return buf;
+}
+
+/* An option above stands for it. */
+static bool has_row(const setting *s)
+{
+    for (int i = 0; i < OPT_COUNT; i++)
+        if ((options[i].commands & (CLI_TRAIN | CLI_ATTEND)) &&
+            same_name(s->name, strlen(s->name), options[i].name))
+            return true;
+    return false;
+}
+
+/* Number i of the settings of attentions that no option above stands for; NULL behind the last. */
+static const setting *own_setting(int i)
+{
+    const setting *s = NULL;
+    for (int k = 0; (s = attention_setting_at(k)); k++)
+        if (!has_row(s) && i-- == 0)
+            break;
+    return s;
+}
+
+/* Row i of the list above and of the settings behind it; false behind the last. */
+static bool option_at(int i, option *out)
+{
+    static const char *const metavar[] = {[SETTING_INT] = "N",
+                                          [SETTING_REAL] = "X",
+                                          [SETTING_BOOL] = NULL,
+                                          [SETTING_STRING] = "NAME"};
+    const setting *s = i < OPT_COUNT || i >= CLI_OPTIONS ? NULL : own_setting(i - OPT_COUNT);
+    if (i < OPT_COUNT)
+        *out = options[i];
+    else if (s)
+        *out = (option){.name = s->name,
+                        .alias = s->alias,
+                        .metavar = metavar[s->type],
+                        .type = s->type == SETTING_BOOL ? FLAG : (int)s->type,
+                        .commands = CLI_TRAIN | CLI_ATTEND,
+                        .low = s->low,
+                        .high = s->high,
+                        .initial = s->initial,
+                        .choice = s->choice,
+                        .help = s->doc};
+    return i < OPT_COUNT || s;
+}
+
+/* ---- parsing ----------------------------------------------------------------------------------
+ */
 
 /* The setting of a reader of data, of any task; NULL. */
 static const reader_setting *find_reader_setting(const char *name, size_t n)
@@ -240,30 +288,32 @@ static const reader_setting *find_reader_setting(const char *name, size_t n)
 
 static spectra_status unknown_option(const cli_args *a, const char *name, size_t n)
 {
-    const char *names[2 * OPT_COUNT];
+    const char *names[CLI_OPTIONS];
     int count = 0;
     char text[64];
+    option o;
     snprintf(text, sizeof text, "%.*s", (int)n, name);
-    for (int i = 0; i < OPT_COUNT; i++) {
-        bool known = same_name(name, n, options[i].name) || same_name(name, n, options[i].alias);
+    for (int i = 0; option_at(i, &o); i++) {
+        bool known = same_name(name, n, o.name) || same_name(name, n, o.alias);
         if (known || find_reader_setting(name, n))
             return fail(SPECTRA_EINVAL, "%s has no option --%s", a->command_name, text);
-        if (options[i].commands & a->command)
-            names[count++] = options[i].name;
+        if (o.commands & a->command)
+            names[count++] = o.name;
     }
     for (int r = 0; a->command == CLI_DATA && task_readers[r]; r++)
-        for (int i = 0; i < task_readers[r]->settings_count && count < 2 * OPT_COUNT; i++)
+        for (int i = 0; i < task_readers[r]->settings_count && count < CLI_OPTIONS; i++)
             names[count++] = task_readers[r]->settings[i].setting.name;
     const char *near = nearest_name(text, names, count);
     return fail(SPECTRA_EINVAL, "unknown option --%s%s%s%s", text, near ? ", did you mean --" : "",
                 near ? near : "", near ? "?" : "");
 }
 
-static spectra_status find_option(const cli_args *a, const char *name, size_t n, int *id)
+static spectra_status find_option(const cli_args *a, const char *name, size_t n, int *id,
+                                  option *found)
 {
-    for (int i = 0; i < OPT_COUNT; i++)
-        if ((options[i].commands & a->command) &&
-            (same_name(name, n, options[i].name) || same_name(name, n, options[i].alias))) {
+    for (int i = 0; option_at(i, found); i++)
+        if ((found->commands & a->command) &&
+            (same_name(name, n, found->name) || same_name(name, n, found->alias))) {
             *id = i;
             return SPECTRA_OK;
         }
@@ -283,7 +333,7 @@ static setting option_setting(const option *o)
 static spectra_status set_value(const option *o, cli_value *value, const char *text)
 {
     char where[64];
-    snprintf(where, sizeof where, "--%s", o->name);
+    cli_option_text(o->name, where, sizeof where);
     setting row = option_setting(o);
     char checked[SETTING_TEXT] __attribute__((aligned(8)));
     TRY(setting_parse(&row, checked, text, where));
@@ -296,19 +346,19 @@ static spectra_status set_value(const option *o, cli_value *value, const char *t
 }
 
 /* The text of an option: what follows its '=', else the next word. */
-static spectra_status take_text(const char *name, const char *metavar, const char *equals,
+static spectra_status take_text(const char *said, const char *metavar, const char *equals,
                                 const char *next, const char **text, int *used)
 {
     *text = equals ? equals + 1 : next;
     if (!*text || (!equals && strncmp(*text, "--", 2) == 0))
-        return fail(SPECTRA_EINVAL, "--%s needs a value: --%s %s", name, name, metavar);
+        return fail(SPECTRA_EINVAL, "%s needs a value: %s %s", said, said, metavar);
     *used = equals ? 1 : 2;
     return SPECTRA_OK;
 }
 
-static spectra_status no_value(const char *name)
+static spectra_status no_value(const char *said)
 {
-    return fail(SPECTRA_EINVAL, "--%s takes no value", name);
+    return fail(SPECTRA_EINVAL, "%s takes no value", said);
 }
 
 /* A task's own option: kept until it is known which task it is for. */
@@ -317,13 +367,15 @@ static spectra_status take_reader_option(cli_args *a, const reader_setting *s, c
 {
     cli_task_option *kept = &a->task_option[a->task_options];
     const char *name = s->setting.name;
+    char said[64];
     if (a->task_options == CLI_INPUTS)
         return fail(SPECTRA_EINVAL, "more than %d options of a task", (int)CLI_INPUTS);
     a->task_options++;
     *kept = (cli_task_option){name, "true"};
+    cli_option_text(name, said, sizeof said);
     if (s->setting.type == SETTING_BOOL)
-        return equals ? no_value(name) : SPECTRA_OK;
-    return take_text(name, s->metavar, equals, next, &kept->text, used);
+        return equals ? no_value(said) : SPECTRA_OK;
+    return take_text(said, s->metavar, equals, next, &kept->text, used);
 }
 
 static spectra_status take_option(cli_args *a, const char *word, const char *next, int *used)
@@ -331,23 +383,27 @@ static spectra_status take_option(cli_args *a, const char *word, const char *nex
     const char *name = word + 2, *equals = strchr(name, '='), *text = NULL;
     const size_t length = equals ? (size_t)(equals - name) : strlen(name);
     const reader_setting *own = a->command == CLI_DATA ? find_reader_setting(name, length) : NULL;
+    char said[64];
     int id = 0;
+    option o;
     *used = 1;
     if (own)
         return take_reader_option(a, own, equals, next, used);
-    TRY(find_option(a, name, length, &id));
-    const option *o = &options[id];
+    TRY(find_option(a, name, length, &id, &o));
+    cli_option_text(o.name, said, sizeof said);
     cli_value *value = &a->value[id];
     value->given = true;
-    if (o->type == FLAG)
-        return equals ? no_value(o->name) : SPECTRA_OK;
-    TRY(take_text(o->name, o->metavar, equals, next, &text, used));
+    if (o.type == FLAG) {
+        snprintf(value->text, sizeof value->text, "true");
+        return equals ? no_value(said) : SPECTRA_OK;
+    }
+    TRY(take_text(said, o.metavar, equals, next, &text, used));
     if (id == OPT_INPUT) {
         if (a->inputs == CLI_INPUTS)
             return fail(SPECTRA_EINVAL, "more than %d times --input", (int)CLI_INPUTS);
         a->input[a->inputs++] = text;
     }
-    return set_value(o, value, text);
+    return set_value(&o, value, text);
 }
 
 spectra_status cli_parse(unsigned command, const char *command_name, int positionals, int argc,
@@ -356,9 +412,10 @@ spectra_status cli_parse(unsigned command, const char *command_name, int positio
     memset(out, 0, sizeof *out);
     out->command = command;
     out->command_name = command_name;
-    for (int i = 0; i < OPT_COUNT; i++)
-        if (options[i].initial)
-            TRY(set_value(&options[i], &out->value[i], options[i].initial));
+    option o;
+    for (int i = 0; option_at(i, &o); i++)
+        if (o.initial)
+            TRY(set_value(&o, &out->value[i], o.initial));
     for (int i = 0; i < argc;) {
         if (strcmp(argv[i], "-h") == 0) {
             out->value[OPT_HELP].given = true;
@@ -384,12 +441,8 @@ spectra_status cli_apply_settings(const cli_args *a, void *config)
         if (!o->setting || !a->value[i].given)
             continue;
         char where[64];
-        snprintf(where, sizeof where, "--%s", o->name);
-        const setting *s = train_setting(o->setting);
-        if (o->type == FLAG)
-            TRY(setting_put_bool(s, config, true, where));
-        else
-            TRY(setting_parse(s, config, a->value[i].text, where));
+        cli_option_text(o->name, where, sizeof where);
+        TRY(setting_parse(train_setting(o->setting), config, a->value[i].text, where));
     }
     return SPECTRA_OK;
 }
@@ -401,6 +454,15 @@ spectra_status cli_need(const cli_args *a, option_id id, const char **text)
                     options[id].metavar);
     *text = a->value[id].text;
     return SPECTRA_OK;
+}
+
+const cli_value *cli_given(const cli_args *a, const char *name)
+{
+    option o;
+    for (int i = 0; option_at(i, &o); i++)
+        if ((o.commands & a->command) && same_name(name, strlen(name), o.name) && a->value[i].given)
+            return &a->value[i];
+    return NULL;
 }
 
 bool cli_next_item(const char **at, char item[SETTING_TEXT])
@@ -436,95 +498,22 @@ spectra_status cli_integers(const cli_args *a, option_id id, int64_t low, int64_
     return SPECTRA_OK;
 }
 
-const char *cli_setting_name(const setting *s, char *buf, size_t size)
-{
-    snprintf(buf, size, "%s", s->name);
-    for (char *at = buf; *at; at++)
-        *at = *at == '_' ? '-' : *at;
-    return buf;
-}
-
 void cli_print_options(unsigned command)
 {
-    for (int i = 0; i < OPT_COUNT; i++) {
-        const option *o = &options[i];
-        if (!(o->commands & command))
+    option o;
+    for (int i = 0; option_at(i, &o); i++) {
+        if (!(o.commands & command))
             continue;
-        char left[48];
-        snprintf(left, sizeof left, "--%s %s", o->name, o->metavar ? o->metavar : "");
-        printf("  %-26s %s", left, o->help);
-        if (o->initial)
-            printf(", default %s", o->initial);
-        if (o->choice && !strstr(o->metavar, "|"))
-            printf(" (%s)", o->choice);
-        if (o->alias)
-            printf("; also --%s", o->alias);
+        char name[48], left[64];
+        cli_option_text(o.name, name, sizeof name);
+        snprintf(left, sizeof left, "%s %s", name, o.metavar ? o.metavar : "");
+        printf("  %-26s %s", left, o.help);
+        if (o.initial)
+            printf(", default %s", o.initial);
+        if (o.choice && !strstr(o.metavar, "|"))
+            printf(" (%s)", o.choice);
+        if (o.alias)
+            printf("; also --%s", o.alias);
         putchar('\n');
     }
-}
-
-/* ---- names ------------------------------------------------------------------------------------
- */
-
-static bool is_feature(const char *name)
-{
-    if (jit_spec_find(name))
-        return true;
-    for (const feature_info *f = generated_features; f->name; f++)
-        if (strcmp(f->name, name) == 0)
-            return true;
-    return false;
-}
-
-static bool is_matrix(const char *name)
-{
-    for (const matrix_info *m = generated_matrices; m->name; m++)
-        if (strcmp(m->name, name) == 0)
-            return true;
-    return false;
-}
-
-/* The path of a spec into the spec's name. */
-static spectra_status open_path(const char **name)
-{
-    const jit_spec *spec = NULL;
-    if (!*name || !jit_is_path(*name))
-        return SPECTRA_OK;
-    TRY(jit_spec_open(*name, NULL, &spec));
-    *name = spec->name;
-    return SPECTRA_OK;
-}
-
-spectra_status cli_pair(const cli_args *a, const char **feat, const char **kernel)
-{
-    const char *given_feat = a->value[OPT_FEAT].given ? a->value[OPT_FEAT].text : NULL;
-    const char *given_kernel = a->value[OPT_KERNEL].given ? a->value[OPT_KERNEL].text : NULL;
-    TRY(open_path(&given_feat));
-    TRY(open_path(&given_kernel));
-    bool swapped = (!given_feat || is_matrix(given_feat)) &&
-                   (!given_kernel || is_feature(given_kernel)) && (given_feat || given_kernel);
-    if (swapped) {
-        const char *held = given_feat;
-        given_feat = given_kernel;
-        given_kernel = held;
-    }
-    const char *f = given_feat ? given_feat : "posrf";
-    const char *k = given_kernel ? given_kernel : "orf";
-    const feature_info *feature = NULL;
-    const matrix_info *matrix = NULL;
-    if (is_matrix(f) && is_matrix(k))
-        return fail(SPECTRA_EINVAL, "%s and %s are both weight matrices", f, k);
-    if (is_feature(f) && is_feature(k))
-        return fail(SPECTRA_EINVAL, "%s and %s are both component functions", f, k);
-    if (is_matrix(f)) /* the other way round, with a name nobody knows */
-        return kernel_feature(k, &feature);
-    if (is_feature(k))
-        return registry_matrix(f, &matrix);
-    const jit_spec *own = jit_spec_find(f);
-    if (!own)
-        TRY(kernel_feature(f, &feature));
-    TRY(registry_matrix(k, &matrix));
-    *feat = own ? own->name : feature->name;
-    *kernel = matrix->name;
-    return SPECTRA_OK;
 }

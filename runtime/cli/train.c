@@ -94,14 +94,14 @@ static void progress_end(const progress_line *line)
 /* ---- settings ---------------------------------------------------------------------------------
  */
 
-/* The pair of --feat and --kernel into a config; path of a spec too, and its hash if keep is not
- * set, as then that of the run is what the text must have. */
-static spectra_status set_pair(const cli_args *a, bool keep, train_config *c)
+/* Path of the component function's spec, where it is one's own, and its hash if keep is not set, as
+ * then that of the run is what the text must have. */
+static spectra_status set_spec(const attention_kind *kind, const attention_options *own, bool keep,
+                               train_config *c)
 {
-    const char *feat, *kernel;
-    TRY(cli_pair(a, &feat, &kernel));
-    snprintf(c->feat, sizeof c->feat, "%s", feat);
-    snprintf(c->kernel, sizeof c->kernel, "%s", kernel);
+    char feat[SETTING_TEXT] = "";
+    if (attention_setting(kind, "feat"))
+        setting_text(attention_setting(kind, "feat"), own, feat, sizeof feat);
     const jit_spec *spec = jit_spec_find(feat);
     if (spec && strlen(spec->path) >= sizeof c->spec)
         return fail(SPECTRA_EINVAL, "%s: the path is too long", spec->path);
@@ -111,13 +111,27 @@ static spectra_status set_pair(const cli_args *a, bool keep, train_config *c)
     return SPECTRA_OK;
 }
 
+/* What the options say of the attention's own settings, over its initial values or, with `keep`,
+ * over what the run was begun with. */
+static spectra_status set_attention(const cli_args *a, bool keep, train_config *c)
+{
+    const attention_kind *kind = NULL;
+    attention_options own;
+    TRY(attention_find(c->attn, c->official, &kind));
+    attention_options_start(kind, &own);
+    if (keep)
+        TRY(attention_options_parse(kind, c->options, &own));
+    TRY(cli_attention_settings(a, kind, &own));
+    TRY(set_spec(kind, &own, keep, c));
+    return attention_options_text(kind, &own, c->options, sizeof c->options);
+}
+
 /* A task's own defaults with what the options say. */
 static spectra_status new_config(const cli_args *a, train_config *c)
 {
     memset(c, 0, sizeof *c);
     TRY(task_load(a->value[OPT_TASK].text, &c->task));
     snprintf(c->attn, sizeof c->attn, "%s", a->value[OPT_ATTN].text);
-    snprintf(c->target, sizeof c->target, "softmax");
     snprintf(c->rng, sizeof c->rng, "philox");
     snprintf(c->device, sizeof c->device, "%s", a->value[OPT_DEVICE].text);
     TRY(setting_parse(train_setting("precision"), c, a->value[OPT_PRECISION].text, "precision"));
@@ -125,19 +139,8 @@ static spectra_status new_config(const cli_args *a, train_config *c)
     int length = snprintf(c->data, sizeof c->data, "data/%s", c->task.name);
     if (length >= (int)sizeof c->data)
         return fail(SPECTRA_EINVAL, "the task's name is too long");
-    if (strcmp(c->attn, "performer") == 0) {
-        TRY(set_pair(a, false, c));
-        c->m = a->value[OPT_M].integer;
-    } else {
-        static const option_id only[] = {OPT_FEAT,     OPT_KERNEL,  OPT_M,          OPT_TARGET,
-                                         OPT_OFFICIAL, OPT_THROUGH, OPT_ANTITHETIC, OPT_LEARN};
-        static const char *const name[] = {"feat",     "kernel",  "m",          "target",
-                                           "official", "through", "antithetic", "learn"};
-        for (size_t i = 0; i < sizeof only / sizeof only[0]; i++)
-            if (a->value[only[i]].given && strcmp(c->attn, "softmax") == 0)
-                return fail(SPECTRA_EINVAL, "--%s has no meaning for softmax attention", name[i]);
-    }
     TRY(cli_apply_settings(a, c));
+    TRY(set_attention(a, false, c));
     task *t = &c->task;
     if (a->value[OPT_DROPOUT].given && !a->value[OPT_ATTENTION_DROPOUT].given)
         t->attention_dropout = t->dropout;
@@ -172,26 +175,45 @@ static spectra_status set_device(const cli_args *a, train_config *c)
  * what does not fit. */
 static spectra_status held_config(const cli_args *a, const char *run, train_config *c)
 {
+    char begun[SETTING_TEXT];
     TRY(train_config_read(run, c));
+    snprintf(begun, sizeof begun, "%s", c->attn);
     static const struct {
         option_id id;
         const char *setting;
-    } named[] = {{OPT_TASK, "task"},
-                 {OPT_ATTN, "attn"},
-                 {OPT_M, "m"},
-                 {OPT_SEED, "seed"},
-                 {OPT_DEVICE, "device"}};
+    } named[] = {
+        {OPT_TASK, "task"}, {OPT_ATTN, "attn"}, {OPT_SEED, "seed"}, {OPT_DEVICE, "device"}};
     for (size_t i = 0; i < sizeof named / sizeof named[0]; i++)
         if (a->value[named[i].id].given)
             TRY(setting_parse(train_setting(named[i].setting), c, a->value[named[i].id].text,
                               named[i].setting));
-    const cli_value *feat = &a->value[OPT_FEAT], *kernel = &a->value[OPT_KERNEL];
-    if (!jit_is_path(feat->text) && !jit_is_path(kernel->text))
+    if (!jit_is_path(a->value[OPT_FEAT].text) && !jit_is_path(a->value[OPT_KERNEL].text))
         TRY(train_open_spec(c)); /* so that its name is known */
-    if (feat->given || kernel->given)
-        TRY(set_pair(a, true, c));
     TRY(set_device(a, c));
-    return cli_apply_settings(a, c);
+    TRY(cli_apply_settings(a, c));
+    const bool same = strcmp(c->attn, begun) == 0; /* train_run refuses another */
+    return same ? set_attention(a, true, c) : SPECTRA_OK;
+}
+
+/* runs/TASK-ATTN, then the attention's names and numbers (FEAT-KERNEL-mM), then -sSEED. */
+static spectra_status run_name(const train_config *c, char run[SETTING_TEXT])
+{
+    const attention_kind *kind = NULL;
+    attention_options own;
+    TRY(train_attention_settings(c, &kind, &own));
+    int n = snprintf(run, SETTING_TEXT, "runs/%.80s-%.40s", c->task.name, c->attn);
+    for (int i = 0; i < kind->settings_count && n < SETTING_TEXT; i++) {
+        const setting *s = &kind->settings[i];
+        char value[SETTING_TEXT];
+        if (s->type != SETTING_BOOL && !s->choice)
+            n += snprintf(run + n, SETTING_TEXT - (size_t)n, "-%s%.40s",
+                          s->type == SETTING_STRING ? "" : s->name,
+                          setting_text(s, &own, value, sizeof value));
+    }
+    if (n < SETTING_TEXT)
+        n += snprintf(run + n, SETTING_TEXT - (size_t)n, "-s%lld", (long long)c->seed);
+    return n < SETTING_TEXT ? SPECTRA_OK
+                            : fail(SPECTRA_EINVAL, "the run's name is too long; give --run");
 }
 
 /* --run, --out, or the name the settings give. */
@@ -208,13 +230,7 @@ static spectra_status run_folder(const cli_args *a, char run[SETTING_TEXT])
     }
     train_config c;
     TRY(new_config(a, &c));
-    if (*c.feat)
-        snprintf(run, SETTING_TEXT, "runs/%.80s-%.40s-%.40s-%.40s-m%lld-s%lld", c.task.name, c.attn,
-                 c.feat, c.kernel, (long long)c.m, (long long)c.seed);
-    else
-        snprintf(run, SETTING_TEXT, "runs/%.80s-%.40s-s%lld", c.task.name, c.attn,
-                 (long long)c.seed);
-    return SPECTRA_OK;
+    return run_name(&c, run);
 }
 
 static void use_threads(const cli_args *a, train_config *c)
@@ -327,8 +343,8 @@ spectra_status cli_eval(const cli_args *a)
     const train_control control = {.stop = &cli_stop, .progress = show_progress, .context = &line};
     train_scores scores;
     cli_catch_signals();
-    spectra_status status =
-        train_evaluate(&c, run, (train_split)split, a->value[OPT_PARAMS].text, &control, &scores);
+    spectra_status status = train_evaluate(&c, run, (train_split)split,
+                                           a->value[OPT_CHECKPOINT].text, &control, &scores);
     progress_end(&line);
     TRY(status);
     if (a->value[OPT_JSON].given)

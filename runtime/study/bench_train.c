@@ -57,12 +57,10 @@ static spectra_status configure(training_bench *b, const bench_case *c)
     train_config *t = &b->config;
     TRY(task_load(c->task, &t->task));
     t->task.batch = c->B;
-    t->m = c->M;
     t->seed = 42;
     snprintf(t->attn, sizeof t->attn, "performer");
-    snprintf(t->feat, sizeof t->feat, "%s", c->feat);
-    snprintf(t->kernel, sizeof t->kernel, "%s", c->kernel);
-    snprintf(t->target, sizeof t->target, "softmax");
+    snprintf(t->options, sizeof t->options, "feat=%s,kernel=%s,m=%lld,target=softmax", c->feat,
+             c->kernel, (long long)c->M);
     kernel_prefer(c->feat, c->kernel, t->task.head_dim, t->task.head_dim, c->M, ATTN_ATTENTION);
     return SPECTRA_OK;
 }

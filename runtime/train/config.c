@@ -3,10 +3,10 @@
 
 #include "base/outfile.h"
 #include "base/status.h"
-#include "kernel/find.h"
 #include "kernel/jit.h"
 #include "kernel/registry.h"
 #include "math/blas.h"
+#include "math/draw.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -16,15 +16,7 @@
 const setting train_settings[TRAIN_SETTINGS] = {
     {"task", SETTING_STRING, AT(task.name), 0, 0, .doc = "benchmark task"},
     {"attn", SETTING_STRING, AT(attn), 0, 0, .doc = "attention"},
-    {"feat", SETTING_STRING, AT(feat), 0, 0, .doc = "component function"},
-    {"kernel", SETTING_STRING, AT(kernel), 0, 0, .doc = "weight matrix"},
-    {"m", SETTING_INT, AT(m), 0, 1024, .doc = "rows of the weight matrix"},
-    {"target", SETTING_STRING, AT(target), 0, 0, "softmax|gaussian",
-     .doc = "kernel that is approximated"},
     {"official", SETTING_BOOL, AT(official), 0, 0, .doc = "the reference system's behaviour"},
-    {"through", SETTING_BOOL, AT(through), 0, 0, .doc = "differentiate data-dependent parameters"},
-    {"antithetic", SETTING_BOOL, AT(antithetic), 0, 0, .doc = "features of w and of -w"},
-    {"learn", SETTING_BOOL, AT(learn), 0, 0, .doc = "train the feature's own scalars"},
     {"seed", SETTING_INT, AT(seed), 0, 9e15, .doc = "seed of everything random"},
     {"rng", SETTING_STRING, AT(rng), 0, 0, "philox|curand",
      .doc = "of matrices and initial weights"},
@@ -50,27 +42,33 @@ const setting *train_setting(const char *name)
     return s ? s : setting_find(machine_settings, MACHINE_SETTINGS, name);
 }
 
-/* What the attention was generated from: hashes of the specs and of the kernels' text. */
-static spectra_status kernel_json(const train_config *c, json_t *build)
+spectra_attention_desc train_attention(const train_config *c)
 {
-    const feature_info *feature;
-    const matrix_info *matrix;
-    const attn_row *row;
-    int64_t d = c->task.head_dim;
-    TRY(kernel_feature(c->feat, &feature));
-    TRY(registry_matrix(c->kernel, &matrix));
-    TRY(kernel_find(c->feat, c->kernel, d, d, c->m, ATTN_ATTENTION, &row));
-    json_t *kernel = json_pack("{s:s, s:s, s:s, s:s}", "feature_spec", feature->hash, "matrix_spec",
-                               matrix->hash, "kernel_text", row->hash, "instructions",
-                               registry_isa_name(row->isa));
-    return json_object_set_new(build, "kernel", kernel) == 0
-               ? SPECTRA_OK
-               : fail(SPECTRA_ENOMEM, "config.json: out of memory");
+    return (spectra_attention_desc){.attn = c->attn,
+                                    .official = c->official,
+                                    .options = c->options,
+                                    .H = c->task.heads,
+                                    .D = c->task.head_dim,
+                                    .DV = c->task.head_dim,
+                                    .seed = (uint64_t)c->seed,
+                                    .rng = draw_kind(c->rng)};
+}
+
+spectra_status train_attention_settings(const train_config *c, const attention_kind **kind,
+                                        attention_options *settings)
+{
+    const spectra_attention_desc desc = train_attention(c);
+    return attention_read_desc(&desc, kind, settings);
 }
 
 static spectra_status config_json(const train_config *c, json_t *object)
 {
+    const spectra_attention_desc desc = train_attention(c);
+    const attention_kind *kind = NULL;
+    attention_options own;
     TRY(settings_to_json(train_settings, TRAIN_SETTINGS, c, object));
+    TRY(train_attention_settings(c, &kind, &own));
+    TRY(settings_to_json(kind->settings, kind->settings_count, &own, object));
     TRY(settings_to_json(task_settings, TASK_SETTINGS, c, object));
     TRY(settings_to_json(machine_settings, MACHINE_SETTINGS, c, object));
     json_t *build = json_pack("{s:s, s:s, s:s}", "version", spectra_version(), "instructions",
@@ -79,8 +77,8 @@ static spectra_status config_json(const train_config *c, json_t *object)
         json_object_set_new(object, "spec",
                             json_pack("{s:s, s:s}", "path", c->spec, "sha256", c->spec_hash)) != 0)
         return fail(SPECTRA_EINVAL, "%s: not valid UTF-8 text", c->spec);
-    if (build && c->feat[0])
-        TRY(kernel_json(c, build));
+    if (build)
+        TRY(attention_built_from(&desc, build));
     if (json_object_set_new(object, "build", build) != 0)
         return fail(SPECTRA_ENOMEM, "config.json: out of memory");
     return SPECTRA_OK;
@@ -123,7 +121,18 @@ static spectra_status spec_from_json(const json_t *object, const char *path, tra
     return SPECTRA_OK;
 }
 
-/* Runs of before there were devices do not have them. */
+/* The settings of the run's attention into c->options. */
+static spectra_status attention_from_json(const json_t *object, const char *path, train_config *c)
+{
+    const attention_kind *kind = NULL;
+    attention_options own;
+    TRY(attention_find(c->attn, c->official, &kind));
+    attention_options_start(kind, &own);
+    TRY(settings_from_json(kind->settings, kind->settings_count, &own, object, path));
+    return attention_options_text(kind, &own, c->options, sizeof c->options);
+}
+
+/* Runs made before --device existed lack these keys. */
 static spectra_status machine_from_json(const json_t *object, const char *path, train_config *c)
 {
     TRY(setting_parse(train_setting("device"), c, "cpu", path));
@@ -162,6 +171,8 @@ spectra_status train_config_read(const char *run, train_config *out)
         (void)json_object_set_new(object, "rng", json_string("philox"));
     if (status == SPECTRA_OK)
         status = settings_from_json(train_settings, TRAIN_SETTINGS, &c, object, path);
+    if (status == SPECTRA_OK)
+        status = attention_from_json(object, path, &c);
     if (status == SPECTRA_OK)
         status = settings_from_json(task_settings, TASK_SETTINGS, &c, object, path);
     if (status == SPECTRA_OK)

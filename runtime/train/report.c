@@ -261,21 +261,49 @@ static void write_confusion(FILE *out, const report *r)
     fputs("</table></figure>\n", out);
 }
 
-static void write_settings(FILE *out, const report *r)
+static void write_setting(FILE *out, const setting *s, const void *base)
 {
     char text[SETTING_TEXT];
+    setting_text(s, base, text, sizeof text);
+    if (!*text)
+        return;
+    fprintf(out, "<tr><th>%s</th><td>", s->name);
+    write_escaped(out, text);
+    fprintf(out, "</td><td>%s</td></tr>\n", s->doc);
+}
+
+static void write_settings(FILE *out, const report *r)
+{
+    const attention_kind *kind = NULL;
+    attention_options own;
     fputs("<details open><summary>Settings</summary><table class=settings>\n", out);
-    for (int i = 0; i < TRAIN_SETTINGS + TASK_SETTINGS; i++) {
-        const setting *s =
-            i < TRAIN_SETTINGS ? &train_settings[i] : &task_settings[i - TRAIN_SETTINGS];
-        setting_text(s, &r->config, text, sizeof text);
-        if (!*text)
-            continue;
-        fprintf(out, "<tr><th>%s</th><td>", s->name);
-        write_escaped(out, text);
-        fprintf(out, "</td><td>%s</td></tr>\n", s->doc);
-    }
+    for (int i = 0; i < TRAIN_SETTINGS; i++)
+        write_setting(out, &train_settings[i], &r->config);
+    if (train_attention_settings(&r->config, &kind, &own) == SPECTRA_OK)
+        for (int i = 0; i < kind->settings_count; i++)
+            write_setting(out, &kind->settings[i], &own);
+    for (int i = 0; i < TASK_SETTINGS; i++)
+        write_setting(out, &task_settings[i], &r->config);
     fputs("</table></details>\n", out);
+}
+
+/* The attention's name, and the names and numbers among its settings. */
+static void write_attention(FILE *out, const train_config *c)
+{
+    const attention_kind *kind = NULL;
+    attention_options own;
+    char text[SETTING_TEXT];
+    write_escaped(out, c->attn);
+    if (train_attention_settings(c, &kind, &own) != SPECTRA_OK)
+        return;
+    for (int i = 0; i < kind->settings_count; i++) {
+        const setting *s = &kind->settings[i];
+        if (s->type == SETTING_BOOL || s->choice)
+            continue;
+        fprintf(out, " · %s", s->type == SETTING_STRING ? "" : s->name);
+        fputs(s->type == SETTING_STRING ? "" : " ", out);
+        write_escaped(out, setting_text(s, &own, text, sizeof text));
+    }
 }
 
 static const char style[] =
@@ -326,14 +354,7 @@ static void write_page(FILE *out, const report *r)
     fputs("</style>\n<main><header><h1>", out);
     write_escaped(out, c->task.name);
     fputs(" · ", out);
-    write_escaped(out, c->attn);
-    if (*c->feat) {
-        fputs(" · ", out);
-        write_escaped(out, c->feat);
-        fputs(" × ", out);
-        write_escaped(out, c->kernel);
-        fprintf(out, ", %lld rows", (long long)c->m);
-    }
+    write_attention(out, c);
     fprintf(out, "</h1><p>seed %lld, %lld layers, %s</p></header>\n", (long long)c->seed,
             (long long)c->task.layers,
             c->official ? "the reference system's behaviour" : "correct mathematics");

@@ -3,8 +3,6 @@
 
 #include "base/outfile.h"
 #include "base/status.h"
-#include "kernel/find.h"
-#include "kernel/registry.h"
 #include "train/report.h"
 #include "train/session.h"
 
@@ -27,6 +25,17 @@ static bool stop_wanted(const session *s)
 /* ---- the folder -------------------------------------------------------------------------------
  */
 
+static spectra_status check_setting(const session *s, const setting *row, const void *held,
+                                    const void *wanted)
+{
+    char a[SETTING_TEXT], b[SETTING_TEXT];
+    if (setting_equal(row, held, wanted))
+        return SPECTRA_OK;
+    return fail(SPECTRA_EINVAL, "%s was begun with %s %s, it cannot go on with %s", s->run,
+                row->name, setting_text(row, held, a, sizeof a),
+                setting_text(row, wanted, b, sizeof b));
+}
+
 static spectra_status check_resumed(const session *s)
 {
     train_config held;
@@ -34,12 +43,15 @@ static spectra_status check_resumed(const session *s)
     for (int i = 0; i < TRAIN_SETTINGS + TASK_SETTINGS; i++) {
         const setting *row =
             i < TRAIN_SETTINGS ? &train_settings[i] : &task_settings[i - TRAIN_SETTINGS];
-        char a[SETTING_TEXT], b[SETTING_TEXT];
-        if (row->offset != offsetof(train_config, data) && !setting_equal(row, &held, s->config))
-            return fail(SPECTRA_EINVAL, "%s was begun with %s %s, it cannot go on with %s", s->run,
-                        row->name, setting_text(row, &held, a, sizeof a),
-                        setting_text(row, s->config, b, sizeof b));
+        if (row->offset != offsetof(train_config, data))
+            TRY(check_setting(s, row, &held, s->config));
     }
+    const attention_kind *kind = NULL; /* of both now */
+    attention_options begun, wanted;
+    TRY(train_attention_settings(&held, &kind, &begun));
+    TRY(train_attention_settings(s->config, &kind, &wanted));
+    for (int i = 0; i < kind->settings_count; i++)
+        TRY(check_setting(s, &kind->settings[i], &begun, &wanted));
     return SPECTRA_OK;
 }
 
@@ -246,12 +258,9 @@ static spectra_status run_session(session *s, train_result *result)
     const train_config *c = s->config;
     TRY(check_folder(s));
     TRY(train_open_spec(c));
-    if (c->feat[0] && strcmp(c->device, "cpu") == 0) {
-        char feat[SETTING_TEXT + 1];
-        kernel_prefer(registry_form(c->feat, c->antithetic, feat, sizeof feat), c->kernel,
-                      c->task.head_dim, c->task.head_dim, c->m,
-                      ATTN_ATTENTION | (c->official ? ATTN_OFFICIAL : 0));
-    }
+    const spectra_attention_desc attention = train_attention(c);
+    if (strcmp(c->device, "cpu") == 0)
+        attention_prefer(&attention);
     TRY(learner_open(s->config, 7, &s->learner));
     if (dataset_count(s->learner.data[SPLIT_TEST]) < s->config->task.batch)
         return fail(SPECTRA_ESHAPE, "test has %lld examples, less than a batch of %lld",

@@ -8,6 +8,7 @@
 #ifndef SPECTRA_TRAIN_TRAIN_H
 #define SPECTRA_TRAIN_TRAIN_H
 
+#include "attention/attention.h"
 #include "data/task.h"
 
 #include <signal.h>
@@ -15,11 +16,9 @@
 /* Every setting that takes part in a result, and where and how it was computed. */
 typedef struct train_config {
     task task; /* first: task_settings apply to the whole */
-    char attn[SETTING_TEXT], feat[SETTING_TEXT],
-        kernel[SETTING_TEXT]; /* softmax: feat = kernel = "" */
-    int64_t m;
-    char target[SETTING_TEXT]; /* "softmax", "gaussian" */
-    bool official, through, antithetic, learn;
+    char attn[SETTING_TEXT];
+    bool official;
+    char options[ATTENTION_OPTIONS]; /* settings of the attention's own, attention_options_text */
     int64_t seed;
     char rng[SETTING_TEXT];  /* "philox", "curand": of matrices and initial weights */
     char data[SETTING_TEXT]; /* folder of train, dev, test.safetensors */
@@ -31,11 +30,17 @@ typedef struct train_config {
     char spec[SETTING_TEXT], spec_hash[72];
 } train_config;
 
-enum { TRAIN_SETTINGS = 13 };
-/* task's name, and everything behind train_config.task. */
+enum { TRAIN_SETTINGS = 6 };
+/* task's name, and everything behind train_config.task but the attention's own settings. */
 extern const setting train_settings[TRAIN_SETTINGS];
 /* The row of either table, or NULL. */
 const setting *train_setting(const char *name);
+
+/* The attention of a run, for any layer; texts are the configuration's. */
+spectra_attention_desc train_attention(const train_config *c);
+/* Its kind and settings. */
+spectra_status train_attention_settings(const train_config *c, const attention_kind **kind,
+                                        attention_options *settings);
 
 /* config.json of a run's folder. Reading ignores what it does not know. */
 spectra_status train_config_write(const char *run, const train_config *c);

@@ -1,6 +1,5 @@
 #include "base/outfile.h"
 #include "base/status.h"
-#include "math/draw.h"
 #include "train/internal.h"
 
 #include <stdio.h>
@@ -25,17 +24,7 @@ model_config learner_model(const train_config *c)
         .dropout = t->dropout,
         .attention_dropout = t->attention_dropout,
         .seed = (uint64_t)c->seed,
-        .attention = {.attn = c->attn,
-                      .feat = *c->feat ? c->feat : NULL,
-                      .kernel = *c->kernel ? c->kernel : NULL,
-                      .M = c->m,
-                      .target =
-                          strcmp(c->target, "gaussian") == 0 ? SPECTRA_GAUSSIAN : SPECTRA_SOFTMAX,
-                      .official = c->official,
-                      .through = c->through,
-                      .antithetic = c->antithetic,
-                      .learn = c->learn,
-                      .rng = draw_kind(c->rng)},
+        .attention = train_attention(c),
     };
 }
 

@@ -52,8 +52,9 @@ bool golden_stop(golden_result *r, golden_verdict verdict, const char *format, .
  */
 bool golden_ok(golden_result *r, const char *what, spectra_status status);
 
-/* False, and the case ends as skipped, if this build has no such attention or component. */
-bool golden_known(golden_result *r, const char *attn, const char *feat);
+/* False, and the case ends as skipped, if this build lacks a name in the description (of any sizes).
+ */
+bool golden_known(golden_result *r, const spectra_attention_desc *desc);
 
 /* Settings: a missing one ends the case as unusable. */
 bool golden_integer(golden_result *r, const json_t *from, const char *key, int64_t *out);

@@ -2,6 +2,7 @@
 #include "golden/golden.h"
 #include "support/attend.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -55,27 +56,65 @@ static bool read_arrays(const golden_case *c, golden_result *r, arrays *a)
     return true;
 }
 
+/* What an index calls a setting that has another name here, or none there. */
+static const struct {
+    const char *setting, *param, *otherwise;
+} settings[] = {
+    {"feat", "component", NULL},
+    {"m", "features", NULL},
+    {"kernel", NULL, "gaus"}, /* replaced by the case's W */
+};
+
+/* The case's value of a setting as text; false where it has none. */
+static bool case_value(const golden_case *c, const setting *s, char *value, size_t size)
+{
+    const char *param = s->name, *otherwise = NULL;
+    for (size_t i = 0; i < sizeof settings / sizeof settings[0]; i++)
+        if (strcmp(settings[i].setting, s->name) == 0)
+            param = settings[i].param, otherwise = settings[i].otherwise;
+    const json_t *x = param ? json_object_get(c->params, param) : NULL;
+    if (json_is_string(x) || !x)
+        snprintf(value, size, "%s", x ? json_string_value(x) : otherwise ? otherwise : "");
+    else if (json_is_boolean(x))
+        snprintf(value, size, "%s", json_is_true(x) ? "true" : "false");
+    else
+        snprintf(value, size, "%.15g", json_number_value(x));
+    return *value;
+}
+
+/* The description of the case's attention without its sizes: whichever of the kind's settings the
+ * case names are its options. False where this build has no such attention. */
+static bool describe(const golden_case *c, golden_result *r, bool through,
+                     char options[ATTENTION_OPTIONS], spectra_attention_desc *out)
+{
+    const attention_kind *kind = NULL;
+    size_t used = 0;
+    *out = (spectra_attention_desc){
+        .attn = c->attn, .official = strcmp(c->behaviour, "official") == 0, .options = options};
+    if (attention_find(c->attn, out->official, &kind) != SPECTRA_OK)
+        return golden_stop(r, GOLDEN_SKIPPED, "%s", spectra_message());
+    *options = 0;
+    for (int i = 0; i < kind->settings_count; i++) {
+        const setting *s = &kind->settings[i];
+        char value[SETTING_TEXT];
+        if (case_value(c, s, value, sizeof value))
+            used += (size_t)snprintf(options + used, ATTENTION_OPTIONS - used, "%s%s=%s",
+                                     used ? "," : "", s->name, value);
+    }
+    if (through)
+        snprintf(options + used, ATTENTION_OPTIONS - used, ",grad_through=true");
+    return golden_known(r, out);
+}
+
 /* A new attention of the case, with everything set that the case gives. */
 static bool open_attention(const golden_case *c, golden_result *r, const arrays *a, bool through,
                            spectra_attention **out)
 {
-    const bool official = strcmp(c->behaviour, "official") == 0;
-    npy_array w;
-    if (!golden_read_optional(c, r, "W", &w))
+    char options[ATTENTION_OPTIONS];
+    spectra_attention_desc desc;
+    if (!describe(c, r, through, options, &desc))
         return false;
-    int64_t rows = w.data ? w.shape[0] : 0;
-    npy_free(&w);
-    const spectra_attention_desc desc = {
-        .attn = c->attn,
-        .feat = json_string_value(json_object_get(c->params, "component")),
-        .kernel = "gaus", /* replaced by the case's W */
-        .H = a->n.H,
-        .D = a->n.D,
-        .DV = a->n.DV,
-        .M = rows,
-        .official = official,
-        .through = through,
-    };
+    desc.H = a->n.H, desc.D = a->n.D, desc.DV = a->n.DV;
     spectra_attention *att = NULL;
     if (!golden_ok(r, "spectra_attention_new", spectra_attention_new(&desc, &att)))
         return false;
@@ -230,7 +269,9 @@ static void run_once(const golden_case *c, golden_result *r, const arrays *a, bo
 void golden_attention(const golden_case *c, golden_result *result)
 {
     /* Other attentions may have other inputs: ask before reading any. */
-    if (!golden_known(result, c->attn, json_string_value(json_object_get(c->params, "component"))))
+    char options[ATTENTION_OPTIONS];
+    spectra_attention_desc desc;
+    if (!describe(c, result, false, options, &desc))
         return;
     arrays a = {0};
     if (read_arrays(c, result, &a)) {

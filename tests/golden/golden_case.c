@@ -23,11 +23,11 @@ bool golden_ok(golden_result *r, const char *what, spectra_status status)
                        spectra_message());
 }
 
-bool golden_known(golden_result *r, const char *attn, const char *feat)
+bool golden_known(golden_result *r, const spectra_attention_desc *desc)
 {
     spectra_attention *att = NULL;
-    const spectra_attention_desc probe = {
-        .attn = attn, .feat = feat, .kernel = "gaus", .H = 1, .D = 16, .DV = 16, .M = 16};
+    spectra_attention_desc probe = *desc;
+    probe.H = 1, probe.D = probe.DV = 16;
     if (spectra_attention_new(&probe, &att) == SPECTRA_ENOTFOUND)
         return golden_stop(r, GOLDEN_SKIPPED, "%s", spectra_message());
     spectra_attention_free(att);

@@ -155,10 +155,9 @@ static bool read_config(const golden_case *c, golden_result *r, model_case *m)
     to->cls = pooling && strcmp(pooling, "CLS") == 0;
     to->tied = flag(config, "tied_weights");
     to->dual = flag(c->params, "dual");
-    /* Softmax attention has one behaviour only. */
     to->attention = (spectra_attention_desc){
         .attn = c->attn,
-        .official = strcmp(c->attn, "softmax") != 0 && strcmp(c->behaviour, "official") == 0,
+        .official = strcmp(c->behaviour, "official") == 0,
     };
     if (!json_object_get(config, "kernel_type"))
         return true;
@@ -398,7 +397,12 @@ void golden_model(const golden_case *c, golden_result *result)
         golden_stop(result, GOLDEN_UNUSABLE, "a model case needs 'attn' and params.config");
         return;
     }
-    if (!golden_known(result, c->attn, json_string_value(json_object_get(config, "kernel_type"))))
+    const spectra_attention_desc probe = {
+        .attn = c->attn,
+        .feat = json_string_value(json_object_get(config, "kernel_type")),
+        .kernel = "gaus",
+        .M = 16};
+    if (!golden_known(result, &probe))
         return;
     model_case m = {0};
     bool ok = read_training(result, c, &m.training) && read_config(c, result, &m) &&
