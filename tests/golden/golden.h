@@ -52,8 +52,7 @@ bool golden_stop(golden_result *r, golden_verdict verdict, const char *format, .
  */
 bool golden_ok(golden_result *r, const char *what, spectra_status status);
 
-/* False, and the case ends as skipped, if this build lacks a name in the description (of any sizes).
- */
+/* False, and the case ends as skipped, if this build lacks a name in the description. */
 bool golden_known(golden_result *r, const spectra_attention_desc *desc);
 
 /* Settings: a missing one ends the case as unusable. */

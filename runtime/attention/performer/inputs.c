@@ -17,6 +17,25 @@ int64_t performer_packed_floats(const performer *pf)
     return (pf->feature->second_own ? 2 : 1) * matrix + 3 * p->MP;
 }
 
+void performer_pack_row(int64_t D, int64_t MP, int64_t DP, int64_t r, const float *row, float *wt,
+                        float *w, float *w2, float *sums)
+{
+    double square = 0, total = 0, factorials = 0;
+    int sign;
+    for (int64_t d = 0; d < D; d++) {
+        double x = (double)row[d];
+        wt[d * MP + r] = w[r * DP + d] = row[d];
+        square += x * x;
+        total += x;
+        factorials += sums && x > 1 ? lgamma_r(x + 1, &sign) : 0;
+    }
+    w2[r] = (float)square;
+    if (sums) {
+        sums[r] = (float)total;
+        sums[MP + r] = (float)factorials;
+    }
+}
+
 static float *pack_matrix(const attn_plan *p, const float *from, float *at, float *sums)
 {
     float *wt = at, *w = wt + p->D * p->MP, *w2 = w + p->MP * p->DP;

@@ -333,25 +333,6 @@ static double geometric_quantile(double u, double p)
     return fmin(floor(log(u) / log1p(-p)), MOST_COUNTS);
 }
 
-void performer_pack_row(int64_t D, int64_t MP, int64_t DP, int64_t r, const float *row, float *wt,
-                        float *w, float *w2, float *sums)
-{
-    double square = 0, total = 0, factorials = 0;
-    int sign;
-    for (int64_t d = 0; d < D; d++) {
-        double x = (double)row[d];
-        wt[d * MP + r] = w[r * DP + d] = row[d];
-        square += x * x;
-        total += x;
-        factorials += sums && x > 1 ? lgamma_r(x + 1, &sign) : 0;
-    }
-    w2[r] = (float)square;
-    if (sums) {
-        sums[r] = (float)total;
-        sums[MP + r] = (float)factorials;
-    }
-}
-
 /* Counts of the law with this parameter, from the uniform numbers of the attention. */
 static void count_matrix(const performer *pf, double parameter, float *block)
 {

@@ -91,6 +91,9 @@ spectra_status performer_built_from(const spectra_attention_desc *desc, const vo
 
 /* Whether W of this size is projected by its chain, where it has one, rather than by products. */
 bool performer_chain_wins(int64_t M, int64_t D);
+/* Row r of a matrix to its places: wt (D, MP), w (MP, DP), w2 (MP), sums (2, MP) or NULL. */
+void performer_pack_row(int64_t D, int64_t MP, int64_t DP, int64_t r, const float *row, float *wt,
+                        float *w, float *w2, float *sums);
 /* pf->w into pf->packed and the plan. */
 void performer_pack(performer *pf);
 int64_t performer_packed_floats(const performer *pf);
@@ -141,9 +144,6 @@ void performer_prepare_given(const performer *pf, int64_t b, int64_t h, float *b
 /* The plan and the parameters of a prepared head; scalars are at the start of the block. */
 void performer_view(const performer *pf, const float *block, attn_plan *plan, attn_params *params);
 float *performer_vectors(const performer *pf, float *block);
-/* Row r of a matrix to its places: wt (D, MP), w (MP, DP), w2 (MP), sums (2, MP) or NULL. */
-void performer_pack_row(int64_t D, int64_t MP, int64_t DP, int64_t r, const float *row, float *wt,
-                        float *w, float *w2, float *sums);
 
 /* ---- features.c: the features by themselves ---------------------------------------------------
  */
