@@ -72,19 +72,29 @@ end
 
 -- ---- of a model --------------------------------------------------------------------------------------
 
--- Definitions, then templates behind what they all need.
-local function whole(defines, templates)
+-- Definitions, then these files of templates/cuda.
+local function whole(defines, names)
   local out = { defines }
-  for name in ("rt.cuh args.h dropout.cuh model_args.h " .. templates):gmatch("%S+") do
+  for _, name in ipairs(names) do
     local path = "templates/cuda/" .. name
     out[#out + 1] = ('#line 1 "%s"\n%s'):format(path, files.read(path))
   end
   return table.concat(out)
 end
 
-function kinds.softmax(list, r)
-  local defines = ("#define HEAD_D %d\n#define HEAD_DV %d\n"):format(r.D, r.DV)
-  put(list, "softmax", whole(defines, "softmax_args.h softmax.cu"), {}, ("softmax-%d-%d"):format(r.D, r.DV))
+-- A template that no feature is part of, behind the files that it includes. r.defines ("HEAD_D=32 HEAD_DV=32")
+-- is what it finds defined.
+local function template(list, r)
+  local defines, file, names = {}, { r.kind }, {}
+  for key, value in r.defines:gmatch("(%S+)=(%S+)") do
+    defines[#defines + 1] = ("#define %s %s\n"):format(key, value)
+    file[#file + 1] = value
+  end
+  for name in files.read("templates/cuda/" .. r.kind .. ".cu"):gmatch('#include "([^"]+)"') do
+    names[#names + 1] = name
+  end
+  names[#names + 1] = r.kind .. ".cu"
+  put(list, r.kind, whole(table.concat(defines), names), {}, table.concat(file, "-"))
 end
 
 function kinds.row(list, r)
@@ -97,7 +107,7 @@ local ROWS = { { "layernorm", "embed" }, { "dropout_residual", "embed" }, { "gel
 
 -- Rows are 16-byte aligned, in buffers and in parameters, where these and the widths are; scores never are.
 function kinds.model(list, r)
-  put(list, "model", whole("", "model.cu"), {}, "model")
+  put(list, "model", whole("", { "rt.cuh", "args.h", "dropout.cuh", "model_args.h", "model.cu" }), {}, "model")
   local aligned = r.aligned and r.embed % 4 == 0 and r.hidden % 4 == 0 and r.inner % 4 == 0
   for _, row in ipairs(ROWS) do
     local name, n = row[1], r[row[2]] or row[2]
@@ -143,22 +153,38 @@ function kinds.tasks(list)
       kinds.model(list, { embed = t.embed, hidden = t.hidden, inner = t.heads * t.head_dim, classes = t.classes,
         aligned = aligned })
     end
-    kinds.softmax(list, { D = t.head_dim, DV = t.head_dim })
+    template(list, { kind = "softmax", defines = ("HEAD_D=%d HEAD_DV=%d"):format(t.head_dim, t.head_dim) })
   end
 end
 
 -- The list. r: kind, one of the above or the name of a single text of a feature; feat, and spec, the text of a
 -- user's own; matrix (of "pair"); D, DV, M; dtype, precision, learn, causal, arch; embed, hidden, inner, classes,
--- aligned (of "model").
+-- aligned (of "model"). Without a feature kind may be a file templates/cuda/KIND.cu; defines are then its own.
 function M.list(r)
   local list = { has = {} }
   if r.D and r.feat then r.feature = jit.feature(r.feat, r.spec) end
   if kinds[r.kind] then
     kinds[r.kind](list, r)
-  else
+  elseif r.feature then
     add(list, r, r.kind)
+  else
+    template(list, r)
   end
   return list
+end
+
+local WORDS = { ["true"] = true, ["false"] = false }
+
+-- The list that the runtime asks for: all but kind, feat and spec is in a text, "D=32 DV=32 causal=true".
+function M.asked(kind, feat, spec, defines)
+  local r = { kind = kind, feat = feat, spec = spec, defines = defines, dtype = "f32", precision = "float32",
+    learn = false, causal = false }
+  for key, value in defines:gmatch("(%S+)=(%S+)") do
+    r[key] = math.tointeger(value) or value
+    if WORDS[value] ~= nil then r[key] = WORDS[value] end
+  end
+  if r.arch == 0 then r.arch = nil end -- what has no architecture: the default
+  return M.list(r)
 end
 
 return M

@@ -175,8 +175,9 @@ static spectra_status warm_cuda(const cli_args *a, const char *feat, const char 
 {
     const nvrtc_info *nvrtc;
     char list[SETTING_TEXT], what[128], *held = NULL;
-    jit_cuda_request request = {
-        .kind = feat ? "pair" : "tasks", .feat = feat, .matrix = matrix, .D = D, .DV = DV, .M = M};
+    char defines[256];
+    const jit_cuda_request request = {
+        .kind = feat ? "pair" : "tasks", .feat = feat, .defines = defines};
     TRY(nvrtc_open(0, &nvrtc));
     snprintf(list, sizeof list, "%s", a->value[OPT_ARCH].text);
     if (feat)
@@ -185,7 +186,11 @@ static spectra_status warm_cuda(const cli_args *a, const char *feat, const char 
     else
         snprintf(what, sizeof what, "%-32s", "models of the benchmark");
     for (char *arch = strtok_r(list, " ,", &held); arch; arch = strtok_r(NULL, " ,", &held)) {
-        request.arch = atoi(arch + strlen("sm_"));
+        int n = snprintf(defines, sizeof defines, "arch=%d", atoi(arch + strlen("sm_")));
+        if (feat)
+            snprintf(defines + n, sizeof defines - (size_t)n, " D=%lld DV=%lld M=%lld%s%s",
+                     (long long)D, (long long)DV, (long long)M, matrix ? " matrix=" : "",
+                     matrix ? matrix : "");
         TRY(warm_programs(nvrtc, &request, what, arch));
     }
     return SPECTRA_OK;

@@ -230,52 +230,6 @@ typedef struct cuda_request {
     bool no_memory;
 } cuda_request;
 
-/* Into the table on top of the stack; NULL and 0 are left out. */
-static void set_text(lua_State *L, const char *name, const char *value)
-{
-    if (value) {
-        lua_pushstring(L, value);
-        lua_setfield(L, -2, name);
-    }
-}
-
-static void set_number(lua_State *L, const char *name, int64_t value)
-{
-    if (value) {
-        lua_pushinteger(L, value);
-        lua_setfield(L, -2, name);
-    }
-}
-
-static void set_flag(lua_State *L, const char *name, bool value)
-{
-    lua_pushboolean(L, value);
-    lua_setfield(L, -2, name);
-}
-
-/* The request as gen/cuda_requests.lua's list() is given it. */
-static void push_request(lua_State *L, const jit_cuda_request *r, const char *spec)
-{
-    lua_newtable(L);
-    set_text(L, "kind", r->kind);
-    set_text(L, "feat", r->feat);
-    set_text(L, "spec", spec);
-    set_text(L, "matrix", r->matrix);
-    set_text(L, "dtype", r->bf16 ? "bf16" : "f32");
-    set_text(L, "precision", r->fast ? "fast" : "float32");
-    set_flag(L, "learn", r->learn);
-    set_flag(L, "causal", r->causal);
-    set_flag(L, "aligned", r->aligned);
-    set_number(L, "D", r->D);
-    set_number(L, "DV", r->DV);
-    set_number(L, "M", r->M);
-    set_number(L, "arch", r->arch);
-    set_number(L, "embed", r->embed);
-    set_number(L, "hidden", r->hidden);
-    set_number(L, "inner", r->inner);
-    set_number(L, "classes", r->classes);
-}
-
 /* Field `name` of the table on top, 0 where there is none. */
 static int plan_field(lua_State *L, const char *name)
 {
@@ -306,14 +260,17 @@ static char *text_field(lua_State *L, const char *field)
     return out;
 }
 
-/* require("gen.cuda_requests").list(request): a list of { name, text, launch }. */
+/* require("gen.cuda_requests").asked(kind, feat, spec, defines): a list of { name, text, launch }. */
 static int run_cuda(lua_State *L)
 {
     cuda_request *r = lua_touserdata(L, 1);
     open_libraries(L);
-    push_function(L, "gen.cuda_requests", "list");
-    push_request(L, r->wanted, r->spec);
-    lua_call(L, 1, 1);
+    push_function(L, "gen.cuda_requests", "asked");
+    lua_pushstring(L, r->wanted->kind);
+    lua_pushstring(L, r->wanted->feat);
+    lua_pushstring(L, r->spec);
+    lua_pushstring(L, r->wanted->defines ? r->wanted->defines : "");
+    lua_call(L, 4, 1);
     const lua_Integer count = luaL_len(L, -1);
     r->list.program = calloc((size_t)count, sizeof *r->list.program);
     r->no_memory = !r->list.program;

@@ -7,21 +7,19 @@
 
 /* What a device is asked to compile; gen/cuda_requests.lua says which texts that are. */
 typedef struct jit_cuda_request {
-    /* Of a feature: "features", "attention", its "parameters" alone, "decoding", "official";
-     * "model", "softmax". All that those ask for with a pair or the benchmark's models: "pair",
-     * "tasks". One text: a kernel of a feature by its name, "attn_keys" ..., or "row", an operator
-     * for any size. */
+    /* Of a feature: "features", "attention", its "parameters" alone, "decoding", "official", or one
+     * kernel by its name, "attn_keys" ...; "model"; "row", an operator for any size. All that those
+     * ask for with a pair or the benchmark's models: "pair", "tasks". Any other name is that of a
+     * file, templates/cuda/NAME.cu. */
     const char *kind;
-    const char *feat;   /* built-in, or of a spec that was opened; of "row" the operator */
-    const char *matrix; /* of "pair" */
-    int64_t D, DV, M;
-    bool bf16;   /* type of q, k, v, o and their gradients; else float */
-    bool fast;   /* products of TF32; else three of them */
-    bool learn;  /* backward: with the gradients of W and of scalars */
-    bool causal; /* of "attention" */
-    int arch;    /* compute capability times 10 that sizes are chosen for, 0: 80 */
-    int64_t embed, hidden, inner, classes; /* of "model"; inner: heads times head size */
-    bool aligned;                          /* its layers' parameters begin on 16 bytes */
+    const char *feat; /* built-in, or of a spec that was opened; of "row" the operator */
+    /* "KEY=VALUE KEY=VALUE": what a file of one's own finds defined, or
+     * D, DV, M; dtype (f32, bf16) of q, k, v, o and their gradients; precision (fast: products of
+     * TF32, else float32: three of them); learn=true: backward, with the gradients of W and of
+     * scalars; causal=true; arch: compute capability times 10 that sizes are chosen for; matrix, of
+     * "pair"; embed, hidden, inner, classes, of "model", and aligned=true: its layers' parameters
+     * begin on 16 bytes. NULL: none. */
+    const char *defines;
 } jit_cuda_request;
 
 /* How such a kernel is launched; zeros where it has no choice of sizes. */

@@ -90,12 +90,11 @@ static spectra_status load_all(model_device *md, const jit_programs *list)
 spectra_status device_load_kernels(model_device *md)
 {
     const model_config *c = &md->m->config;
-    const jit_cuda_request request = {.kind = "model",
-                                      .embed = c->embed,
-                                      .hidden = c->hidden,
-                                      .inner = model_inner(c),
-                                      .classes = c->classes,
-                                      .aligned = md->m->at.dense % 4 == 0};
+    char defines[128];
+    snprintf(defines, sizeof defines, "embed=%lld hidden=%lld inner=%lld classes=%lld aligned=%s",
+             (long long)c->embed, (long long)c->hidden, (long long)model_inner(c),
+             (long long)c->classes, md->m->at.dense % 4 == 0 ? "true" : "false");
+    const jit_cuda_request request = {.kind = "model", .defines = defines};
     jit_programs list;
     TRY(jit_programs_make(&request, &list));
     spectra_status status = load_all(md, &list);

@@ -219,14 +219,11 @@ typedef struct kernels {
 static void kernel_get(const causal_case *c, int i, kernels *out)
 {
     const bool learn = c->learn && i >= QUERIES_BWD && i <= SUM;
-    const jit_cuda_request r = {.kind = kernel_names[i],
-                                .feat = c->feat,
-                                .D = c->D,
-                                .DV = c->DV,
-                                .M = c->M,
-                                .bf16 = c->bf16,
-                                .fast = c->fast,
-                                .learn = learn};
+    char defines[128];
+    snprintf(defines, sizeof defines, "D=%d DV=%d M=%d dtype=%s precision=%s learn=%s", (int)c->D,
+             (int)c->DV, (int)c->M, c->bf16 ? "bf16" : "f32", c->fast ? "fast" : "float32",
+             learn ? "true" : "false");
+    const jit_cuda_request r = {.kind = kernel_names[i], .feat = c->feat, .defines = defines};
     char *text = NULL;
     emulated_ok(program_text(&r, NULL, &out->plan[i], &text));
     out->kernel[i] = emulated_kernel(kernel_names[i], text, kernel_names[i]);

@@ -185,7 +185,7 @@ static void texts_are_the_generators(void **state)
         if (i < 3)
             assert_int_equal(system(command), 0);
         const jit_cuda_request request = {
-            .kind = "phi", .feat = features[i % 3], .D = 20, .DV = 8, .M = 100};
+            .kind = "phi", .feat = features[i % 3], .defines = "D=20 DV=8 M=100"};
         ok(i < 3 ? program_text(&request, NULL, NULL, &text)
                  : program_row_text("layernorm", &text));
         ok(read_whole_file(i < 3 ? path : "build/base/row/layernorm.cu", 1 << 24, &expected));

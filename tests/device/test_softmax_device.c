@@ -269,7 +269,9 @@ enum { T = 70, S = 40, H = 2, D = 20 };
 static void launch(const char *kernel, const int64_t blocks[3], int64_t shared,
                    const softmax_cuda_args *a, int order, const emulator_range *ranges, int count)
 {
-    static const jit_cuda_request request = {.kind = "softmax", .D = D, .DV = D};
+    char defines[64];
+    snprintf(defines, sizeof defines, "HEAD_D=%d HEAD_DV=%d", (int)D, (int)D);
+    const jit_cuda_request request = {.kind = "softmax", .defines = defines};
     static const emulator_order orders[] = {EMULATOR_ASCENDING, EMULATOR_DESCENDING,
                                             EMULATOR_RANDOM};
     const device_grid grid = {{blocks[0], blocks[1], blocks[2]}, 256, 1, shared};

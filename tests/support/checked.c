@@ -35,7 +35,7 @@ void checked_release(memory *m)
 }
 
 const jit_cuda_request checked_model = {
-    .kind = "model", .embed = 64, .hidden = 128, .inner = 64, .classes = 10, .aligned = true};
+    .kind = "model", .defines = "embed=64 hidden=128 inner=64 classes=10 aligned=true"};
 
 static const emulator_kernel *kernel_of(const char *name)
 {

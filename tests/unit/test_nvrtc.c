@@ -37,7 +37,7 @@ static void nvrtc_makes_machine_code(void **state)
     (void)state;
     static const char *const targets[] = {"sm_80", "sm_90a", "sm_100a"};
     static const jit_cuda_request request = {
-        .kind = "phi", .feat = "saderf", .D = 32, .DV = 32, .M = 128};
+        .kind = "phi", .feat = "saderf", .defines = "D=32 DV=32 M=128"};
     const nvrtc_info *info = NULL;
     byte_buffer image = {.data = NULL};
     char *text = NULL, *rows = NULL, target[NVRTC_TARGET];

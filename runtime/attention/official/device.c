@@ -10,6 +10,7 @@
 #include "base/status.h"
 #include "kernel/programs.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -102,12 +103,10 @@ static spectra_status open_text(official_device *od, const jit_program *p, token
 static spectra_status open_texts(official_device *od)
 {
     const spectra_attention_desc *d = &od->pf->desc;
-    const jit_cuda_request request = {.kind = "official",
-                                      .feat = d->feat,
-                                      .D = d->D,
-                                      .DV = d->DV,
-                                      .M = d->M,
-                                      .arch = device_arch(od->dev)};
+    char defines[128];
+    snprintf(defines, sizeof defines, "D=%lld DV=%lld M=%lld arch=%d", (long long)d->D,
+             (long long)d->DV, (long long)d->M, device_arch(od->dev));
+    const jit_cuda_request request = {.kind = "official", .feat = d->feat, .defines = defines};
     jit_programs list;
     TRY(jit_programs_make(&request, &list));
     od->tokens = list.program[0].plan;

@@ -72,8 +72,11 @@ typedef struct work {
 static spectra_status get_kernel(work *w)
 {
     const spectra_attention_desc *d = &w->pf->desc;
+    char defines[128];
+    snprintf(defines, sizeof defines, "D=%lld DV=%lld M=%lld", (long long)d->D, (long long)d->DV,
+             (long long)d->M);
     const jit_cuda_request request = {
-        .kind = "features", .feat = w->pf->feature->name, .D = d->D, .DV = d->DV, .M = d->M};
+        .kind = "features", .feat = w->pf->feature->name, .defines = defines};
     jit_programs list;
     device_program *program = NULL;
     TRY(jit_programs_make(&request, &list));

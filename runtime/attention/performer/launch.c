@@ -4,6 +4,7 @@
 #include "base/status.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 static const char *const kernel_names[CUDA_KERNELS] = {
@@ -45,16 +46,13 @@ static spectra_status open_kernel(performer_device *pd, performer_kernel kernel,
 spectra_status performer_open_kernels(performer_device *pd, const char *kind)
 {
     const spectra_attention_desc *d = &pd->pf->desc;
-    const jit_cuda_request request = {.kind = kind,
-                                      .feat = d->feat,
-                                      .D = d->D,
-                                      .DV = d->DV,
-                                      .M = d->M,
-                                      .bf16 = pd->bf16,
-                                      .fast = pd->tf32,
-                                      .learn = pd->learn,
-                                      .causal = d->causal,
-                                      .arch = device_arch(pd->dev)};
+    char defines[256];
+    snprintf(defines, sizeof defines,
+             "D=%lld DV=%lld M=%lld dtype=%s precision=%s learn=%s causal=%s arch=%d",
+             (long long)d->D, (long long)d->DV, (long long)d->M, pd->bf16 ? "bf16" : "f32",
+             pd->tf32 ? "fast" : "float32", pd->learn ? "true" : "false",
+             d->causal ? "true" : "false", device_arch(pd->dev));
+    const jit_cuda_request request = {.kind = kind, .feat = d->feat, .defines = defines};
     jit_programs list;
     TRY(jit_programs_make(&request, &list));
     spectra_status status = SPECTRA_OK;

@@ -38,13 +38,15 @@ static void shared_memory(softmax_device *s, int64_t D, int64_t DV)
 
 static spectra_status softmax_init(attention_device *ad)
 {
-    const jit_cuda_request request = {
-        .kind = "softmax", .D = ad->att->desc.D, .DV = ad->att->desc.DV};
+    const int64_t D = ad->att->desc.D, DV = ad->att->desc.DV;
+    char defines[64];
+    snprintf(defines, sizeof defines, "HEAD_D=%lld HEAD_DV=%lld", (long long)D, (long long)DV);
+    const jit_cuda_request request = {.kind = "softmax", .defines = defines};
     softmax_device *s = calloc(1, sizeof *s);
     if (!s)
         return fail(SPECTRA_ENOMEM, "softmax: out of memory");
     ad->own = s;
-    shared_memory(s, request.D, request.DV);
+    shared_memory(s, D, DV);
     jit_programs list;
     device_program *program = NULL;
     TRY(jit_programs_make(&request, &list));
