@@ -34,6 +34,15 @@ matrix=$(basename "$file2" .lua)
 awk -v file="-- $file2" '$0 == file { on = 1 } /^```/ { on = 0 } on' README.md >"$tree/$file2"
 check "and another ($file2)" test -s "$tree/$file2"
 
+# A further attention, the mean of the values: its files, and a row of the table.
+cp -a tests/cli/newcomer/runtime tests/cli/newcomer/templates "$tree/"
+sed -i 's/attention_softmax;/attention_softmax, attention_mean;/; s/^    {NULL, NULL},/    {\&attention_mean, NULL},\n&/' \
+    "$tree/runtime/attention/table.c"
+diff -rq runtime "$tree/runtime" | sed "s#$tree/##g" >"$tree/changed"
+check "an attention is its folder and a row" test "$(cat "$tree/changed")" = \
+    "Only in runtime/attention: mean
+Files runtime/attention/table.c and runtime/attention/table.c differ"
+
 cd "$tree" || exit 1
 export SPECTRA_CACHE_DIR="$PWD/cache"
 check "arrays to attend to" sh -c "
@@ -56,10 +65,30 @@ check "the catalogue too" sh -c "lua5.4 gen/main.lua --catalogue | grep -q '$mat
 check "attend runs them" sh -c "
     build/spectraformer attend --attn performer --feat $name --kernel $matrix --m 64 \
         --q q.npy --k q.npy --v q.npy --out o.npy && test -s o.npy"
+check "data to train on" sh -c "
+    build/spectraformer data generate lra-listops --rows 96,64,64 --out d >/dev/null"
 check "train runs them" sh -c "
-    build/spectraformer data generate lra-listops --rows 96,64,64 --out d >/dev/null &&
     build/spectraformer train --task lra-listops --feat $name --kernel $matrix --m 16 --batch 4 \
         --steps 2 --eval-batches 1 --data d --run r >/dev/null"
+check "list shows the attention and its setting" sh -c "build/spectraformer list | grep -A1 '^  mean ' | grep -q -e --scale"
+check "so does train --help" sh -c "build/spectraformer train --help | grep -q -e '--scale X'"
+for device in cpu emu; do
+    check "it attends, forward and backward, on $device" build/spectraformer attend --attn mean --scale 2 \
+        --q q.npy --k q.npy --v q.npy --dout q.npy --out "o-$device.npy" --dq "dq-$device.npy" --dk "dk-$device.npy" \
+        --dv "dv-$device.npy" --device "$device"
+    check "it trains on $device" sh -c "
+        build/spectraformer train --attn mean --scale 2 --data d --layers 1 --batch 2 --steps 3 --eval-every 3 \
+            --eval-batches 1 --device $device --run mean-$device >/dev/null &&
+        grep -q '\"scale\": 2.0' mean-$device/config.json"
+done
+for x in o dq dk dv; do
+    check "$x is the same bits on both" cmp "$x-cpu.npy" "$x-emu.npy"
+done
+mkdir golden && lua5.4 tests/cli/newcomer/index.lua q.npy golden
+check "the golden runner takes it" sh -c "
+    make --no-print-directory -j2 build/tests/golden && build/tests/golden golden/index.json | grep '1 passed, 0 failed'"
+check "and on a device" sh -c "
+    KERNEL_CACHE=cache build/tests/golden --device emu golden/index.json | grep '1 passed, 0 failed'"
 check "gradients pass in double" sh -c "
     make --no-print-directory -j2 build/tests/test_gradient && build/tests/test_gradient"
 echo "$passed passed, $failed failed"
