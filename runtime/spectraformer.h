@@ -66,25 +66,27 @@ typedef enum spectra_target { SPECTRA_SOFTMAX, SPECTRA_GAUSSIAN } spectra_target
 typedef enum spectra_rng { SPECTRA_RNG_PHILOX, SPECTRA_RNG_CURAND } spectra_rng;
 
 typedef struct spectra_attention_desc {
-    const char *attn;   /* "performer" or "softmax" */
-    const char *feat;   /* component function, performer only: "posrf", "saderf" ... */
-    const char *kernel; /* weight matrix, performer only: "orf", "qmc" ... */
-    int64_t H, D, DV, M;
-    uint64_t seed; /* of the matrix */
+    const char *attn;    /* a name that `spectraformer list` shows: "performer", "softmax" */
+    const char *feat;    /* performer's component function: "posrf", "saderf" ... */
+    const char *kernel;  /* performer's weight matrix: "orf", "qmc" ... */
+    int64_t H, D, DV, M; /* M: rows of performer's weight matrix */
+    uint64_t seed;       /* of what is drawn */
     int64_t layer;
-    spectra_target target;
-    bool official;   /* the reference system's behaviour (math of its code, not of its paper) */
-    bool through;    /* differentiate through data-dependent parameters too */
-    bool antithetic; /* features of w and of -w, from one projection */
-    bool causal;     /* query i sees the keys j <= i: as many queries as keys, see below */
-    bool learn;      /* train the feature's scalars that can be (gerf's A), one a head */
+    spectra_target target; /* performer's: the kernel that is approximated */
+    bool official;         /* the reference system's behaviour (of its code, not of its paper) */
+    bool through;          /* performer's: differentiate through data-dependent parameters too */
+    bool antithetic;       /* performer's: features of w and of -w, from one projection */
+    bool causal;           /* query i sees the keys j <= i: as many queries as keys, see below */
+    bool learn; /* performer's: train the feature's scalars that can be (gerf's A), one a head */
     /* Performer's forward multiplies numbers of bf16 (8 bits) and adds them up in float; what it
      * reads and writes is float, backward computes in float. For CPUs with AVX512_BF16, else
      * SPECTRA_EUNSUPPORTED; neither causal nor official. */
     bool bf16;
     spectra_rng rng; /* what the matrix is drawn with */
-    /* Settings of the attention's own, "name=value,name=value"; `spectraformer list` shows them.
-     * Performer's are the fields from feat to learn; what is named here takes their place. */
+    /* Settings of the attention's own, "name=value,name=value", as `spectraformer list` shows them;
+     * those that are not named keep their initial values. SPECTRA_EINVAL names one that the
+     * attention lacks or does not allow. Performer's fields above are its settings, too: what is
+     * named here takes the place of the field. NULL: none. */
     const char *options;
 } spectra_attention_desc;
 
@@ -100,9 +102,10 @@ void spectra_attention_free(spectra_attention *att);
  * e.g. "psi"; official: "A_pos" (H, T). The data is copied. SPECTRA_ENOTFOUND, SPECTRA_ESHAPE. */
 spectra_status spectra_attention_set(spectra_attention *att, const char *name, const float *data,
                                      int ndim, const int64_t *shape);
-/* The current matrix, (M, D); lives as long as the attention, until the next set or redraw. */
+/* The current matrix, (M, D); lives as long as the attention, until the next set or redraw. NULL
+ * for attentions without one. */
 const float *spectra_attention_matrix(const spectra_attention *att);
-/* Draws the matrix anew for another seed. */
+/* Draws anew for another seed. SPECTRA_EUNSUPPORTED where nothing is drawn. */
 spectra_status spectra_attention_redraw(spectra_attention *att, uint64_t seed);
 
 /* Bytes of `saved` (written by forward, read by backward) and of `work` (scratch of either). Both
@@ -125,11 +128,12 @@ spectra_status spectra_attention_backward(const spectra_attention *att, const sp
                                           spectra_rows gk, spectra_rows gv, void *saved,
                                           void *work);
 
-/* Decoding with a causal performer, one token at a time, in constant memory. `state` holds what B
+/* Decoding with a causal attention, one token at a time, in constant memory. `state` holds what B
  * sequences have read, each in a B-th of it; `work` is scratch of prefill and step, and depends on
  * the number of threads. Both 64-byte aligned, owned by the caller; nothing here allocates. After a
- * change of matrix or parameters the state has to be cleared. SPECTRA_EUNSUPPORTED for softmax,
- * SPECTRA_EINVAL without desc.causal, and where forward refuses a parameter. */
+ * change of matrix or parameters the state has to be cleared. SPECTRA_EUNSUPPORTED for attentions
+ * without such a state (softmax), SPECTRA_EINVAL without desc.causal, and where forward refuses a
+ * parameter. */
 int64_t spectra_attention_state_bytes(const spectra_attention *att, int64_t B);
 int64_t spectra_attention_step_bytes(const spectra_attention *att);
 /* Forgets everything; active (B) or NULL: only the sequences where it is not 0. */

@@ -1,4 +1,5 @@
-/* Inside of the commands attend and features: one call of an attention on dense arrays. */
+/* One call of an attention on dense arrays on a device, for the command attend and the golden
+ * runner. */
 #ifndef SPECTRA_CLI_ATTEND_H
 #define SPECTRA_CLI_ATTEND_H
 

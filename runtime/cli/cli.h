@@ -1,5 +1,6 @@
-/* The command line: everything that talks to people. Commands are rows of a table in main.c,
- * options rows of a table in cli_options.c; results go to stdout, the rest to stderr.
+/* The command line. Commands are rows of a table in main.c; options are rows of a table in
+ * options.c and, behind them, the attentions' own settings. Results go to stdout, everything else
+ * to stderr. It computes nothing itself: each command is a call of the library.
  */
 #ifndef SPECTRA_CLI_CLI_H
 #define SPECTRA_CLI_CLI_H

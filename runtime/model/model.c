@@ -1,5 +1,6 @@
 #include "model/model.h"
 
+#include "attention/attention.h"
 #include "base/status.h"
 #include "kernel/registry.h"
 #include "math/blas.h"
@@ -77,6 +78,8 @@ static spectra_status make_attentions(model *m)
         spectra_attention_desc desc = c->attention;
         desc.layer = l;
         TRY(spectra_attention_new(&desc, &m->attention[l]));
+        if (m->attention[l]->kind->traits & ATTENTION_SHARED_QK)
+            return fail(SPECTRA_EUNSUPPORTED, "the model has no layer whose q and k are the same");
     }
     return SPECTRA_OK;
 }
