@@ -280,7 +280,7 @@ static int compile_file(const char *from, const char *to)
 {
     ptx_tools tools = {.schedules = 0};
     char *text = nvrtc_read(from), *ptx = NULL;
-    if (!text || nvrtc_open(&tools.nvrtc) <= 0)
+    if (!text || nvrtc_load(&tools.nvrtc) <= 0)
         printf("%s: %s\n", from, text ? "no libnvrtc on this machine" : "cannot be read");
     else
         ptx = ptx_compile(&tools, from, text);
@@ -306,7 +306,7 @@ int main(int argc, char **argv)
         count += case_wanted(&cases[i], argc, argv);
     for (int i = 0; ptx_maps_names[i]; i++)
         count += wanted(ptx_maps_names[i], false, argc, argv);
-    const int found = nvrtc_open(&tools.nvrtc);
+    const int found = nvrtc_load(&tools.nvrtc);
     if (found == 0)
         printf("skipped: no libnvrtc on this machine, %d cases of the CUDA kernels not run\n"
                "0 passed, 0 failed, %d skipped\n",

@@ -54,7 +54,7 @@ int main(void)
     nvrtc_api api;
     char line[512], file[256], arch[32];
     int major = 0, minor = 0;
-    if (nvrtc_open(&api) <= 0) {
+    if (nvrtc_load(&api) <= 0) {
         printf("nvrtc none\n");
         return 0;
     }

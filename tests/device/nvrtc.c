@@ -35,7 +35,7 @@ int main(int argc, char **argv)
     nvrtc_api api;
     int major = 0, minor = 0, passed = 0, failed = 0;
 
-    const int found = nvrtc_open(&api);
+    const int found = nvrtc_load(&api);
     if (found == 0) {
         printf("skipped: no libnvrtc on this machine, %d CUDA files not compiled\n"
                "0 passed, 0 failed, %d skipped\n",

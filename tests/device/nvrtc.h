@@ -22,7 +22,7 @@ typedef struct nvrtc_api {
 
 /* 1 loaded, 0 no library on this machine, -1 a library without a function we need (which is
  * printed). */
-int nvrtc_open(nvrtc_api *api);
+int nvrtc_load(nvrtc_api *api);
 /* What the compiler said, NULL if nothing; the caller frees it. */
 char *nvrtc_log(const nvrtc_api *api, nvrtc_program *program);
 /* Compiles for `target` ("sm_90", "compute_80") with `extra` options (count of them); 0 or an error

@@ -15,7 +15,7 @@ static int load(void *library, const char *name, void *function)
     return *(void **)function != NULL;
 }
 
-int nvrtc_open(nvrtc_api *api)
+int nvrtc_load(nvrtc_api *api)
 {
     void *library = NULL;
 
