@@ -1,5 +1,5 @@
 -- What a device is asked to compile: for every kind of request a list of { name, text, launch, file }. The
--- runtime takes what it opens from here (jit_programs_make of runtime/kernel/programs.h), and what is compiled ahead are
+-- runtime takes what it opens from here (jit_programs_make, runtime/kernel/programs.h); what is compiled ahead are
 -- the same lists for all that can be asked of a pair ("pair") or of the benchmark's models ("tasks"), so that
 -- nothing can be asked for that was left out.
 local cuda_text = require "gen.cuda_text"
