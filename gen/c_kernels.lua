@@ -8,7 +8,7 @@ M.kinds = {
   { name = "attn_fwd", group = "attention", template = "templates/c/attn_fwd.c", type = "attn_fwd_ops" },
   { name = "attn_bwd", group = "attention", template = "templates/c/attn_bwd.c", type = "attn_bwd_ops" },
   { name = "attn_causal", group = "causal", template = "templates/c/attn_causal.c", type = "attn_causal_ops" },
-  { name = "attn_token", group = "official", template = "templates/c/attn_token.c", type = "attn_token_ops" },
+  { name = "attn_official", group = "official", template = "templates/c/attn_official.c", type = "attn_official_ops" },
   { name = "attn_bf16", group = "bf16", template = "templates/c/attn_fwd.c", type = "attn_fwd_ops",
     define = "PAIRS 1" },
 }

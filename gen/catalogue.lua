@@ -22,7 +22,7 @@ local function features_of(spec)
   return table.concat(words, ", ")
 end
 
--- Which matrices go with a feature (attention_legal in the runtime says the same).
+-- Which matrices go with a feature (performer_legal in the runtime says the same).
 local function legality(spec)
   return spec.counts and "exact ones" or "all"
 end

@@ -25,7 +25,7 @@ M.params = { "attn_moments", "attn_params", "attn_counts", "attn_products", "att
 M.plain = { "attn_learned" }
 
 -- Those of the reference's behaviour, each a text with several kernels.
-M.token = { "attn_token", "attn_token_adapt" }
+M.official = { "attn_official", "attn_official_adapt" }
 
 -- What the text of a kernel depends on beside the feature and its sizes; other options are at their defaults
 -- there, so that equal kernels are one text.

@@ -31,8 +31,8 @@ end
 function kinds.features(list, r) add(list, r, "phi") end
 
 function kinds.official(list, r)
-  add(list, r, "attn_token")
-  if r.feature.adapt then add(list, r, "attn_token_adapt") end
+  add(list, r, "attn_official")
+  if r.feature.adapt then add(list, r, "attn_official_adapt") end
 end
 
 -- Passes by `causal`, in the order of launches.

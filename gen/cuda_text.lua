@@ -71,15 +71,15 @@ local function params(header, spec, kernel, sizes, options)
   return kernel_text(header, kernel, prologue, constants), launch
 end
 
-local function token(header, spec, kernel, sizes)
-  local adapts = kernel == "attn_token_adapt"
+local function official(header, spec, kernel, sizes)
+  local adapts = kernel == "attn_official_adapt"
   if not spec.official or adapts and not spec.adapt then
     error(("%s: feature %s has no %s"):format(kernel, spec.name,
       spec.official and "'adapt'" or "official behaviour"), 0)
   end
   local prologue = target_cuda.prologue(spec, sizes, "f32")
   if adapts then prologue = prologue .. warp_adapt(spec, "adapt") .. warp_adapt(spec, "adapt_grad") end
-  local constants, launch = cuda_untiled.token(kernel, spec, sizes)
+  local constants, launch = cuda_untiled.official(kernel, spec, sizes)
   return kernel_text(header, kernel, prologue, constants), launch
 end
 
@@ -91,7 +91,7 @@ end
 -- Who makes the text of a kernel, and the kinds of text that may be asked for.
 local makers, KINDS = {}, { "phi" }
 for _, family in ipairs { { cuda_kernels.params, params }, { cuda_kernels.tiled, tiled },
-  { cuda_kernels.clusters, tiled }, { cuda_kernels.plain, plain }, { cuda_kernels.token, token } } do
+  { cuda_kernels.clusters, tiled }, { cuda_kernels.plain, plain }, { cuda_kernels.official, official } } do
   for _, kernel in ipairs(family[1]) do
     KINDS[#KINDS + 1], makers[kernel] = kernel, family[2]
   end

@@ -42,10 +42,10 @@ end
 
 -- The same of those of the reference's behaviour: as many tokens a tile, a warp each, as a block of any
 -- GPU has shared memory for.
-function M.token(name, spec, sizes)
+function M.official(name, spec, sizes)
   local threads, smallest = 256, gpu.classes[#gpu.classes].block
   local given = layout.given(spec, sizes, { BLOCK_THREADS = threads,
-    TB = name == "attn_token" and threads // 32 or 1 })
+    TB = name == "attn_official" and threads // 32 or 1 })
   local bytes = layout.shared_bytes(name, given)
   while given.TB > 1 and bytes > smallest do
     given.TB = given.TB // 2

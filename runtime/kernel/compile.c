@@ -277,8 +277,8 @@ static spectra_status keep(const wanted *w, const making *m)
         k->row.fwd = more->fwd, k->row.bwd = more->bwd;
     if (more->causal)
         k->row.causal = more->causal;
-    if (more->token)
-        k->row.token = more->token;
+    if (more->official)
+        k->row.official = more->official;
     if (more->bf16)
         k->row.bf16 = more->bf16;
     return SPECTRA_OK;

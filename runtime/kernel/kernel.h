@@ -156,7 +156,7 @@ typedef struct attn_causal_ops {
  * sides, epsilon after the exponential, scalars that differ from token to token.
  * s (n, scalars) holds the scalars of each token; ds the same shape, accumulated.
  * State: z (F) | S (F, DVP); no maximum. mask is not needed: the caller zeroes rows. */
-typedef struct attn_token_ops {
+typedef struct attn_official_ops {
     int64_t (*scratch)(const attn_plan *p);
     void (*keys)(const attn_plan *p, const real *vec, int64_t n, const real *s, const real *k,
                  int64_t ldk, const real *v, int64_t ldv, real eps, real *state, real *scratch);
@@ -171,7 +171,7 @@ typedef struct attn_token_ops {
                      int64_t ldk, const real *v, int64_t ldv, real eps, const real *dstate,
                      real *gk, int64_t ldgk, real *gv, int64_t ldgv, real *ds, real *dvec,
                      real *scratch);
-} attn_token_ops;
+} attn_official_ops;
 
 /* Moments of one head over unmasked tokens, rows of (MOMENTS, DP) in this order, x = scale*q and
  * y = scale*k: means of x, y, of their squares, of their magnitudes; the smallest and the largest
@@ -242,8 +242,8 @@ typedef struct matrix_info {
     const char *learner; /* what makes W of the recipe's sample and of parameters; NULL: nothing */
 } matrix_info;
 
-/* Kernels of a row that are there together: fwd and bwd, causal, token, bf16 (gen/c_kernels.lua).
- */
+/* Kernels of a row that are there together: fwd and bwd, causal, official, bf16
+ * (gen/c_kernels.lua). */
 typedef enum attn_group {
     ATTN_ATTENTION = 1,
     ATTN_CAUSAL = 2,
@@ -260,7 +260,7 @@ typedef struct attn_row {
     const attn_fwd_ops *fwd;
     const attn_bwd_ops *bwd;
     const attn_causal_ops *causal;
-    const attn_token_ops *token;
+    const attn_official_ops *official;
     /* fwd with dot products of bf16, sums of which are float: on CPUs with AVX512_BF16 those of
      * ISA_AVX512; those of ISA_PORTABLE are a slow model of them. */
     const attn_fwd_ops *bf16;

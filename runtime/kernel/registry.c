@@ -35,7 +35,7 @@ bool registry_bf16(void)
 int registry_groups(const attn_row *r)
 {
     return (r->fwd && r->bwd ? ATTN_ATTENTION : 0) | (r->causal ? ATTN_CAUSAL : 0) |
-           (r->token ? ATTN_OFFICIAL : 0) | (r->bf16 ? ATTN_BF16 : 0);
+           (r->official ? ATTN_OFFICIAL : 0) | (r->bf16 ? ATTN_BF16 : 0);
 }
 
 const char *registry_isa_name(isa level)

@@ -140,10 +140,10 @@ enum {
     BENCH_CAUSAL_QUERIES_BWD,
     BENCH_CAUSAL_KEYS_BWD,
     BENCH_CAUSAL_STEP,
-    BENCH_TOKEN_KEYS,
-    BENCH_TOKEN_QUERIES,
-    BENCH_TOKEN_QUERIES_BWD,
-    BENCH_TOKEN_KEYS_BWD
+    BENCH_OFFICIAL_KEYS,
+    BENCH_OFFICIAL_QUERIES,
+    BENCH_OFFICIAL_QUERIES_BWD,
+    BENCH_OFFICIAL_KEYS_BWD
 };
 /* One function of kernel.h's tables, a head a thread, on data that stays in cache. */
 spectra_status bench_kernel(const bench_kind *kind, const bench_case *c, const bench_options *o,

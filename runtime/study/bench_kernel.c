@@ -103,21 +103,21 @@ static void call_kernel(const kernel_bench *b, head *h)
             b->row->causal->step(p, a, h->q + t * D, h->k + t * D, h->v + t * DV, h->o + t * DV,
                                  h->state, h->scratch);
         break;
-    case BENCH_TOKEN_KEYS:
-        b->row->token->keys(p, vec, T, h->scalars, h->k, D, h->v, DV, eps, h->other, h->scratch);
+    case BENCH_OFFICIAL_KEYS:
+        b->row->official->keys(p, vec, T, h->scalars, h->k, D, h->v, DV, eps, h->other, h->scratch);
         break;
-    case BENCH_TOKEN_QUERIES:
-        b->row->token->queries(p, vec, T, h->scalars, h->q, D, eps, h->other, h->o, DV, h->den,
-                               h->scratch);
+    case BENCH_OFFICIAL_QUERIES:
+        b->row->official->queries(p, vec, T, h->scalars, h->q, D, eps, h->other, h->o, DV, h->den,
+                                  h->scratch);
         break;
-    case BENCH_TOKEN_QUERIES_BWD:
-        b->row->token->queries_bwd(p, vec, T, h->scalars, h->q, D, eps, h->other, h->o, DV, h->den,
-                                   h->go, DV, h->gq, D, h->dstate, h->dscalars, h->dvec,
-                                   h->scratch);
+    case BENCH_OFFICIAL_QUERIES_BWD:
+        b->row->official->queries_bwd(p, vec, T, h->scalars, h->q, D, eps, h->other, h->o, DV,
+                                      h->den, h->go, DV, h->gq, D, h->dstate, h->dscalars, h->dvec,
+                                      h->scratch);
         break;
-    case BENCH_TOKEN_KEYS_BWD:
-        b->row->token->keys_bwd(p, vec, T, h->scalars, h->k, D, h->v, DV, eps, h->dstate, h->gk, D,
-                                h->gv, DV, h->dscalars, h->dvec, h->scratch);
+    case BENCH_OFFICIAL_KEYS_BWD:
+        b->row->official->keys_bwd(p, vec, T, h->scalars, h->k, D, h->v, DV, eps, h->dstate, h->gk,
+                                   D, h->gv, DV, h->dscalars, h->dvec, h->scratch);
         break;
     }
 }
@@ -141,7 +141,7 @@ static int64_t scratch_floats(const kernel_bench *b)
     int64_t n = most(b->row->fwd->scratch(p), b->row->bwd->scratch(p));
     n = most(n, most(b->row->causal->scratch(p), b->row->causal->step_scratch(p)));
     n = most(n, performer_head_scratch(performer_of(b->att)));
-    return b->row->token ? most(n, b->row->token->scratch(p)) : n;
+    return b->row->official ? most(n, b->row->official->scratch(p)) : n;
 }
 
 /* All arrays of a head in one block; base NULL: only counts. Returns its floats. */
@@ -195,11 +195,11 @@ static void before(const kernel_bench *b, head *h)
     if (b->part == BENCH_CAUSAL_QUERIES_BWD || b->part == BENCH_CAUSAL_KEYS_BWD) {
         const attn_causal_args args = causal_args(b, h);
         row->causal->forward(p, a, &args, h->state, h->scratch);
-    } else if (b->part >= BENCH_TOKEN_KEYS) { /* other: z and S without maxima */
+    } else if (b->part >= BENCH_OFFICIAL_KEYS) { /* other: z and S without maxima */
         const float eps = official_epsilon(performer_of(b->att));
-        row->token->keys(p, a->v, T, h->scalars, h->k, D, h->v, DV, eps, h->other, h->scratch);
-        row->token->queries(p, a->v, T, h->scalars, h->q, D, eps, h->other, h->o, DV, h->den,
-                            h->scratch);
+        row->official->keys(p, a->v, T, h->scalars, h->k, D, h->v, DV, eps, h->other, h->scratch);
+        row->official->queries(p, a->v, T, h->scalars, h->q, D, eps, h->other, h->o, DV, h->den,
+                               h->scratch);
     } else {
         row->fwd->keys(p, a, T, h->k, D, h->v, DV, NULL, h->state, h->scratch);
         memcpy(h->other, h->state,
@@ -244,10 +244,10 @@ static bench_count kernel_count(const kernel_bench *b)
     case BENCH_FEATURES:
         return (bench_count){project, 0, 4 * ((double)p->D + 2 * LM)};
     case BENCH_KEYS:
-    case BENCH_TOKEN_KEYS:
+    case BENCH_OFFICIAL_KEYS:
         return (bench_count){project + 2 * LM * DV + LM, LM, bytes};
     case BENCH_QUERIES:
-    case BENCH_TOKEN_QUERIES:
+    case BENCH_OFFICIAL_QUERIES:
         return (bench_count){project + 2 * LM * DV + 2 * LM, LM, bytes};
     case BENCH_CAUSAL_FORWARD:
     case BENCH_CAUSAL_STEP:
@@ -268,7 +268,7 @@ static spectra_status measure(kernel_bench *b, const bench_case *c, const bench_
                                          .DV = c->DV,
                                          .M = c->M,
                                          .seed = 42};
-    const int group = b->part >= BENCH_TOKEN_KEYS       ? ATTN_OFFICIAL
+    const int group = b->part >= BENCH_OFFICIAL_KEYS    ? ATTN_OFFICIAL
                       : b->part >= BENCH_CAUSAL_FORWARD ? ATTN_CAUSAL
                                                         : ATTN_ATTENTION;
     kernel_prefer(c->feat, c->kernel, c->D, c->DV, c->M, ATTN_ATTENTION | group);

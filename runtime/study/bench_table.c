@@ -48,13 +48,13 @@ const bench_kind bench_kinds[] = {
      BENCH_CAUSAL_KEYS_BWD},
     {"causal.step", "kernels", "a token, key first", 2, HEAD, bench_kernel, BENCH_CAUSAL_STEP},
     {"token.keys", "kernels", "keys, of the reference's behaviour", 2, HEAD, bench_kernel,
-     BENCH_TOKEN_KEYS},
+     BENCH_OFFICIAL_KEYS},
     {"token.queries", "kernels", "queries, of the reference's behaviour", 2, HEAD, bench_kernel,
-     BENCH_TOKEN_QUERIES},
+     BENCH_OFFICIAL_QUERIES},
     {"token.queries_bwd", "kernels", "gradients of queries, of the reference's behaviour", 2, HEAD,
-     bench_kernel, BENCH_TOKEN_QUERIES_BWD},
+     bench_kernel, BENCH_OFFICIAL_QUERIES_BWD},
     {"token.keys_bwd", "kernels", "gradients of keys and values, likewise", 2, HEAD, bench_kernel,
-     BENCH_TOKEN_KEYS_BWD},
+     BENCH_OFFICIAL_KEYS_BWD},
     {"row.layernorm", "rows", "row operator", 0, COUNTS_THREADS, bench_row, 0},
     {"row.layernorm_bwd", "rows", "its gradients", 0, COUNTS_THREADS, bench_row, 1},
     {"row.gelu", "rows", "row operator", 0, COUNTS_THREADS, bench_row, 2},
@@ -104,7 +104,7 @@ bool bench_applies(const bench_kind *kind, const feature_info *f, const matrix_i
         *why = "the instructions in use have no products of bf16 (AVX512_BF16)";
         return false;
     }
-    if (kind->measure == bench_kernel && kind->part >= BENCH_TOKEN_KEYS && !f->has_official) {
+    if (kind->measure == bench_kernel && kind->part >= BENCH_OFFICIAL_KEYS && !f->has_official) {
         *why = "it has no official behaviour";
         return false;
     }

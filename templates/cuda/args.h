@@ -69,10 +69,10 @@ typedef struct params_cuda_args {
     int counts_law, counts_slot; /* count_law of kernel.h, and which scalar is its parameter */
 } params_cuda_args;
 
-/* The reference system's behaviour (attn_token, attn_token_adapt): T queries and T keys a sequence, padded
+/* The reference system's behaviour (attn_official, attn_official_adapt): T queries and T keys a sequence, padded
  * ones too. A head's state, and its gradient, is z (F) | S (F, DV), F = LANES * M, lane-major. Side 0 =
  * queries, 1 = keys. */
-typedef struct token_cuda_args {
+typedef struct official_cuda_args {
     cuda_rows q, k, v, o, go, gq, gk, gv;
     const unsigned char *mask; /* (B, T), 0 = the key's row and its value are zeros; NULL: none */
     const float *w, *wt;       /* (M, D) and its transpose */
@@ -81,8 +81,8 @@ typedef struct token_cuda_args {
     const float *base_vectors; /* (B, H, NV, D) likewise */
     float *s;                  /* (H, T, NS) scalars of a position, heads s_stride floats apart */
     float *vectors;            /* (B, H, NV, D) those in use */
-    float *part;               /* (splits, B, H, state) what attn_token_keys or .._queries_bwd leave */
-    float *sum;                /* (B, H, state) where attn_token_sum puts their sum; part if splits = 1 */
+    float *part;               /* (splits, B, H, state) what attn_official_keys or .._queries_bwd leave */
+    float *sum;                /* (B, H, state) where attn_official_sum puts their sum; part if splits = 1 */
     float *state, *dstate;     /* likewise */
     float *den;                /* (B, H, T) normalisers */
     float *ds;                 /* (2 sides, B, H, T, NS) */
@@ -90,7 +90,7 @@ typedef struct token_cuda_args {
     int64_t B, H, T, splits, s_stride;
     float scale, eps; /* of every element of q and k on loading; added to every feature */
     unsigned given;   /* bits of the vectors that were given */
-} token_cuda_args;
+} official_cuda_args;
 
 /* Features of n tokens: log and sign (n, LANES, M), as attn_fwd_ops.features does. */
 typedef struct features_cuda_args {

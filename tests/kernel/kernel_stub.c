@@ -5,7 +5,7 @@
  * Outputs start as NaN, what lies between and behind them holds a canary, scratch starts as NaN. */
 #include "attn_bwd.c"
 #include "attn_fwd.c"
-#include "attn_token.c"
+#include "attn_official.c"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -344,7 +344,7 @@ static result run_exact(const problem *p)
 
 static result run_official(const problem *p)
 {
-    const attn_token_ops *f = &EXPORT(attn_token);
+    const attn_official_ops *f = &EXPORT(attn_official);
     const attn_plan *a = &p->plan;
     int64_t T = p->T;
     run r = run_open(p, f->scratch(a), attn_dstate_reals(a, LANES));

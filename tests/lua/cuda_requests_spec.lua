@@ -101,4 +101,12 @@ describe("what a device is asked for", function()
     end
     assert.same({ row = 64, unit = 4 }, found["layernorm-64-4"].launch)
   end)
+
+  it("is also a template, with definitions of its own", function()
+    local list = cuda_requests.asked("softmax", nil, nil, "HEAD_D=8 HEAD_DV=20")
+    assert.same({ "softmax" }, names(list))
+    assert.equal("softmax-8-20", list[1].file)
+    assert.truthy(list[1].text:find("^#define HEAD_D 8\n#define HEAD_DV 20\n#line 1 \"templates/cuda/rt.cuh\"\n"))
+    assert.truthy(list[1].text:find("KERNEL(softmax_fwd", 1, true))
+  end)
 end)

@@ -271,8 +271,8 @@ describe("big sizes", function()
             assert.is_true(name == "attn_maps" or launch.shared <= 48 * KIB, name)
           end
         end
-        for _, name in ipairs(spec.official and cuda_kernels.token or {}) do
-          local _, launch = cuda_untiled.token(name, spec, sizes)
+        for _, name in ipairs(spec.official and cuda_kernels.official or {}) do
+          local _, launch = cuda_untiled.official(name, spec, sizes)
           assert.is_true(launch.shared <= 99 * KIB, name)
         end
       end)
@@ -305,7 +305,7 @@ describe("big sizes", function()
       "attn_step: value size DV=257: it must be from 1 to 256")
     refused(cuda_tiles.kernel, "attn_merge", 32, 32, 0,
       "attn_merge: rows of W M=0: it must be at least 1")
-    refused(cuda_untiled.token, "attn_token", 32, 32, 8192, "attn_token: a token of posrf with "
+    refused(cuda_untiled.official, "attn_official", 32, 32, 8192, "attn_official: a token of posrf with "
       .. "D 32, DV 32, M 8192 takes 131608 bytes of shared memory, not up to 101376")
   end)
 end)

@@ -168,8 +168,8 @@ describe("the command line", function()
     local text = registry.files("r.c", { folder .. "/base", folder .. "/p" })[1][2]
     assert.is_true(text:find('{"posrf", "orf", 8, 8, 8, ISA_PORTABLE', 1, true)
       < text:find('{"posrf", NULL, 0, 0, 0, ISA_PORTABLE', 1, true))
-    assert.matches("attn_token_posrf_portable", text)
-    assert.not_matches("attn_token_posrf_orf", text)
+    assert.matches("attn_official_posrf_portable", text)
+    assert.not_matches("attn_official_posrf_orf", text)
     assert.matches('{"adamw", ISA_AVX512, row_fwd_adamw_avx512, NULL},', text)
     assert.error_matches(function() registry.files("r.c", { folder .. "/base", folder .. "/q" }) end,
       "kernels of f64 and, in .*, of f32 cannot be in one registry")

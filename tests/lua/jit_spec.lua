@@ -88,7 +88,7 @@ describe("the text compiled at run time", function()
     local text, parts = jit.text(jit.feature("./mine.lua", OWN), SIZES, "official")
     assert.equal(1, parts)
     assert.matches('jit_feature = generated_features;', text)
-    assert.is_nil(text:find("attn_token_ops EXPORT", 1, true))
+    assert.is_nil(text:find("attn_official_ops EXPORT", 1, true))
     assert.matches("jit_feature = NULL;", (jit.text(jit.feature("posrf"), SIZES, "attention")))
   end)
 

@@ -1,5 +1,5 @@
-/* The driver of the CUDA kernels of the reference system's behaviour, as attention_official.c on
- * the CPU; templates/cuda/attn_token.cu says what is done in which order. float only.
+/* The driver of the CUDA kernels of the reference system's behaviour, as host.c on
+ * the CPU; templates/cuda/attn_official.cu says what is done in which order. float only.
  *
  * Scalars that do not come from the data (given, or drawn for every position) are made by the host
  * and stay on the device until the sequences get longer; so are given vectors until the batch
@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef enum token_kernel {
+typedef enum official_kernel {
     KEYS,
     SUM,
     QUERIES,
@@ -22,18 +22,19 @@ typedef enum token_kernel {
     KEYS_BWD,
     ADAPT,
     ADAPT_BWD,
-    TOKEN_KERNELS
-} token_kernel;
+    OFFICIAL_KERNELS
+} official_kernel;
 
-static const char *const kernel_names[TOKEN_KERNELS] = {
-    "attn_token_keys",     "attn_token_sum",   "attn_token_queries",  "attn_token_queries_bwd",
-    "attn_token_keys_bwd", "attn_token_adapt", "attn_token_adapt_bwd"};
+static const char *const kernel_names[OFFICIAL_KERNELS] = {
+    "attn_official_keys",        "attn_official_sum",      "attn_official_queries",
+    "attn_official_queries_bwd", "attn_official_keys_bwd", "attn_official_adapt",
+    "attn_official_adapt_bwd"};
 
 typedef struct official_device {
     const official *of;
     const performer *pf; /* of the same */
     device *dev;
-    device_function *kernel[TOKEN_KERNELS];
+    device_function *kernel[OFFICIAL_KERNELS];
     jit_cuda_plan tokens, adapts; /* of the two texts */
     float *matrix;                /* (M, D) | (D, M) | w2 (M), the device's */
     float *base;    /* (base_batch, H, scalars) | (base_batch, H, vectors, D), likewise */
@@ -42,18 +43,18 @@ typedef struct official_device {
 } official_device;
 
 /* Where things lie in `saved` and `work`, in floats; every part starts on 256 bytes. */
-typedef struct token_layout {
+typedef struct official_layout {
     int64_t heads, splits, state;
     int64_t at_state, at_scalars, at_vectors, at_den, saved;
     int64_t at_part, at_dstate, at_ds, at_dvectors, work;
-} token_layout;
+} official_layout;
 
-static token_layout layout_of(const official_device *od, const spectra_problem *p)
+static official_layout layout_of(const official_device *od, const spectra_problem *p)
 {
     const performer *pf = od->pf;
     const feature_info *f = pf->feature;
     const attn_plan *plan = &pf->plan;
-    token_layout l = {.heads = p->B * pf->desc.H, .splits = 1};
+    official_layout l = {.heads = p->B * pf->desc.H, .splits = 1};
     const int64_t slots = (int64_t)device_multiprocessors(od->dev) * od->tokens.blocks;
     const int64_t most = p->T / (2 * od->tokens.tile);
     if (l.heads > 0 && slots / l.heads > 1 && most > 1) /* a split is worth two tiles */
@@ -90,8 +91,8 @@ static int64_t work_bytes(const attention_device *ad, const attention_device_pro
 /* ---- construction ---------------------------------------------------------------------------- */
 
 /* The kernels `from` .. `to` - 1 of a text. */
-static spectra_status open_text(official_device *od, const jit_program *p, token_kernel from,
-                                token_kernel to)
+static spectra_status open_text(official_device *od, const jit_program *p, official_kernel from,
+                                official_kernel to)
 {
     device_program *program = NULL;
     TRY(device_program_get(od->dev, p->name, p->text, &program));
@@ -113,7 +114,7 @@ static spectra_status open_texts(official_device *od)
     spectra_status status = open_text(od, &list.program[0], KEYS, ADAPT);
     if (list.count > 1 && status == SPECTRA_OK) {
         od->adapts = list.program[1].plan;
-        status = open_text(od, &list.program[1], ADAPT, TOKEN_KERNELS);
+        status = open_text(od, &list.program[1], ADAPT, OFFICIAL_KERNELS);
     }
     jit_programs_free(&list);
     return status;
@@ -230,9 +231,9 @@ static spectra_status update_scalars(official_device *od, int64_t T)
 
 /* ---- launches -------------------------------------------------------------------------------- */
 
-static token_cuda_args args_of(const official_device *od, const attention_device_problem *x,
-                               const token_layout *l, const attention_views *v, float *saved,
-                               float *work)
+static official_cuda_args args_of(const official_device *od, const attention_device_problem *x,
+                                  const official_layout *l, const attention_views *v, float *saved,
+                                  float *work)
 {
     const performer *pf = od->pf;
     const feature_info *f = pf->feature;
@@ -243,7 +244,7 @@ static token_cuda_args args_of(const official_device *od, const attention_device
     unsigned given = 0;
     for (int i = 0; i < f->vectors; i++)
         given |= pf->vector[i].data ? 1u << i : 0;
-    return (token_cuda_args){
+    return (official_cuda_args){
         .q = attention_device_rows(&v->q),
         .k = attention_device_rows(&v->k),
         .v = attention_device_rows(&v->v),
@@ -276,8 +277,8 @@ static token_cuda_args args_of(const official_device *od, const attention_device
     };
 }
 
-static spectra_status launch(const official_device *od, token_kernel kernel, int64_t x, int64_t y,
-                             const token_cuda_args *args)
+static spectra_status launch(const official_device *od, official_kernel kernel, int64_t x,
+                             int64_t y, const official_cuda_args *args)
 {
     const jit_cuda_plan *plan = kernel < ADAPT ? &od->tokens : &od->adapts;
     const device_grid grid = {
@@ -286,9 +287,9 @@ static spectra_status launch(const official_device *od, token_kernel kernel, int
 }
 
 /* A kernel that makes a state of every split, and their sum. */
-static spectra_status launch_summed(const official_device *od, token_kernel kernel,
-                                    const token_layout *l, float *part, float *sum,
-                                    token_cuda_args *args)
+static spectra_status launch_summed(const official_device *od, official_kernel kernel,
+                                    const official_layout *l, float *part, float *sum,
+                                    official_cuda_args *args)
 {
     const int64_t numbers = l->heads * l->state, threads = od->tokens.threads;
     args->part = l->splits > 1 ? part : sum;
@@ -298,7 +299,7 @@ static spectra_status launch_summed(const official_device *od, token_kernel kern
 }
 
 /* Blocks of the kernels that have one for everything a parameter is made for. */
-static int64_t groups(const official_device *od, const token_cuda_args *args)
+static int64_t groups(const official_device *od, const official_cuda_args *args)
 {
     return official_by_position(od->pf) ? args->H * args->T : args->B * args->H;
 }
@@ -309,12 +310,12 @@ static spectra_status official_device_forward(const attention_device *ad,
 {
     official_device *od = ad->own;
     TRY(official_check(od->of, &x->p));
-    const token_layout l = layout_of(od, &x->p);
+    const official_layout l = layout_of(od, &x->p);
     if (l.heads == 0 || x->p.T == 0)
         return SPECTRA_OK;
     TRY(update_base(od, x->p.B));
     TRY(update_scalars(od, x->p.T));
-    token_cuda_args args = args_of(od, x, &l, v, saved, work);
+    official_cuda_args args = args_of(od, x, &l, v, saved, work);
     if (od->kernel[ADAPT])
         TRY(launch(od, ADAPT, groups(od, &args), 1, &args));
     TRY(launch_summed(od, KEYS, &l, (float *)work + l.at_part, args.state, &args));
@@ -327,10 +328,10 @@ static spectra_status official_device_backward(const attention_device *ad,
 {
     const official_device *od = ad->own;
     TRY(official_check(od->of, &x->p));
-    const token_layout l = layout_of(od, &x->p);
+    const official_layout l = layout_of(od, &x->p);
     if (l.heads == 0 || x->p.T == 0)
         return SPECTRA_OK;
-    token_cuda_args args = args_of(od, x, &l, v, saved, work);
+    official_cuda_args args = args_of(od, x, &l, v, saved, work);
     TRY(launch_summed(od, QUERIES_BWD, &l, (float *)work + l.at_part, args.dstate, &args));
     TRY(launch(od, KEYS_BWD, l.splits, l.heads, &args));
     return od->kernel[ADAPT_BWD] ? launch(od, ADAPT_BWD, groups(od, &args), 1, &args) : SPECTRA_OK;

@@ -31,7 +31,7 @@ static layout layout_of(const performer *pf, const spectra_problem *p)
     l.saved_head = at, at += l.vectors ? l.heads * 4 * plan->DP : 0;
     l.saved_den = at, at += performer_align(l.heads * l.T);
     l.saved_total = at;
-    l.scratch = performer_align(pf->kernels->token->scratch(plan));
+    l.scratch = performer_align(pf->kernels->official->scratch(plan));
     at = 0;
     l.work_k = at, at += performer_align(l.heads * l.T * plan->D);
     l.work_v = at, at += performer_align(l.heads * l.T * plan->DV);
@@ -83,7 +83,7 @@ static spectra_status official_forward(const spectra_attention *att, const spect
     float *saved = saved_, *work = work_;
     const layout l = layout_of(pf, p);
     const attn_plan *plan = &pf->plan;
-    const attn_token_ops *ops = pf->kernels->token;
+    const attn_official_ops *ops = pf->kernels->official;
     int64_t D = plan->D, DV = plan->DV, DP = plan->DP, T = l.T;
     float eps = official_epsilon(pf);
 #pragma omp parallel
@@ -192,7 +192,7 @@ static void head_backward(const performer *pf, const spectra_problem *p, const a
                           float *scratch)
 {
     const attn_plan *plan = &pf->plan;
-    const attn_token_ops *ops = pf->kernels->token;
+    const attn_official_ops *ops = pf->kernels->official;
     int64_t b = n / l->H, h = n % l->H, T = l->T, D = plan->D, DV = plan->DV, DP = plan->DP;
     const float *s = saved + l->saved_s + h * T * l->scalars;
     const float *vec = saved + l->saved_vec + n * l->vectors * DP;
@@ -296,7 +296,6 @@ static void official_prefer(const spectra_attention_desc *desc, const void *opti
     performer_prefer_groups(desc, options, ATTN_ATTENTION | ATTN_OFFICIAL);
 }
 
-extern const attention_kind attention_official;
 const attention_kind attention_official = {
     .name = "performer (official behaviour)",
     .doc = "performer as the reference system computes it",

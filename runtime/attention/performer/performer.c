@@ -72,7 +72,6 @@ static spectra_status performer_parameter(const spectra_attention *att, const sp
     return fail(SPECTRA_ENOTFOUND, "%s has no parameter '%s'", f->name, name);
 }
 
-extern const attention_kind attention_performer;
 const attention_kind attention_performer = {
     .name = "performer",
     .doc = "random features: a component function of projections by a weight matrix",

@@ -387,7 +387,6 @@ static spectra_status kind_backward(const spectra_attention *att, const spectra_
                             saved, work);
 }
 
-extern const attention_kind attention_softmax;
 const attention_kind attention_softmax = {
     .name = "softmax",
     .doc = "exact, in tiles: no array of queries by keys",

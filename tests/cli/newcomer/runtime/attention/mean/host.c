@@ -101,7 +101,6 @@ static spectra_status mean_backward(const spectra_attention *att, const spectra_
     return SPECTRA_OK;
 }
 
-extern const attention_kind attention_mean;
 const attention_kind attention_mean = {
     .name = "mean",
     .doc = "the mean of the valid values",

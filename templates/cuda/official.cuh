@@ -1,6 +1,6 @@
 /* What the kernels of the reference's behaviour share: sizes and rows. */
-#ifndef TOKEN_CUH
-#define TOKEN_CUH
+#ifndef OFFICIAL_CUH
+#define OFFICIAL_CUH
 
 enum {
     D = CD,

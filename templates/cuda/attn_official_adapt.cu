@@ -4,7 +4,7 @@
  * (positions of all heads, or sequences' heads). */
 #include "stub.cuh"
 
-#include "token.cuh"
+#include "official.cuh"
 
 enum { BY_POSITION = NV == 0, MOMENTS = 4 }; /* as MOMENTS_SMOOTH of kernel.h */
 
@@ -16,7 +16,7 @@ enum {
     AT_VECTORS = AT_DM + MOMENTS * D,        /* (NV, D), or their gradients */
     AT_END = AT_VECTORS + NV * D
 };
-static_assert(AT_END * 4 == SHARED_BYTES, "shared memory of attn_token_adapt");
+static_assert(AT_END * 4 == SHARED_BYTES, "shared memory of attn_official_adapt");
 
 /* The rows that a block's parameters are made of: sequence b + i or position t + i. */
 typedef struct token_group {
@@ -24,7 +24,7 @@ typedef struct token_group {
     int64_t head; /* whose base it is */
 } token_group;
 
-DEVICE token_group group_open(const token_cuda_args *a)
+DEVICE token_group group_open(const official_cuda_args *a)
 {
     token_group g;
     g.b = BY_POSITION ? 0 : BLOCK / a->H;
@@ -46,7 +46,7 @@ DEVICE int64_t group_t(const token_group *g, int64_t i)
 }
 
 /* Moments of the group: means of x and of y, then of their squares. Warps share out the rows. */
-DEVICE void group_moments(const token_cuda_args *a, const token_group *g, float *memory)
+DEVICE void group_moments(const official_cuda_args *a, const token_group *g, float *memory)
 {
     const int warp = THREAD / 32;
     for (int j = THREAD % 32; j < D; j += 32) {
@@ -76,14 +76,14 @@ DEVICE void group_moments(const token_cuda_args *a, const token_group *g, float 
     block_sync();
 }
 
-DEVICE void base_scalars(const token_cuda_args *a, const token_group *g, float *s)
+DEVICE void base_scalars(const official_cuda_args *a, const token_group *g, float *s)
 {
     UNROLL
     for (int i = 0; i < NS; i++)
         s[i] = global_load(a->base + g->head * NS + i);
 }
 
-KERNEL(attn_token_adapt, token_cuda_args, BLOCK_THREADS, 1)
+KERNEL(attn_official_adapt, official_cuda_args, BLOCK_THREADS, 1)
 {
     SHARED_MEMORY(bytes);
     float *memory = (float *)bytes, *v = memory + AT_VECTORS, s[S1];
@@ -104,8 +104,8 @@ KERNEL(attn_token_adapt, token_cuda_args, BLOCK_THREADS, 1)
                      args.given >> (i / D) & 1 ? global_load(base + i) : shared_load(v + i));
 }
 
-/* The gradients of what attn_token_adapt made: scalars', the batch's sum, or vectors'. */
-DEVICE void parameter_gradients(const token_cuda_args *a, const token_group *g, float *ds, float *dv)
+/* The gradients of what attn_official_adapt made: scalars', the batch's sum, or vectors'. */
+DEVICE void parameter_gradients(const official_cuda_args *a, const token_group *g, float *ds, float *dv)
 {
     const int64_t heads = a->B * a->H;
     UNROLL
@@ -125,15 +125,15 @@ DEVICE void parameter_gradients(const token_cuda_args *a, const token_group *g, 
 }
 
 /* row's gradient += that of the mean m1 and the mean square m2 of `count` such numbers. */
-DEVICE void add_moments(const token_cuda_args *a, const float *from, float *to, int64_t count, float d1,
+DEVICE void add_moments(const official_cuda_args *a, const float *from, float *to, int64_t count, float d1,
                         float d2)
 {
     const float x = global_load(from);
     global_store(to, global_load(to) + a->scale * (d1 + 2 * a->scale * x * d2) / (float)count);
 }
 
-/* After attn_token_keys_bwd: adds to gq and gk what goes through the parameters. */
-KERNEL(attn_token_adapt_bwd, token_cuda_args, BLOCK_THREADS, 1)
+/* After attn_official_keys_bwd: adds to gq and gk what goes through the parameters. */
+KERNEL(attn_official_adapt_bwd, official_cuda_args, BLOCK_THREADS, 1)
 {
     SHARED_MEMORY(bytes);
     float *memory = (float *)bytes, *dm = memory + AT_DM, *dv = memory + AT_VECTORS, s[S1], ds[S1];

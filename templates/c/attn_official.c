@@ -266,8 +266,8 @@ static void token_keys_bwd(const attn_plan *p, const real *vectors, int64_t n, c
     }
 }
 
-extern const attn_token_ops EXPORT(attn_token);
-const attn_token_ops EXPORT(attn_token) = {
+extern const attn_official_ops EXPORT(attn_official);
+const attn_official_ops EXPORT(attn_official) = {
     .scratch = token_reals,
     .keys = token_keys,
     .queries = token_queries,

@@ -1,15 +1,15 @@
-/* The reference system's attention, forward and backward, as templates/c/attn_token.c: every token's
+/* The reference system's attention, forward and backward, as templates/c/attn_official.c: every token's
  * features are divided by the exponential of its own maximum, on both sides, and an epsilon is added to
  * each. Gradients flow through the maximum to the entry that holds it, and into the token's scalars.
  *
  * Blocks (splits, heads) take the tokens of their split a tile of TB at a time; a warp has one token, or
- * none. The keys make a state a split, the queries backward its gradient likewise, and attn_token_sum adds
- * the splits up in their order: first attn_token_keys, _sum, _queries, then _queries_bwd, _sum, _keys_bwd.
+ * none. The keys make a state a split, the queries backward its gradient likewise, and attn_official_sum adds
+ * the splits up in their order: first attn_official_keys, _sum, _queries, then _queries_bwd, _sum, _keys_bwd.
  * Plain products and one layout of shared memory for all of them: this is for comparisons, not for speed.
  */
 #include "stub.cuh"
 
-#include "token.cuh"
+#include "official.cuh"
 
 /* Of a token: |mapped x|^2, |x|^2, the factor of z's gradient, which feature holds the maximum, and the
  * gradients of both squares. */
@@ -29,8 +29,8 @@ enum {
     AT_NUMBERS = AT_V + TB * DV,      /* (TB, NUMBERS) */
     AT_END = AT_NUMBERS + TB * NUMBERS
 };
-static_assert(AT_END * 4 == SHARED_BYTES, "shared memory of attn_token");
-static_assert(TB <= WARPS && D <= BLOCK_THREADS, "threads of attn_token");
+static_assert(AT_END * 4 == SHARED_BYTES, "shared memory of attn_official");
+static_assert(TB <= WARPS && D <= BLOCK_THREADS, "threads of attn_official");
 
 /* Which head and side a block is for, and which of its tokens the tile holds. */
 typedef struct token_tile {
@@ -38,7 +38,7 @@ typedef struct token_tile {
     int side, count;
 } token_tile;
 
-DEVICE token_tile tile_open(const token_cuda_args *a, int side, int64_t *to)
+DEVICE token_tile tile_open(const official_cuda_args *a, int side, int64_t *to)
 {
     token_tile x;
     const int64_t each = (a->T + a->splits - 1) / a->splits;
@@ -59,14 +59,14 @@ DEVICE int tile_count(const token_tile *x, int64_t to)
 
 /* ---- features ---- */
 
-DEVICE void head_vectors(const token_cuda_args *a, int64_t head, int d, float *v)
+DEVICE void head_vectors(const official_cuda_args *a, int64_t head, int d, float *v)
 {
     UNROLL
     for (int i = 0; i < NV; i++)
         v[i] = global_load(a->vectors + (head * NV + i) * D + d);
 }
 
-DEVICE void token_scalars(const token_cuda_args *a, const token_tile *x, int token, float *s)
+DEVICE void token_scalars(const official_cuda_args *a, const token_tile *x, int token, float *s)
 {
     UNROLL
     for (int i = 0; i < NS; i++)
@@ -74,7 +74,7 @@ DEVICE void token_scalars(const token_cuda_args *a, const token_tile *x, int tok
 }
 
 /* Rows of the tile, scaled and mapped; masked keys are rows of zeros. */
-DEVICE void load_rows(const token_cuda_args *a, const token_tile *x, float *memory)
+DEVICE void load_rows(const official_cuda_args *a, const token_tile *x, float *memory)
 {
     const cuda_rows *rows = x->side ? &a->k : &a->q;
     for (int i = THREAD; i < TB * D; i += THREADS) {
@@ -90,7 +90,7 @@ DEVICE void load_rows(const token_cuda_args *a, const token_tile *x, float *memo
 }
 
 /* u = W x of all tokens, a thread a row of W, and the squares of a token, a warp each. */
-DEVICE void project(const token_cuda_args *a, float *memory)
+DEVICE void project(const official_cuda_args *a, float *memory)
 {
     const int token = THREAD / 32, lane = THREAD % 32;
     for (int r = THREAD; r < M; r += THREADS) {
@@ -126,7 +126,7 @@ DEVICE void project(const token_cuda_args *a, float *memory)
 }
 
 /* Logs and signs of the warp's token, in lanes' own entries; returns what normalises them. */
-DEVICE float token_logs(const token_cuda_args *a, const token_tile *x, int token, float *memory)
+DEVICE float token_logs(const official_cuda_args *a, const token_tile *x, int token, float *memory)
 {
     float s[S1], most = -INFINITY;
     const float x2 = shared_load(memory + AT_NUMBERS + token * NUMBERS + X2),
@@ -153,7 +153,7 @@ DEVICE float sign_at(const float *memory, int at)
 }
 
 /* Features of the tile, a warp a token, and the first feature that holds the maximum. */
-DEVICE void token_features(const token_cuda_args *a, const token_tile *x, float *memory)
+DEVICE void token_features(const official_cuda_args *a, const token_tile *x, float *memory)
 {
     const int token = THREAD / 32;
     if (token >= TB)
@@ -182,7 +182,7 @@ DEVICE void token_features(const token_cuda_args *a, const token_tile *x, float 
 }
 
 /* The tile's rows and features; what lay in the tile is no longer needed. */
-DEVICE void load_tile(const token_cuda_args *a, const token_tile *x, float *memory)
+DEVICE void load_tile(const official_cuda_args *a, const token_tile *x, float *memory)
 {
     block_sync();
     load_rows(a, x, memory);
@@ -193,7 +193,7 @@ DEVICE void load_tile(const token_cuda_args *a, const token_tile *x, float *memo
 }
 
 /* Values of keys, zeros where masked. */
-DEVICE void load_values(const token_cuda_args *a, const token_tile *x, float *memory)
+DEVICE void load_values(const official_cuda_args *a, const token_tile *x, float *memory)
 {
     for (int i = THREAD; i < TB * DV; i += THREADS) {
         const int token = i / DV, c = i % DV;
@@ -288,7 +288,7 @@ DEVICE void norm_gradient(int token, float *memory)
 }
 
 /* dphi of the tile to the gradients of u, of the squares and of the scalars, a warp a token. */
-DEVICE void token_gradients(const token_cuda_args *a, const token_tile *x, float *memory)
+DEVICE void token_gradients(const official_cuda_args *a, const token_tile *x, float *memory)
 {
     const int token = THREAD / 32, lane = THREAD % 32;
     if (token >= x->count)
@@ -334,7 +334,7 @@ DEVICE void token_gradients(const token_cuda_args *a, const token_tile *x, float
 }
 
 /* gx = W' gu of the tile. */
-DEVICE void mapped_gradients(const token_cuda_args *a, const token_tile *x, float *memory)
+DEVICE void mapped_gradients(const official_cuda_args *a, const token_tile *x, float *memory)
 {
     for (int i = THREAD; i < x->count * D; i += THREADS) {
         const int token = i / D, d = i % D;
@@ -347,7 +347,7 @@ DEVICE void mapped_gradients(const token_cuda_args *a, const token_tile *x, floa
 
 /* Through the maps to the gradients of the rows, a thread a coordinate of all tokens, which adds the
  * vectors' gradients to gv. Masked keys get zeros, the vectors their share all the same. */
-DEVICE void row_gradients(const token_cuda_args *a, const token_tile *x, const float *memory, float *gv)
+DEVICE void row_gradients(const official_cuda_args *a, const token_tile *x, const float *memory, float *gv)
 {
     const cuda_rows *rows = x->side ? &a->gk : &a->gq;
     const int d = THREAD;
@@ -375,7 +375,7 @@ DEVICE void row_gradients(const token_cuda_args *a, const token_tile *x, const f
 }
 
 /* From dphi, whoever made which part of it, to all gradients of the tile's rows. */
-DEVICE void tile_gradients(const token_cuda_args *a, const token_tile *x, float *memory, float *gv)
+DEVICE void tile_gradients(const official_cuda_args *a, const token_tile *x, float *memory, float *gv)
 {
     block_sync();
     token_gradients(a, x, memory);
@@ -385,7 +385,7 @@ DEVICE void tile_gradients(const token_cuda_args *a, const token_tile *x, float 
     row_gradients(a, x, memory, gv);
 }
 
-DEVICE void store_vectors(const token_cuda_args *a, const token_tile *x, const float *gv)
+DEVICE void store_vectors(const official_cuda_args *a, const token_tile *x, const float *gv)
 {
     const int64_t heads = a->B * a->H;
     float *to = a->dvectors + ((x->side * a->splits + BLOCK) * heads + x->head) * NV * D;
@@ -397,7 +397,7 @@ DEVICE void store_vectors(const token_cuda_args *a, const token_tile *x, const f
 
 /* ---- kernels ---- */
 
-KERNEL(attn_token_keys, token_cuda_args, BLOCK_THREADS, 1)
+KERNEL(attn_official_keys, official_cuda_args, BLOCK_THREADS, 1)
 {
     SHARED_MEMORY(bytes);
     float *memory = (float *)bytes, *part = args.part + (BLOCK * args.B * args.H + BLOCK_Y) * STATE;
@@ -414,7 +414,7 @@ KERNEL(attn_token_keys, token_cuda_args, BLOCK_THREADS, 1)
 }
 
 /* Blocks (any number): the splits' sum. */
-KERNEL(attn_token_sum, token_cuda_args, BLOCK_THREADS, 1)
+KERNEL(attn_official_sum, official_cuda_args, BLOCK_THREADS, 1)
 {
     const int64_t n = args.B * args.H * STATE;
     for (int64_t i = BLOCK * THREADS + THREAD; i < n; i += BLOCKS * THREADS) {
@@ -426,7 +426,7 @@ KERNEL(attn_token_sum, token_cuda_args, BLOCK_THREADS, 1)
 }
 
 /* The normaliser of the warp's token. */
-DEVICE void normalisers(const token_cuda_args *a, const token_tile *x, const float *state, float *memory)
+DEVICE void normalisers(const official_cuda_args *a, const token_tile *x, const float *state, float *memory)
 {
     const int token = THREAD / 32;
     if (token >= x->count)
@@ -441,7 +441,7 @@ DEVICE void normalisers(const token_cuda_args *a, const token_tile *x, const flo
     }
 }
 
-KERNEL(attn_token_queries, token_cuda_args, BLOCK_THREADS, 1)
+KERNEL(attn_official_queries, official_cuda_args, BLOCK_THREADS, 1)
 {
     SHARED_MEMORY(bytes);
     float *memory = (float *)bytes;
@@ -464,7 +464,7 @@ KERNEL(attn_token_queries, token_cuda_args, BLOCK_THREADS, 1)
 }
 
 /* Of the warp's query: v = go / den, LAST = -(go . o) / den, the gradient of den. */
-DEVICE void output_gradients(const token_cuda_args *a, const token_tile *x, float *memory)
+DEVICE void output_gradients(const official_cuda_args *a, const token_tile *x, float *memory)
 {
     const int token = THREAD / 32, lane = THREAD % 32;
     const int64_t t = x->from + token;
@@ -484,7 +484,7 @@ DEVICE void output_gradients(const token_cuda_args *a, const token_tile *x, floa
         shared_store(memory + AT_NUMBERS + token * NUMBERS + LAST, -dot * inverse);
 }
 
-KERNEL(attn_token_queries_bwd, token_cuda_args, BLOCK_THREADS, 1)
+KERNEL(attn_official_queries_bwd, official_cuda_args, BLOCK_THREADS, 1)
 {
     SHARED_MEMORY(bytes);
     float *memory = (float *)bytes, *part = args.part + (BLOCK * args.B * args.H + BLOCK_Y) * STATE;
@@ -504,7 +504,7 @@ KERNEL(attn_token_queries_bwd, token_cuda_args, BLOCK_THREADS, 1)
     store_vectors(&args, &x, gv);
 }
 
-KERNEL(attn_token_keys_bwd, token_cuda_args, BLOCK_THREADS, 1)
+KERNEL(attn_official_keys_bwd, official_cuda_args, BLOCK_THREADS, 1)
 {
     SHARED_MEMORY(bytes);
     float *memory = (float *)bytes;
