@@ -260,7 +260,7 @@ static char *text_field(lua_State *L, const char *field)
     return out;
 }
 
-/* require("gen.cuda_requests").asked(kind, feat, spec, defines): a list of { name, text, launch }. */
+/* require("gen.cuda_requests").asked(kind, feat, spec, defines): { name, text, launch } each. */
 static int run_cuda(lua_State *L)
 {
     cuda_request *r = lua_touserdata(L, 1);
