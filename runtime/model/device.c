@@ -20,7 +20,7 @@ static spectra_status make_buffers(model_device *md)
 {
     const int64_t count = md->m->at.count;
     float **const buffer[] = {&md->params, &md->grads, &md->moment[0], &md->moment[1]};
-    md->padded = (count + ADAMW_ROW - 1) / ADAMW_ROW * ADAMW_ROW;
+    md->padded = (count + UPDATE_ROW - 1) / UPDATE_ROW * UPDATE_ROW;
     for (size_t i = 0; i < sizeof buffer / sizeof buffer[0]; i++) {
         void *memory = NULL;
         TRY(device_alloc(md->dev, padded_bytes(md), &memory));
@@ -51,13 +51,11 @@ static spectra_status make_journal(model_device *md)
 static spectra_status model_device_fill(model_device *md)
 {
     const model *m = md->m;
-    const int64_t L = m->config.layers;
     md->attention = calloc((size_t)m->attentions, sizeof *md->attention);
-    md->v.x = calloc((size_t)(L + 1), sizeof *md->v.x);
-    md->v.layer = calloc((size_t)L, sizeof *md->v.layer);
-    if (!md->attention || !md->v.x || !md->v.layer)
+    if (!md->attention)
         return fail(SPECTRA_ENOMEM, "model: out of memory");
-    TRY(device_load_kernels(md));
+    TRY(values_new(m->config.layers, &md->v));
+    TRY(md_load_kernels(md));
     for (int64_t l = 0; l < m->attentions; l++)
         TRY(attention_device_new(m->attention[l], md->dev, md->options.fast, &md->attention[l]));
     TRY(make_buffers(md));
@@ -90,7 +88,7 @@ void model_device_free(model_device *md)
 {
     if (!md)
         return;
-    device_forget(md);
+    md_forget(md);
     for (int64_t l = 0; md->attention && l < md->m->attentions; l++)
         attention_device_free(md->attention[l]);
     void *const held[] = {md->params,    md->grads,  md->moment[0], md->moment[1],
@@ -98,8 +96,7 @@ void model_device_free(model_device *md)
     for (size_t i = 0; i < sizeof held / sizeof held[0]; i++)
         device_free(md->dev, held[i]);
     free(md->attention);
-    free(md->v.x);
-    free(md->v.layer);
+    values_free(&md->v);
     free(md->staging);
     free(md->journal_host);
     free(md->entry_B);
@@ -125,12 +122,9 @@ int64_t model_device_replays(const model_device *md)
 static spectra_status attentions_changed(model_device *md)
 {
     const model *m = md->m;
-    const float *theta = m->params + m->at.trained;
-    for (int64_t l = 0; l < m->attentions; l++) {
-        spectra_attention_trained_set(m->attention[l], theta);
-        theta += spectra_attention_trained_floats(m->attention[l]);
+    model_set_trained(m);
+    for (int64_t l = 0; l < m->attentions; l++)
         TRY(attention_device_changed(md->attention[l]));
-    }
     return SPECTRA_OK;
 }
 
@@ -198,9 +192,9 @@ static spectra_status add_trained_gradients(model_device *md)
 
 static void run_direct(model_device *md, const pass *p)
 {
-    device_forward_pass(md, p);
+    md_forward(md, p);
     if (p->train)
-        device_backward_pass(md, p);
+        md_backward(md, p);
 }
 
 /* The recording of this shape, or a free one, or NULL when there are too many shapes. Only training
@@ -212,7 +206,8 @@ static recording *find_recording(model_device *md)
         if (r->seen == 0)
             r->shape = md->shape;
         const pass_shape *a = &r->shape, *b = &md->shape;
-        if (a->train == b->train && a->B == b->B && a->rows == b->rows && a->longest == b->longest)
+        if (a->train == b->train && a->B == b->B && a->rows == b->rows &&
+            a->max_seqlen == b->max_seqlen)
             return r;
     }
     return NULL;
@@ -222,7 +217,7 @@ static recording *find_recording(model_device *md)
  * the second is recorded. */
 static spectra_status run(model_device *md, const pass *p)
 {
-    recording *r = md->options.record && p->batch->label ? find_recording(md) : NULL;
+    recording *r = md->options.record && p->loss ? find_recording(md) : NULL;
     md->status = SPECTRA_OK;
     if (r && r->graph) {
         md->replays++;
@@ -240,7 +235,7 @@ static spectra_status run(model_device *md, const pass *p)
     return device_replay(md->dev, r->graph);
 }
 
-static spectra_status run_pass(model_device *md, pass *p)
+static spectra_status run_pass(model_device *md, const pass *p)
 {
     if (p->batch->B > md->options.batch)
         return fail(SPECTRA_ESHAPE, "model: a batch of %lld examples, made for %lld",
@@ -251,7 +246,7 @@ static spectra_status run_pass(model_device *md, pass *p)
     TRY(model_check_batch(md->m, p->batch, p->train));
     if (p->train)
         TRY(fetch_trained(md));
-    TRY(device_prepare(md, p, md->entries));
+    TRY(md_prepare(md, p, md->entries));
     TRY(run(md, p));
     if (p->train)
         TRY(add_trained_gradients(md));
@@ -263,18 +258,21 @@ static spectra_status run_pass(model_device *md, pass *p)
 
 spectra_status model_device_forward(model_device *md, const model_batch *batch)
 {
-    pass p = {.m = md->m, .batch = batch};
+    const pass p = {.m = md->m, .batch = batch, .loss = batch->label != NULL};
     return run_pass(md, &p);
 }
 
 spectra_status model_device_step(model_device *md, const model_batch *batch, uint64_t step,
                                  uint64_t part, double scale)
 {
-    if (step > UINT32_MAX || part >= MAX_PARTS)
-        return fail(SPECTRA_EINVAL, "model: step %llu, part %llu; allowed are below 2^32 and %d",
-                    (unsigned long long)step, (unsigned long long)part, (int)MAX_PARTS);
-    pass p = {
-        .m = md->m, .batch = batch, .train = true, .step = step, .part = part, .scale = scale};
+    const pass p = {.m = md->m,
+                    .batch = batch,
+                    .train = true,
+                    .loss = true,
+                    .step = step,
+                    .part = part,
+                    .scale = scale};
+    TRY(model_check_step(step, part));
     return run_pass(md, &p);
 }
 
@@ -282,8 +280,8 @@ spectra_status model_device_update(model_device *md, const adamw *o, int64_t t, 
                                    double beta1)
 {
     md->status = SPECTRA_OK;
-    device_norm(md);
-    device_adamw(md, o, t, lr, beta1);
+    md_norm(md);
+    md_update(md, o, t, lr, beta1);
     return md->status;
 }
 
@@ -342,6 +340,6 @@ spectra_status model_device_entry_at(const model_device *md, int64_t i, model_de
 
 spectra_status model_device_scores(model_device *md, float *scores)
 {
-    return device_read(md->dev, scores, md->v.scores,
+    return device_read(md->dev, scores, value_at(&md->v, SCORES, 0),
                        md->last_B * md->m->config.classes * (int64_t)sizeof *scores);
 }

@@ -26,24 +26,17 @@ static pass_shape shape_of(const pass *p)
     const bool whole = k->mask != NULL; /* always all rows */
     return (pass_shape){.train = p->train,
                         .B = p->batch->B,
+                        .sequences = k->sequences,
                         .rows = whole ? k->rows : round_up(k->rows, k->sequences * N),
-                        .longest = whole ? N : round_up(k->longest, N)};
+                        .max_seqlen = whole ? N : round_up(k->max_seqlen, N)};
 }
 
 /* ---- layout -------------------------------------------------------------------------------------
  */
 
-/* From a, whose base may be NULL to count, or memory of the host or of the device. */
-static void *take(arena *a, int64_t bytes)
-{
-    void *piece = a->base ? a->base + a->used : NULL;
-    a->used += (bytes + DEVICE_ALIGN - 1) / DEVICE_ALIGN * DEVICE_ALIGN;
-    return piece;
-}
-
 static float *floats(arena *a, int64_t n)
 {
-    return take(a, n * (int64_t)sizeof(float));
+    return arena_take(a, n * (int64_t)sizeof(float));
 }
 
 static int64_t keys_of(const model *m)
@@ -55,23 +48,22 @@ static void take_upload(const model_device *md, arena *a, upload *u)
 {
     const pass_shape *s = &md->shape;
     const int64_t S = md->m->pack.sequences, keys = keys_of(md->m);
-    u->batch = take(a, (int64_t)sizeof *u->batch);
-    u->begin = take(a, S * (int64_t)sizeof *u->begin);
-    u->len = take(a, S * (int64_t)sizeof *u->len);
+    u->batch = arena_take(a, (int64_t)sizeof *u->batch);
+    u->seq_start = arena_take(a, S * (int64_t)sizeof *u->seq_start);
+    u->seq_len = arena_take(a, S * (int64_t)sizeof *u->seq_len);
     u->label = floats(a, s->B);
     u->g_loss = floats(a, s->B);
-    u->token = take(a, s->rows * (int64_t)sizeof *u->token);
-    u->cell = take(a, s->rows * (int64_t)sizeof *u->cell);
-    u->mask = md->m->pack.mask ? take(a, s->rows) : NULL;
+    u->token = arena_take(a, s->rows * (int64_t)sizeof *u->token);
+    u->cell = arena_take(a, s->rows * (int64_t)sizeof *u->cell);
+    u->mask = md->m->pack.mask ? arena_take(a, s->rows) : NULL;
     if (!s->train)
         return;
-    u->sorted = take(a, 2 * s->rows * (int64_t)sizeof *u->sorted);
-    u->segment = take(a, (2 * s->rows / SEGMENT + keys + 1) * (int64_t)sizeof *u->segment);
-    u->key = take(a, (keys + 1) * (int64_t)sizeof *u->key);
+    u->sorted = arena_take(a, 2 * s->rows * (int64_t)sizeof *u->sorted);
+    u->segment = arena_take(a, (2 * s->rows / SEGMENT + keys + 1) * (int64_t)sizeof *u->segment);
+    u->key = arena_take(a, (keys + 1) * (int64_t)sizeof *u->key);
 }
 
-attention_device_problem device_problem(const model_device *md, const pass *p, int64_t layer,
-                                        int call)
+attention_device_problem md_problem(const model_device *md, const pass *p, int64_t layer, int call)
 {
     const int64_t rows = md->shape.rows / attention_calls(md->m);
     attention_device_problem x = {.p = attention_problem(p, layer, call),
@@ -84,68 +76,38 @@ attention_device_problem device_problem(const model_device *md, const pass *p, i
         x.p.q_mask = x.p.k_mask = md->up.mask + call * rows;
         return x;
     }
-    x.p.T = x.p.S = md->shape.longest;
-    x.p.q_begin = x.p.k_begin = md->up.begin;
-    x.p.q_len = x.p.k_len = md->up.len;
+    x.p.T = x.p.S = md->shape.max_seqlen;
+    x.p.q_begin = x.p.k_begin = md->up.seq_start;
+    x.p.q_len = x.p.k_len = md->up.seq_len;
     return x;
 }
 
-static void take_layer(const model_device *md, const pass *p, arena *a, int64_t l, device_layer *v,
-                       int64_t *work)
+typedef struct problem_of {
+    const model_device *md;
+    const pass *p;
+} problem_of;
+
+static void attention_bytes(const void *of, int64_t layer, int call, int64_t *saved, int64_t *work)
 {
-    const model_config *c = &md->m->config;
-    const int64_t R = md->shape.rows, E = c->embed, F = c->hidden, HD = model_inner(c);
-    const attention_device *ad = md->attention[l % md->m->attentions];
-    v->y1 = floats(a, R * E);
-    v->qkv = floats(a, R * 3 * HD);
-    v->mixed = floats(a, R * HD);
-    v->middle = floats(a, R * E);
-    v->y2 = floats(a, R * E);
-    v->hidden = floats(a, R * F);
-    v->z = floats(a, R * F);
-    for (int call = 0; call < attention_calls(md->m); call++) {
-        const attention_device_problem x = device_problem(md, p, l, call);
-        const int64_t bytes = attention_device_work_bytes(ad, &x);
-        v->saved[call] = take(a, attention_device_saved_bytes(ad, &x));
-        *work = bytes > *work ? bytes : *work;
-    }
+    const problem_of *o = of;
+    const attention_device *ad = o->md->attention[layer % o->md->m->attentions];
+    const attention_device_problem x = md_problem(o->md, o->p, layer, call);
+    *saved = attention_device_saved_bytes(ad, &x);
+    *work = attention_device_work_bytes(ad, &x);
 }
 
-static void take_values(const model_device *md, const pass *p, arena *a, device_values *v)
+static void take_values(model_device *md, const pass *p, arena *a)
 {
     const model_config *c = &md->m->config;
-    const int64_t R = md->shape.rows, B = md->shape.B, S = md->m->pack.sequences;
-    const int64_t E = c->embed, F = c->hidden, HD = model_inner(c), L = c->layers;
-    int64_t work = 0;
-    for (int64_t l = 0; l <= L; l++)
-        v->x[l] = l == 0 || p->train ? floats(a, R * E) : v->x[0];
-    for (int64_t l = 0; l < L; l++)
-        if (l == 0 || p->train)
-            take_layer(md, p, a, l, &v->layer[l], &work);
-        else
-            v->layer[l] = v->layer[0];
-    v->t = floats(a, R * E);
-    v->pooled = floats(a, S * E);
-    v->joined = c->dual ? floats(a, B * 4 * E) : v->pooled;
-    v->head1 = floats(a, B * F);
-    v->head2 = floats(a, B * F);
-    v->scores = floats(a, B * c->classes);
-    v->loss = floats(a, B);
-    v->work = take(a, work);
-    v->part = floats(a, device_part_floats(md, R));
-    if (!p->train)
-        return;
-    int64_t narrow_bits = (E + 127) / 128 * 16, wide_bits = (F + 127) / 128 * 16;
-    v->bits = take(a, R * (narrow_bits + L * (2 * narrow_bits + wide_bits)));
-    v->g = floats(a, R * E);
-    v->gy = floats(a, R * E);
-    v->gz = floats(a, R * F);
-    v->g_mixed = floats(a, R * HD);
-    v->g_qkv = floats(a, R * 3 * HD);
-    v->g_scores = floats(a, B * c->classes);
-    v->g_head1 = floats(a, B * F);
-    v->g_pooled = floats(a, S * E);
-    v->g_joined = c->dual ? floats(a, B * 4 * E) : v->g_pooled;
+    const problem_of of = {md, p};
+    const attention_room attention = {attention_bytes, &of, attention_calls(md->m)};
+    memory_layout to = {.arena = *a};
+    memory_place(c, &md->shape, false, &attention, &to, &md->v);
+    values_give(&md->v, LABEL, md->up.label);
+    values_give(&md->v, G_LOSS, md->up.g_loss);
+    md->part = memory_floats(&to, "sums", md_part_floats(md, md->shape.rows));
+    md->bits = p->train ? memory_take(&to, "dropout", md->shape.rows * md_bits_bytes(c)) : NULL;
+    *a = to.arena;
 }
 
 /* ---- memory -------------------------------------------------------------------------------------
@@ -157,7 +119,7 @@ static spectra_status reserve(model_device *md, int64_t bytes, void **memory, in
     if (bytes <= *held)
         return SPECTRA_OK;
     TRY(device_wait(md->dev));
-    device_forget(md);
+    md_forget(md);
     device_free(md->dev, *memory);
     *memory = NULL;
     *held = 0;
@@ -177,7 +139,7 @@ static spectra_status reserve_upload(model_device *md, int64_t bytes)
     return reserve(md, bytes, &md->uploaded, &md->upload_bytes);
 }
 
-void device_forget(model_device *md)
+void md_forget(model_device *md)
 {
     for (int i = 0; i < SHAPES; i++)
         device_graph_free(md->dev, md->recorded[i].graph);
@@ -187,17 +149,17 @@ void device_forget(model_device *md)
 /* Every array of the pass; what it counts first fits every later pass of the shape. */
 static spectra_status give_memory(model_device *md, const pass *p)
 {
-    arena count = {0}, values = {0};
+    arena count = {0}, room = {0};
     take_upload(md, &count, &md->host);
     TRY(reserve_upload(md, count.used));
     md->up = (upload){0};
     arena twin[] = {{.base = md->staging}, {.base = md->uploaded}};
     take_upload(md, &twin[0], &md->host);
     take_upload(md, &twin[1], &md->up);
-    take_values(md, p, &values, &md->v);
-    TRY(reserve(md, values.used, &md->memory, &md->memory_bytes));
-    values = (arena){.base = md->memory};
-    take_values(md, p, &values, &md->v);
+    take_values(md, p, &room);
+    TRY(reserve(md, room.used, &md->memory, &md->memory_bytes));
+    room = (arena){.base = md->memory};
+    take_values(md, p, &room);
     return SPECTRA_OK;
 }
 
@@ -236,13 +198,13 @@ static void fill_upload(const model_device *md, const pass *p, int64_t entry)
     const int64_t N = md->m->config.length, R = md->shape.rows, B = md->shape.B;
     const size_t row_bytes = (size_t)k->rows * sizeof(int32_t);
     *u->batch = (cuda_batch){.rows = k->rows,
-                             .longest = k->longest,
+                             .longest = k->max_seqlen,
                              .entry = entry,
                              .step = (uint32_t)p->step,
                              .part = (uint32_t)p->part};
     for (int64_t s = 0; s < k->sequences; s++) {
-        u->begin[s] = k->begin[s];
-        u->len[s] = k->len[s];
+        u->seq_start[s] = k->seq_start[s];
+        u->seq_len[s] = k->seq_len[s];
     }
     for (int64_t b = 0; b < B; b++) {
         u->label[b] = p->batch->label ? (float)p->batch->label[b] : 0;
@@ -262,7 +224,7 @@ static void fill_upload(const model_device *md, const pass *p, int64_t entry)
     fill_segments(md);
 }
 
-spectra_status device_prepare(model_device *md, pass *p, int64_t entry)
+spectra_status md_prepare(model_device *md, const pass *p, int64_t entry)
 {
     TRY(model_pack(p));
     md->shape = shape_of(p);

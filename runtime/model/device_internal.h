@@ -8,17 +8,16 @@
 #define SPECTRA_MODEL_DEVICE_INTERNAL_H
 
 #include "attention/device.h"
+#include "model/call.h"
 #include "model/device.h"
-#include "model/internal.h"
 
 enum {
     DEVICE_THREADS = 256,
     DEVICE_WARPS = DEVICE_THREADS / 32,
     MOST_BLOCKS = 1024, /* a large GPU runs as many at a time */
-    DEVICE_ALIGN = 256,
-    ADAMW_ROW = 1024, /* parameters are updated as rows of these; buffers are padded to them */
-    SEGMENT = 64,     /* rows of one key of an embedding that one share of threads adds up */
-    SHAPES = 32       /* recordings kept */
+    UPDATE_ROW = 1024,  /* parameters are updated as rows of these; buffers are padded to them */
+    SEGMENT = 64,       /* rows of one key of an embedding that one share of threads adds up */
+    SHAPES = 32         /* recordings kept */
 };
 
 enum {
@@ -38,15 +37,6 @@ enum {
     K_NORM_SUM,
     KERNELS
 };
-enum {
-    ROW_LAYERNORM,
-    ROW_GELU,
-    ROW_DROPOUT_RESIDUAL,
-    ROW_RELU,
-    ROW_CROSS_ENTROPY,
-    ROW_ADAMW,
-    ROWS
-};
 
 /* A row operator, compiled for rows of n. */
 typedef struct row_kernels {
@@ -56,12 +46,8 @@ typedef struct row_kernels {
     int64_t
         shared_bytes; /* of bwd; 0: gradients of shared inputs have a part a share, not a block */
 } row_kernels;
-
-/* Sizes a pass is made for. rows and longest are rounded up. */
-typedef struct pass_shape {
-    bool train;
-    int64_t B, rows, longest;
-} pass_shape;
+/* Behind the plan's operators, that of the optimiser. */
+enum { ROW_UPDATE = ROW_OPERATORS, ROW_KERNELS };
 
 typedef struct recording {
     pass_shape shape;
@@ -72,33 +58,15 @@ typedef struct recording {
 /* The uploaded block: the same layout on both sides. */
 typedef struct upload {
     cuda_batch *batch;
-    int64_t *begin, *len;  /* (sequences) */
-    float *label, *g_loss; /* (B) */
-    int32_t *token, *cell; /* (rows), -1: padding */
-    uint8_t *mask;         /* (rows) of the reference's behaviour, which keeps every position */
+    int64_t *seq_start, *seq_len; /* (sequences) */
+    float *label, *g_loss;        /* (B) */
+    int32_t *token, *cell;        /* (rows), -1: padding */
+    uint8_t *mask;                /* (rows) where every position is kept */
     /* training only, see table_cuda_args */
     int32_t *sorted;  /* (2 rows) */
     int32_t *segment; /* (segments + 1) */
     int32_t *key;     /* (V + N + 1) */
 } upload;
-
-typedef struct device_layer {
-    float *y1, *qkv, *mixed, *middle, *y2, *hidden, *z; /* LN1, ..., LN2, W1 LN2, gelu */
-    void *saved[2];                                     /* one a call of the attention */
-} device_layer;
-
-/* All on the device; in evaluation layers share one. */
-typedef struct device_values {
-    float **x;           /* (L + 1) host array of (rows, E) */
-    device_layer *layer; /* (L) host array */
-    float *t;            /* (rows, E) product before its residual; at the end the final norm */
-    float *pooled, *joined, *head1, *head2, *scores, *loss;
-    void *work;
-    unsigned char *bits; /* dropout of all uses */
-    float *part;         /* of sums over rows */
-    float *g, *gy, *gz, *g_mixed, *g_qkv;
-    float *g_scores, *g_head1, *g_head2, *g_joined, *g_pooled;
-} device_values;
 
 struct model_device {
     model *m;
@@ -106,7 +74,7 @@ struct model_device {
     model_device_options options;
     spectra_status status; /* of the pass under way */
     device_function *kernel[KERNELS];
-    row_kernels row[ROWS];
+    row_kernels row[ROW_KERNELS];
     attention_device **attention; /* (m->attentions) */
     float *params, *grads, *moment[2];
     int64_t padded; /* floats of each of them */
@@ -115,7 +83,6 @@ struct model_device {
     void *uploaded; /* (upload_bytes), and its twin on the host */
     char *staging;
     int64_t upload_bytes;
-    arena pointers; /* host arrays of device_values */
     int *journal, *journal_host;
     int64_t journal_words; /* of an entry */
     int64_t *entry_B;      /* (entries) */
@@ -128,71 +95,54 @@ struct model_device {
     /* of the pass under way */
     pass_shape shape;
     upload host, up;
-    device_values v;
+    values v;
+    unsigned char *bits; /* dropout of all uses */
+    float *part;         /* of sums over rows */
 };
 
 enum { NORM_BLOCKS = 64 };
 
-/* ---- model_device_batch.c ---- */
+/* ---- device_batch.c ---- */
 /* Packs the batch, gives every array of its shape a place, uploads it. `entry`: of the journal. */
-spectra_status device_prepare(model_device *md, pass *p, int64_t entry);
+spectra_status md_prepare(model_device *md, const pass *p, int64_t entry);
 /* The attention's view of the batch, or of its part that a call (of attention_calls) attends. */
-attention_device_problem device_problem(const model_device *md, const pass *p, int64_t layer,
-                                        int call);
+attention_device_problem md_problem(const model_device *md, const pass *p, int64_t layer, int call);
 /* Forgets recordings, which hold addresses. */
-void device_forget(model_device *md);
+void md_forget(model_device *md);
 
-/* ---- model_device_ops.c: launches in the model's terms ---- */
-spectra_status device_load_kernels(model_device *md);
+/* ---- device_ops.c: launches in the model's terms ---- */
+spectra_status md_load_kernels(model_device *md);
 /* Floats of `part` that sums over `rows` rows take. */
-int64_t device_part_floats(const model_device *md, int64_t rows);
-/* Rows `ld` bytes apart of dropout's bits, or none. */
-typedef struct keep_bits {
-    const unsigned char *bits;
-    int64_t ld;
-} keep_bits;
-/* use: 0 embeddings, 1 attention, 2 gelu, 3 mlp. */
-keep_bits device_keep(const model_device *md, const pass *p, int use, int64_t layer);
-void device_draw(model_device *md, const pass *p);
-void device_embed(model_device *md, const pass *p);
-void device_embed_grad(model_device *md, const pass *p);
+int64_t md_part_floats(const model_device *md, int64_t rows);
+/* Bytes of a token's bits of dropout, of all uses and layers. */
+int64_t md_bits_bytes(const model_config *c);
+/* The pass's bits of dropout. */
+void md_draw(model_device *md, const pass *p);
+/* A row operator, which need not be c->op's, with the dropout of c->op. */
+void md_row(model_device *md, const pass *p, const plan_call *c, plan_kind kind, bool backward);
+void md_embed(model_device *md, const pass *p, float *x);
+void md_embed_grad(model_device *md, const pass *p, const float *g);
 /* Rows of y behind the batch's become 0. */
-void device_clear_tail(model_device *md, int64_t n, float *y);
+void md_clear_tail(model_device *md, int64_t n, float *y);
 /* out (n) += columns of x (rows, n). */
-void device_column_sums(model_device *md, int64_t rows, int64_t n, const float *x, float *out);
-void device_pool(model_device *md, const float *z, float *pooled);
-void device_pool_grad(model_device *md, const float *g_pooled, float *gz);
-void device_join(model_device *md, bool grad);
-void device_record(model_device *md, bool loss);
-void device_norm(model_device *md);
-void device_adamw(model_device *md, const adamw *o, int64_t t, double lr, double beta1);
-/* y (rows, out) = x (rows, in) W'; bias NULL: none. */
-void device_linear(model_device *md, int64_t rows, int64_t in, int64_t out, const float *x,
-                   const float *w, const float *bias, float *y);
-/* gx = gy W unless NULL; gw += gy' x. */
-void device_linear_grad(model_device *md, int64_t rows, int64_t in, int64_t out, const float *x,
-                        const float *w, const float *gy, float *gx, float *gw);
-void device_layernorm(model_device *md, int64_t rows, const float *x, const float *norm, float *y);
-void device_layernorm_grad(model_device *md, int64_t rows, const float *x, const float *norm,
-                           const float *gy, float *gx, float *gnorm, bool add);
-void device_gelu(model_device *md, int64_t rows, const float *x, const float *bias, keep_bits keep,
-                 float *y);
-void device_gelu_grad(model_device *md, int64_t rows, const float *x, const float *bias,
-                      keep_bits keep, const float *gy, float *gx, float *gbias);
-void device_dropout_residual(model_device *md, int64_t rows, const float *residual, const float *x,
-                             const float *bias, keep_bits keep, float *y);
-void device_dropout_residual_grad(model_device *md, int64_t rows, const float *bias, keep_bits keep,
-                                  const float *gy, float *gx, float *gbias);
-void device_relu(model_device *md, int64_t rows, const float *x, const float *bias, float *y);
-void device_relu_grad(model_device *md, int64_t rows, const float *x, const float *bias,
-                      const float *gy, float *gx, float *gbias);
-void device_cross_entropy(model_device *md, int64_t rows, const float *scores, const float *label,
-                          float *loss);
-void device_cross_entropy_grad(model_device *md, int64_t rows, const float *scores,
-                               const float *label, const float *g_loss, float *g_scores);
+void md_column_sums(model_device *md, int64_t rows, int64_t n, const float *x, float *out);
+void md_pool(model_device *md, const float *z, float *pooled);
+void md_pool_grad(model_device *md, const float *g_pooled, float *gz);
+void md_join(model_device *md, const plan_call *c, bool grad);
+/* What an entry of the journal says of the pass; loss: there is one. */
+void md_journal(model_device *md, bool loss);
+/* The gradients' norm, to the entry. */
+void md_norm(model_device *md);
+void md_update(model_device *md, const adamw *o, int64_t t, double lr, double beta1);
+/* y (rows, n) = bias (n). */
+void md_fill(model_device *md, int64_t rows, int64_t n, const float *bias, float *y);
+/* C (m, n) = op(A) op(B) + beta C, all dense; op is the transpose where asked for. */
+void md_gemm(model_device *md, bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k,
+             const float *a, const float *b, float beta, float *c);
 
-/* ---- model_device_pass.c ---- */
-void device_forward_pass(model_device *md, const pass *p);
-void device_backward_pass(model_device *md, const pass *p);
+/* ---- device_exec.c ---- */
+/* Launches of the plan's operations, in order and in reverse. */
+void md_forward(model_device *md, const pass *p);
+void md_backward(model_device *md, const pass *p);
 
 #endif

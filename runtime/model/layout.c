@@ -8,8 +8,43 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A name is a group ("model.transformer_0."), a module ("mha.W_q") and an ending. */
-enum { GROUP_SIZE = 48, STEM_SIZE = 72 };
+/* A name is a group ("model.transformer_0.") and the tensor's own. */
+enum { GROUP_SIZE = 48 };
+
+/* A tensor without a param lies behind the one before it and is addressed with it. */
+typedef struct tensor_row {
+    param_id id;
+    const char *name;
+    dim_id rows, columns; /* columns DIM_ONE: a vector */
+} tensor_row;
+
+static const tensor_row layer_tensors[] = {
+    {PARAM_NORM1, "norm1.weight", DIM_EMBED, DIM_ONE},
+    {PARAM_NONE, "norm1.bias", DIM_EMBED, DIM_ONE},
+    {PARAM_QKV, "mha.W_q.weight", DIM_INNER, DIM_EMBED},
+    {PARAM_NONE, "mha.W_k.weight", DIM_INNER, DIM_EMBED},
+    {PARAM_NONE, "mha.W_v.weight", DIM_INNER, DIM_EMBED},
+    {PARAM_QKV_BIAS, "mha.W_q.bias", DIM_INNER, DIM_ONE},
+    {PARAM_NONE, "mha.W_k.bias", DIM_INNER, DIM_ONE},
+    {PARAM_NONE, "mha.W_v.bias", DIM_INNER, DIM_ONE},
+    {PARAM_OUT, "mha.ff.weight", DIM_EMBED, DIM_INNER},
+    {PARAM_OUT_BIAS, "mha.ff.bias", DIM_EMBED, DIM_ONE},
+    {PARAM_NORM2, "norm2.weight", DIM_EMBED, DIM_ONE},
+    {PARAM_NONE, "norm2.bias", DIM_EMBED, DIM_ONE},
+    {PARAM_W1, "mlpblock.0.weight", DIM_HIDDEN, DIM_EMBED},
+    {PARAM_W1_BIAS, "mlpblock.0.bias", DIM_HIDDEN, DIM_ONE},
+    {PARAM_W2, "mlpblock.3.weight", DIM_EMBED, DIM_HIDDEN},
+    {PARAM_W2_BIAS, "mlpblock.3.bias", DIM_EMBED, DIM_ONE},
+};
+
+static const tensor_row head_tensors[] = {
+    {PARAM_NORM, "model.norm.weight", DIM_EMBED, DIM_ONE},
+    {PARAM_NONE, "model.norm.bias", DIM_EMBED, DIM_ONE},
+    {PARAM_HEAD1, "seq_classifer.mlpblock.0.weight", DIM_HIDDEN, DIM_JOINED},
+    {PARAM_HEAD1_BIAS, "seq_classifer.mlpblock.0.bias", DIM_HIDDEN, DIM_ONE},
+    {PARAM_HEAD2, "seq_classifer.mlpblock.2.weight", DIM_CLASSES, DIM_HIDDEN},
+    {PARAM_HEAD2_BIAS, "seq_classifer.mlpblock.2.bias", DIM_CLASSES, DIM_ONE},
+};
 
 /* Appends a tensor; its memory follows the one before. m->tensor NULL: only counts. */
 static int64_t add(model *m, const char *group, const char *name, int ndim, int64_t rows,
@@ -27,48 +62,16 @@ static int64_t add(model *m, const char *group, const char *name, int ndim, int6
     return offset;
 }
 
-static int64_t add_norm(model *m, const char *group, const char *name)
+static void add_rows(model *m, const char *group, const tensor_row *row, size_t count,
+                     int64_t offset[PARAMS])
 {
-    char full[STEM_SIZE];
-    snprintf(full, sizeof full, "%s%s", group, name);
-    int64_t offset = add(m, full, ".weight", 1, m->config.embed, 1);
-    add(m, full, ".bias", 1, m->config.embed, 1);
-    return offset;
-}
-
-static void add_linear(model *m, const char *group, const char *name, int64_t in, int64_t out,
-                       int64_t *weight, int64_t *bias)
-{
-    char full[STEM_SIZE];
-    snprintf(full, sizeof full, "%s%s", group, name);
-    *weight = add(m, full, ".weight", 2, out, in);
-    *bias = add(m, full, ".bias", 1, out, 1);
-}
-
-static layer_offsets add_layer(model *m, const char *group)
-{
-    static const char *const projections[] = {"mha.W_q", "mha.W_k", "mha.W_v"};
-    const int64_t E = m->config.embed, F = m->config.hidden, HD = model_inner(&m->config);
-    layer_offsets at;
-    char full[STEM_SIZE];
-    at.norm1 = add_norm(m, group, "norm1");
-    for (int i = 0; i < 3; i++) {
-        snprintf(full, sizeof full, "%s%s", group, projections[i]);
-        int64_t offset = add(m, full, ".weight", 2, HD, E);
-        if (i == 0)
-            at.qkv_w = offset;
+    for (size_t i = 0; i < count; i++) {
+        const int64_t at =
+            add(m, group, row[i].name, row[i].columns == DIM_ONE ? 1 : 2,
+                plan_dim(&m->config, row[i].rows), plan_dim(&m->config, row[i].columns));
+        if (row[i].id)
+            offset[row[i].id] = at;
     }
-    for (int i = 0; i < 3; i++) {
-        snprintf(full, sizeof full, "%s%s", group, projections[i]);
-        int64_t offset = add(m, full, ".bias", 1, HD, 1);
-        if (i == 0)
-            at.qkv_b = offset;
-    }
-    add_linear(m, group, "mha.ff", HD, E, &at.out_w, &at.out_b);
-    at.norm2 = add_norm(m, group, "norm2");
-    add_linear(m, group, "mlpblock.0", E, F, &at.w1, &at.b1);
-    add_linear(m, group, "mlpblock.3", F, E, &at.w2, &at.b2);
-    return at;
 }
 
 /* What the attention of layer l trains: without slots, as attentions make their gradients whole. */
@@ -76,7 +79,7 @@ static void add_trained(model *m, int64_t l)
 {
     const spectra_attention *att = m->attention[l];
     for (int i = 0; i < spectra_attention_trained_count(att); i++) {
-        char name[STEM_SIZE];
+        char name[NAME_SIZE];
         const spectra_trained t = spectra_attention_trained(att, i);
         if (m->config.tied)
             snprintf(name, sizeof name, "model.transformer.mha.attn.attn_fn.%s", t.name);
@@ -100,24 +103,23 @@ static void add_all(model *m)
         add_trained(m, l);
     m->at.dense = m->at.count;
     for (int64_t l = 0; l < c->layers; l++) {
-        char group[GROUP_SIZE];
-        snprintf(group, sizeof group, "model.transformer_%lld.", (long long)l);
-        if (c->tied)
-            m->layer[l] = l == 0 ? add_layer(m, "model.transformer.") : m->layer[0];
+        char group[GROUP_SIZE] = "model.transformer.";
+        if (!c->tied)
+            snprintf(group, sizeof group, "model.transformer_%lld.", (long long)l);
+        if (c->tied && l > 0)
+            memcpy(m->offset[l], m->offset[0], sizeof m->offset[l]);
         else
-            m->layer[l] = add_layer(m, group);
+            add_rows(m, group, layer_tensors, sizeof layer_tensors / sizeof layer_tensors[0],
+                     m->offset[l]);
     }
-    m->at.norm = add_norm(m, "model.", "norm");
-    add_linear(m, "seq_classifer.", "mlpblock.0", (c->dual ? 4 : 1) * c->embed, c->hidden,
-               &m->at.head_w1, &m->at.head_b1);
-    add_linear(m, "seq_classifer.", "mlpblock.2", c->hidden, c->classes, &m->at.head_w2,
-               &m->at.head_b2);
+    add_rows(m, "", head_tensors, sizeof head_tensors / sizeof head_tensors[0],
+             m->offset[c->layers]);
 }
 
 spectra_status model_layout(model *m)
 {
-    m->layer = calloc((size_t)m->config.layers, sizeof *m->layer);
-    if (!m->layer)
+    m->offset = calloc((size_t)m->config.layers + 1, sizeof *m->offset);
+    if (!m->offset)
         return fail(SPECTRA_ENOMEM, "model: out of memory");
     add_all(m); /* counts */
     m->tensor = calloc((size_t)m->tensors, sizeof *m->tensor);

@@ -1,88 +1,167 @@
-#include "model/internal.h"
+#include "model/memory.h"
+
+#include "base/status.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* Where in the arena of values an array begins; it ends where the next one does, so that sizes are
- * those that were taken. What is not named belongs to the one before. */
-typedef struct mark {
-    const char *name;
-    const char *at;
-} mark;
+/* clang-format off */
+const value_row value_table[VALUES] = {
+    /*              name                             rows          columns      live               gradient */
+    [X]          = {"inputs of layers",              OF_TOKENS,    DIM_EMBED,   PER_LAYER,         G_STREAM},
+    [NORM1]      = {"norms",                         OF_TOKENS,    DIM_EMBED,   PER_LAYER | CHEAP, G_NARROW},
+    [QKV]        = {"q, k, v",                       OF_TOKENS,    DIM_QKV,     PER_LAYER,         G_QKV},
+    [ATTN_OUT]   = {"attention outputs",             OF_TOKENS,    DIM_INNER,   PER_LAYER,         G_ATTN_OUT},
+    [PRODUCT]    = {"products",                      OF_TOKENS,    DIM_EMBED,   CHEAP,             G_NARROW},
+    [RESID_MID]  = {"sums after attention",          OF_TOKENS,    DIM_EMBED,   PER_LAYER,         G_STREAM},
+    [NORM2]      = {"norms",                         OF_TOKENS,    DIM_EMBED,   PER_LAYER | CHEAP, G_NARROW},
+    [HIDDEN]     = {"hidden units",                  OF_TOKENS,    DIM_HIDDEN,  PER_LAYER,         G_WIDE},
+    [GELU]       = {"outputs of GELU",               OF_TOKENS,    DIM_HIDDEN,  PER_LAYER | CHEAP, G_WIDE},
+    [POOLED]     = {"head",                          OF_SEQUENCES, DIM_EMBED,   0,                 G_POOLED},
+    [JOINED]     = {"head",                          OF_EXAMPLES,  DIM_JOINED,  0,                 G_JOINED},
+    [HEAD1]      = {"head",                          OF_EXAMPLES,  DIM_HIDDEN,  0,                 G_HEAD},
+    [HEAD2]      = {"head",                          OF_EXAMPLES,  DIM_HIDDEN,  0,                 G_HEAD},
+    [SCORES]     = {"head",                          OF_EXAMPLES,  DIM_CLASSES, 0,                 G_SCORES},
+    [LABEL]      = {"head",                          OF_EXAMPLES,  DIM_ONE,     GIVEN,             VALUE_NONE},
+    [LOSS]       = {"head",                          OF_EXAMPLES,  DIM_ONE,     0,                 G_LOSS},
+    [G_STREAM]   = {"gradient of the stream",        OF_TOKENS,    DIM_EMBED,   TRAINING,          VALUE_NONE},
+    [G_NARROW]   = {"gradients passed on",           OF_TOKENS,    DIM_EMBED,   TRAINING | CHEAP,  VALUE_NONE},
+    [G_WIDE]     = {"gradients passed on",           OF_TOKENS,    DIM_HIDDEN,  TRAINING | CHEAP,  VALUE_NONE},
+    [G_ATTN_OUT] = {"gradient of attention outputs", OF_TOKENS,    DIM_INNER,   TRAINING,          VALUE_NONE},
+    [G_QKV]      = {"gradient of q, k, v",           OF_TOKENS,    DIM_QKV,     TRAINING,          VALUE_NONE},
+    [G_POOLED]   = {"head",                          OF_SEQUENCES, DIM_EMBED,   TRAINING,          VALUE_NONE},
+    [G_JOINED]   = {"head",                          OF_EXAMPLES,  DIM_JOINED,  TRAINING,          VALUE_NONE},
+    [G_HEAD]     = {"head",                          OF_EXAMPLES,  DIM_HIDDEN,  TRAINING,          VALUE_NONE},
+    [G_SCORES]   = {"head",                          OF_EXAMPLES,  DIM_CLASSES, TRAINING,          VALUE_NONE},
+    [G_LOSS]     = {"head",                          OF_EXAMPLES,  DIM_ONE,     TRAINING | GIVEN,  VALUE_NONE},
+};
+/* clang-format on */
 
-typedef struct marks {
-    mark *mark;
-    int64_t count;
-} marks;
+/* ---- taking -------------------------------------------------------------------------------------
+ */
 
-static void add(marks *k, const char *name, const void *at)
-{
-    if (at)
-        k->mark[k->count++] = (mark){name, at};
-}
-
-static int by_address(const void *a, const void *b)
-{
-    const mark *x = a, *y = b;
-    return (x->at > y->at) - (x->at < y->at);
-}
-
-static void mark_all(const model *m, marks *k)
-{
-    const activations *act = &m->act;
-    add(k, "inputs of layers", act->x);
-    for (int64_t l = 0; l < m->config.layers; l++) {
-        const layer_values *v = &act->layer[l];
-        if (l > 0 && v->qkv == act->layer[0].qkv)
-            break; /* evaluation: all layers share one */
-        add(k, "q, k, v", v->qkv);
-        add(k, "attention outputs", v->mixed);
-        add(k, "sums after attention", v->middle);
-        add(k, "hidden units", v->hidden);
-        add(k, "kept by attention", v->saved[0]);
-        add(k, "kept by attention", v->saved[1]);
-    }
-    add(k, "work of attention", act->work);
-    add(k, "transposed weights", act->turned);
-    add(k, "head", act->pooled);
-    add(k, "chunks' scratch", act->local);
-    add(k, "gradient of the stream", act->g);
-    add(k, "gradient of attention outputs", act->g_mixed);
-    add(k, "gradient of q, k, v", act->g_qkv);
-    add(k, "partial gradients", act->slots);
-}
-
-static void count(model_part *out, int *parts, const char *name, int64_t bytes)
+void memory_count(memory_layout *to, const char *name, int64_t bytes)
 {
     int i = 0;
-    while (i < *parts && strcmp(out[i].name, name) != 0)
+    if (!to->part)
+        return;
+    while (i < to->parts && strcmp(to->part[i].name, name) != 0)
         i++;
-    if (i == *parts)
-        out[(*parts)++] = (model_part){name, 0};
-    out[i].bytes += bytes;
+    if (i == to->parts)
+        to->part[to->parts++] = (model_part){name, 0};
+    to->part[i].bytes += bytes;
 }
 
-int model_parts(const model *m, model_part out[MODEL_PARTS])
+void *memory_take(memory_layout *to, const char *name, int64_t bytes)
 {
-    const int64_t params = m->at.count * (int64_t)sizeof(float);
-    const char *end = m->values.base + m->values.used;
-    int parts = 0;
-    count(out, &parts, "parameters", params);
-    count(out, &parts, "gradients", params);
-    count(out, &parts, "rows of the batch", m->index.size);
-    marks k = {.mark = malloc((size_t)(9 + 6 * m->config.layers) * sizeof *k.mark)};
-    if (!k.mark || !m->act.layer) {
-        free(k.mark);
-        count(out, &parts, "activations", m->values.size);
-        return parts;
+    const int64_t before = to->arena.used;
+    void *piece = arena_take(&to->arena, bytes);
+    memory_count(to, name, to->arena.used - before);
+    return piece;
+}
+
+float *memory_floats(memory_layout *to, const char *name, int64_t n)
+{
+    return memory_take(to, name, n * (int64_t)sizeof(float));
+}
+
+/* ---- values -------------------------------------------------------------------------------------
+ */
+
+spectra_status values_new(int64_t layers, values *out)
+{
+    values v = {.layers = layers};
+    v.at = calloc((size_t)(VALUES * (layers + 1)), sizeof *v.at);
+    v.saved = calloc((size_t)(ATTENTION_CALLS * layers), sizeof *v.saved);
+    *out = v;
+    return v.at && v.saved ? SPECTRA_OK : fail(SPECTRA_ENOMEM, "model: out of memory");
+}
+
+void values_free(values *v)
+{
+    free(v->at);
+    free(v->saved);
+    *v = (values){0};
+}
+
+float *value_at(const values *v, value_id id, int64_t layer)
+{
+    return id == NEXT_X ? v->at[X * (v->layers + 1) + layer + 1]
+                        : v->at[id * (v->layers + 1) + layer];
+}
+
+void values_give(values *v, value_id id, float *x)
+{
+    for (int64_t l = 0; l <= v->layers; l++)
+        v->at[id * (v->layers + 1) + l] = x;
+}
+
+const value_row *value_about(value_id id)
+{
+    return &value_table[id == NEXT_X ? X : id];
+}
+
+int64_t value_height(const pass_shape *s, value_id id)
+{
+    const int64_t rows[] = {
+        [OF_TOKENS] = s->rows, [OF_SEQUENCES] = s->sequences, [OF_EXAMPLES] = s->B};
+    return rows[value_about(id)->rows];
+}
+
+int64_t value_width(const model_config *c, value_id id)
+{
+    return plan_dim(c, value_about(id)->columns);
+}
+
+/* ---- layout -------------------------------------------------------------------------------------
+ */
+
+/* X has one more, which enters the head. */
+static void place_value(const model_config *c, const pass_shape *s, value_id id, memory_layout *to,
+                        float **at)
+{
+    const value_row *row = &value_table[id];
+    const int64_t n = value_height(s, id) * value_width(c, id);
+    const int64_t last = id == X ? c->layers : c->layers - 1;
+    for (int64_t l = 0; l <= c->layers; l++) {
+        const bool own = l == 0 || (row->live & PER_LAYER && s->train && l <= last);
+        at[l] = own ? memory_floats(to, row->name, n) : at[l - 1];
     }
-    mark_all(m, &k);
-    qsort(k.mark, (size_t)k.count, sizeof *k.mark, by_address);
-    for (int64_t i = 0; i < k.count; i++) {
-        const char *next = i + 1 < k.count ? k.mark[i + 1].at : end;
-        count(out, &parts, k.mark[i].name, next - k.mark[i].at);
+}
+
+static void place_attention(const model_config *c, const pass_shape *s,
+                            const attention_room *attention, memory_layout *to, values *v)
+{
+    int64_t saved = 0, work = 0, most = 0;
+    for (int64_t l = 0; l < c->layers; l++)
+        for (int call = 0; call < attention->calls; call++) {
+            void **at = &v->saved[ATTENTION_CALLS * l + call];
+            if (l > 0 && !s->train) {
+                *at = v->saved[call];
+                continue;
+            }
+            attention->bytes(attention->of, l, call, &saved, &work);
+            *at = memory_take(to, "kept by attention", saved);
+            most = work > most ? work : most;
+        }
+    v->work = memory_take(to, "work of attention", most);
+}
+
+void memory_place(const model_config *c, const pass_shape *s, bool chunked,
+                  const attention_room *attention, memory_layout *to, values *v)
+{
+    memset(v->at, 0, (size_t)(VALUES * (v->layers + 1)) * sizeof *v->at);
+    for (value_id id = X; id < VALUES; id++) {
+        const unsigned live = value_table[id].live;
+        float **at = &v->at[id * (v->layers + 1)];
+        const bool elsewhere = chunked ? live & CHEAP : live & GIVEN;
+        if (elsewhere || (live & TRAINING && !s->train))
+            continue;
+        if (!c->dual && (id == JOINED || id == G_JOINED)) /* nothing to join */
+            memcpy(at, &v->at[(id == JOINED ? POOLED : G_POOLED) * (v->layers + 1)],
+                   (size_t)(v->layers + 1) * sizeof *at);
+        else
+            place_value(c, s, id, to, at);
     }
-    count(out, &parts, "spare", m->values.base + m->values.size - end);
-    free(k.mark);
-    return parts;
+    place_attention(c, s, attention, to, v);
 }

@@ -4,10 +4,10 @@
 #include "base/status.h"
 #include "kernel/registry.h"
 #include "math/blas.h"
-#include "model/internal.h"
+#include "model/call.h"
+#include "model/host.h"
 
 #include <math.h>
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,19 +42,11 @@ static spectra_status check_config(const model_config *c)
     return SPECTRA_OK;
 }
 
-static spectra_status find_ops(row_ops *op)
+static spectra_status find_ops(model *m)
 {
-    const struct {
-        const char *name;
-        const row_op **at;
-    } wanted[] = {{"layernorm", &op->layernorm},
-                  {"gelu", &op->gelu},
-                  {"dropout_residual", &op->dropout_residual},
-                  {"relu", &op->relu},
-                  {"cross_entropy", &op->cross_entropy}};
-    for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++)
-        TRY(registry_row(wanted[i].name, wanted[i].at));
-    op->products = registry_products();
+    for (plan_kind i = 0; i < ROW_OPERATORS; i++)
+        TRY(registry_row(row_operators[i].name, &m->row[i]));
+    m->products = registry_products();
     return SPECTRA_OK;
 }
 
@@ -86,18 +78,13 @@ static spectra_status make_attentions(model *m)
 
 static spectra_status make_buffers(model *m)
 {
-    const model_config *c = &m->config;
-    int64_t widest = c->embed > c->hidden ? c->embed : c->hidden;
     size_t bytes = ((size_t)m->at.count * sizeof(float) + 63) / 64 * 64;
     m->params = aligned_alloc(64, bytes);
     m->grads = aligned_alloc(64, bytes);
-    m->ones = malloc((size_t)widest * sizeof *m->ones);
-    if (!m->params || !m->grads || !m->ones)
+    if (!m->params || !m->grads)
         return fail(SPECTRA_ENOMEM, "model: no memory for %lld parameters", (long long)m->at.count);
     memset(m->grads, 0, bytes);
-    for (int64_t i = 0; i < widest; i++)
-        m->ones[i] = 1;
-    return SPECTRA_OK;
+    return host_new(&m->config, &m->host);
 }
 
 static spectra_status model_fill(model *m)
@@ -116,7 +103,7 @@ static spectra_status model_fill(model *m)
     a->D = a->DV = m->config.head_dim;
     a->seed = m->config.seed;
     TRY(blas_open());
-    TRY(find_ops(&m->op));
+    TRY(find_ops(m));
     TRY(make_attentions(m));
     TRY(model_layout(m));
     TRY(make_buffers(m));
@@ -148,13 +135,12 @@ void model_free(model *m)
         spectra_attention_free(m->attention[l]);
     free(m->attention);
     arena_release(&m->index);
-    arena_release(&m->values);
-    free(m->layer);
+    host_free(m->host);
+    free(m->offset);
     free(m->tensor);
     free(m->name);
     free(m->params);
     free(m->grads);
-    free(m->ones);
     free((char *)(uintptr_t)m->config.attention.attn);
     free((char *)(uintptr_t)m->config.attention.feat);
     free((char *)(uintptr_t)m->config.attention.kernel);
@@ -220,14 +206,36 @@ void model_set_timing(model *m, model_timing *timing)
 
 int64_t model_bytes(const model *m)
 {
-    return 2 * m->at.count * (int64_t)sizeof(float) + m->index.size + m->values.size;
+    return 2 * m->at.count * (int64_t)sizeof(float) + m->index.size + host_bytes(m->host);
+}
+
+int model_parts(const model *m, model_part out[MODEL_PARTS])
+{
+    const int64_t params = m->at.count * (int64_t)sizeof(float);
+    const model_part *held;
+    const int count = host_parts(m->host, &held);
+    int parts = 0;
+    out[parts++] = (model_part){"parameters", params};
+    out[parts++] = (model_part){"gradients", params};
+    out[parts++] = (model_part){"rows of the batch", m->index.size};
+    for (int i = 0; i < count; i++)
+        out[parts++] = held[i];
+    return parts;
+}
+
+void model_set_trained(const model *m)
+{
+    const float *theta = m->params + m->at.trained;
+    for (int64_t l = 0; l < m->attentions; l++) {
+        spectra_attention_trained_set(m->attention[l], theta);
+        theta += spectra_attention_trained_floats(m->attention[l]);
+    }
 }
 
 /* ---- divergence ---------------------------------------------------------------------------------
  */
 
-/* Index of the first NaN or Inf, or -1. */
-static int64_t first_bad(const float *x, int64_t n)
+int64_t first_bad(const float *x, int64_t n)
 {
     for (int64_t i = 0; i < n; i++)
         if (!isfinite(x[i]))
@@ -245,42 +253,6 @@ static spectra_status bad_tensor(const model *m, const float *flat, const char *
                         (double)flat[t->offset + at], (long long)at);
     }
     return SPECTRA_OK;
-}
-
-/* The first array of the pass with something that is not a number. In evaluation the layers share
- * their memory, so that only the ends can be told. */
-static spectra_status diverged(const pass *p)
-{
-    const model *m = p->m;
-    const model_config *c = &m->config;
-    const activations *act = &m->act;
-    const int64_t R = m->pack.rows, E = c->embed, HD = model_inner(c);
-    TRY(bad_tensor(m, m->params, "parameter"));
-    if (p->train && first_bad(act->x[0], R * E) >= 0)
-        return fail(SPECTRA_EDIVERGED, "diverged: NaN or Inf first in the embeddings");
-    for (int64_t l = 0; p->train && l < c->layers; l++) {
-        const layer_values *v = &act->layer[l];
-        const struct {
-            const char *name;
-            const float *x;
-            int64_t width;
-        } part[] = {{"projections q, k, v", v->qkv, 3 * HD},
-                    {"attention output", v->mixed, HD},
-                    {"sum after the attention", v->middle, E},
-                    {"hidden units", v->hidden, c->hidden},
-                    {"output", act->x[l + 1], E}};
-        for (size_t i = 0; i < sizeof part / sizeof part[0]; i++) {
-            int64_t at = first_bad(part[i].x, R * part[i].width);
-            if (at >= 0)
-                return fail(SPECTRA_EDIVERGED,
-                            "diverged: NaN or Inf first in the %s of layer %lld, sequence %lld",
-                            part[i].name, (long long)l,
-                            (long long)m->pack.sequence[at / part[i].width]);
-        }
-    }
-    if (first_bad(act->pooled, m->pack.sequences * E) >= 0)
-        return fail(SPECTRA_EDIVERGED, "diverged: NaN or Inf first in the pooled vectors");
-    return fail(SPECTRA_EDIVERGED, "diverged: NaN or Inf first in the scores");
 }
 
 /* ---- passes -------------------------------------------------------------------------------------
@@ -307,41 +279,57 @@ spectra_status model_check_batch(const model *m, const model_batch *batch, bool 
     return SPECTRA_OK;
 }
 
-/* Forward with everything checked; loss NULL: scores only. */
-static spectra_status run_forward(pass *p, double *loss)
+spectra_status model_check_step(uint64_t step, uint64_t part)
+{
+    if (step > UINT32_MAX || part >= MAX_PARTS)
+        return fail(SPECTRA_EINVAL, "model: step %llu, part %llu; allowed are below 2^32 and %d",
+                    (unsigned long long)step, (unsigned long long)part, (int)MAX_PARTS);
+    return SPECTRA_OK;
+}
+
+/* Sum of the examples' losses. */
+static double loss_sum(const pass *p)
+{
+    const float *loss = host_value(p->m, LOSS, 0);
+    double sum = 0;
+    for (int64_t b = 0; b < p->batch->B; b++)
+        sum += (double)loss[b];
+    return sum;
+}
+
+/* Forward with everything checked. */
+static spectra_status run_forward(const pass *p, double *loss)
 {
     const model *m = p->m;
-    TRY(model_check_batch(m, p->batch, loss != NULL));
-    TRY(model_prepare(p));
-    const float *theta = m->params + m->at.trained;
-    for (int64_t l = 0; l < m->attentions; l++) {
-        spectra_attention_trained_set(m->attention[l], theta);
-        theta += spectra_attention_trained_floats(m->attention[l]);
-    }
-    TRY(forward_layers(p));
-    forward_head(p);
-    if (loss)
-        *loss = forward_loss(p) / (double)p->batch->B;
+    const model_config *c = &m->config;
+    TRY(model_check_batch(m, p->batch, p->loss));
+    TRY(host_prepare(p));
+    model_set_trained(m);
+    TRY(host_forward(p, plan_count(c) - (p->loss ? 0 : 1))); /* the loss is the last */
+    if (p->loss)
+        *loss = loss_sum(p) / (double)p->batch->B;
     /* the head's rectifier may turn a NaN into 0: look before it, too */
-    if ((loss && !isfinite(*loss)) ||
-        first_bad(m->act.pooled, m->pack.sequences * m->config.embed) >= 0 ||
-        first_bad(m->act.scores, p->batch->B * m->config.classes) >= 0)
-        return diverged(p);
+    if ((p->loss && !isfinite(*loss)) ||
+        first_bad(host_value(m, POOLED, 0), m->pack.sequences * c->embed) >= 0 ||
+        first_bad(host_value(m, SCORES, 0), p->batch->B * c->classes) >= 0) {
+        TRY(bad_tensor(m, m->params, "parameter"));
+        return host_diverged(p);
+    }
     return SPECTRA_OK;
 }
 
 static void copy_scores(const pass *p, float *scores)
 {
     if (scores)
-        memcpy(scores, p->m->act.scores,
+        memcpy(scores, host_value(p->m, SCORES, 0),
                (size_t)(p->batch->B * p->m->config.classes) * sizeof *scores);
 }
 
 spectra_status model_forward(model *m, const model_batch *batch, float *scores, double *loss)
 {
-    pass p = {.m = m, .batch = batch, .threads = omp_get_max_threads()};
+    const pass p = {.m = m, .batch = batch, .loss = loss != NULL};
     double value = 0;
-    TRY(run_forward(&p, loss ? &value : NULL));
+    TRY(run_forward(&p, &value));
     copy_scores(&p, scores);
     if (loss)
         *loss = value;
@@ -351,19 +339,17 @@ spectra_status model_forward(model *m, const model_batch *batch, float *scores, 
 spectra_status model_step(model *m, const model_batch *batch, uint64_t step, uint64_t part,
                           double scale, float *scores, double *loss)
 {
-    if (step > UINT32_MAX || part >= MAX_PARTS)
-        return fail(SPECTRA_EINVAL, "model: step %llu, part %llu; allowed are below 2^32 and %d",
-                    (unsigned long long)step, (unsigned long long)part, (int)MAX_PARTS);
-    pass p = {.m = m,
-              .batch = batch,
-              .train = true,
-              .step = step,
-              .part = part,
-              .scale = scale,
-              .threads = omp_get_max_threads()};
+    const pass p = {.m = m,
+                    .batch = batch,
+                    .train = true,
+                    .loss = true,
+                    .step = step,
+                    .part = part,
+                    .scale = scale};
     double value = 0;
+    TRY(model_check_step(step, part));
     TRY(run_forward(&p, &value));
-    TRY(backward(&p));
+    TRY(host_backward(&p));
     TRY(bad_tensor(m, m->grads, "gradient of"));
     copy_scores(&p, scores);
     if (loss)

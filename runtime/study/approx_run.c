@@ -2,11 +2,10 @@
 
 #include "base/outfile.h"
 #include "base/status.h"
-#include "model/internal.h"
+#include "model/host.h"
 #include "train/checkpoint.h"
 #include "train/internal.h"
 
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,7 +16,7 @@ static spectra_status gather(const pass *p, int64_t layer, int64_t most, approx_
     const packing *k = &m->pack;
     const int64_t H = m->config.heads, d = m->config.head_dim, HD = H * d;
     int64_t tokens = 0, taken = 0;
-    for (int64_t r = 0; r < k->len[0]; r++)
+    for (int64_t r = 0; r < k->seq_len[0]; r++)
         tokens += !k->mask || k->mask[r];
     tokens = most > 0 && most < tokens ? most : tokens;
     if (tokens == 0)
@@ -34,7 +33,7 @@ static spectra_status gather(const pass *p, int64_t layer, int64_t most, approx_
             continue;
         for (int64_t i = 0; i < 3 * H; i++)
             memcpy(*part[i / H] + (i % H * tokens + taken) * d,
-                   m->act.layer[layer].qkv + (k->begin[0] + r) * 3 * HD + i * d,
+                   host_value(m, QKV, layer) + (k->seq_start[0] + r) * 3 * HD + i * d,
                    (size_t)d * sizeof(float));
         taken++;
     }
@@ -53,9 +52,9 @@ static spectra_status read_run(learner *l, const char *run, const char *paramete
     TRY(status);
     learner_load(l, SPLIT_DEV, 0);
     model_batch first = learner_part(l, 0, l->config->task.batch);
-    pass p = {.m = l->model, .batch = &first, .threads = omp_get_max_threads()};
-    TRY(model_prepare(&p));
-    TRY(forward_until(&p, layer));
+    const pass p = {.m = l->model, .batch = &first};
+    TRY(host_prepare(&p));
+    TRY(host_forward(&p, plan_attention(&l->model->config, layer)));
     TRY(gather(&p, layer, most, out));
     snprintf(out->source, sizeof out->source,
              "%s, layer %lld, %lld tokens of the first dev example", run, (long long)layer,

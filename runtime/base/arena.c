@@ -1,0 +1,37 @@
+#include "base/arena.h"
+
+#include "base/status.h"
+
+#include <stdlib.h>
+
+static int64_t whole(int64_t bytes)
+{
+    return (bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
+}
+
+void *arena_take(arena *a, int64_t bytes)
+{
+    void *piece = a->base ? a->base + a->used : NULL;
+    a->used += whole(bytes);
+    return piece;
+}
+
+spectra_status arena_reserve(arena *a, int64_t bytes)
+{
+    a->used = 0;
+    if (a->base && bytes <= a->size)
+        return SPECTRA_OK;
+    arena_release(a);
+    const int64_t size = whole(bytes + bytes / 8 + 1); /* batches differ a little in length */
+    a->base = aligned_alloc(ARENA_ALIGN, (size_t)size);
+    if (!a->base)
+        return fail(SPECTRA_ENOMEM, "no memory for %lld bytes of activations", (long long)size);
+    a->size = size;
+    return SPECTRA_OK;
+}
+
+void arena_release(arena *a)
+{
+    free(a->base);
+    *a = (arena){0};
+}

@@ -1,0 +1,319 @@
+#include "model/host_internal.h"
+
+#include "base/status.h"
+#include "model/products.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- memory -------------------------------------------------------------------------------------
+ */
+
+static int64_t widest(const model_config *c)
+{
+    return c->embed > c->hidden ? c->embed : c->hidden;
+}
+
+spectra_status host_new(const model_config *c, host_pass **out)
+{
+    host_pass *h = calloc(1, sizeof *h);
+    if (!h)
+        return fail(SPECTRA_ENOMEM, "model: out of memory");
+    *out = h;
+    h->ones = malloc((size_t)widest(c) * sizeof *h->ones);
+    if (!h->ones)
+        return fail(SPECTRA_ENOMEM, "model: out of memory");
+    for (int64_t i = 0; i < widest(c); i++)
+        h->ones[i] = 1;
+    return values_new(c->layers, &h->v);
+}
+
+void host_free(host_pass *h)
+{
+    if (!h)
+        return;
+    arena_release(&h->memory);
+    values_free(&h->v);
+    free(h->ones);
+    free(h);
+}
+
+static void attention_bytes(const void *of, int64_t layer, int call, int64_t *saved, int64_t *work)
+{
+    const pass *p = of;
+    const spectra_problem x = attention_problem(p, layer, call);
+    const bool any = p->m->pack.rows > 0;
+    *saved = any ? spectra_attention_saved_bytes(attention_of(p->m, layer), &x) : 0;
+    *work = any ? spectra_attention_work_bytes(attention_of(p->m, layer), &x) : 0;
+}
+
+static void take_scratch(const model_config *c, memory_layout *to, chunk_scratch *s)
+{
+    const char *const name = "chunks' scratch";
+    *s = (chunk_scratch){0};
+    bool taken[2][DIMS] = {{false}};
+    for (value_id id = X; id < VALUES; id++) {
+        const int gradient = value_table[id].live & TRAINING ? 1 : 0;
+        const dim_id columns = value_table[id].columns;
+        if (!value_is_cheap(id) || taken[gradient][columns])
+            continue;
+        taken[gradient][columns] = true;
+        s->buffer[gradient][columns] = memory_floats(to, name, CHUNK * plan_dim(c, columns));
+    }
+    s->dropout_mask = memory_floats(to, name, CHUNK * widest(c));
+}
+
+static void take_all(const pass *p, memory_layout *to)
+{
+    const model *m = p->m;
+    const model_config *c = &m->config;
+    host_pass *h = m->host;
+    const int64_t dense = m->at.count - m->at.dense;
+    const attention_room attention = {attention_bytes, p, attention_calls(m)};
+    bool tiled = false;
+    memory_place(c, &h->shape, true, &attention, to, &h->v);
+    for (int64_t i = 0; i < plan_count(c); i++)
+        tiled = tiled || host_tiled(c, plan_at(c, i));
+    h->transposed = tiled ? memory_floats(to, "transposed weights", dense) : NULL;
+    h->local = memory_take(to, "chunks' scratch", h->threads * (int64_t)sizeof *h->local);
+    for (int t = 0; t < h->threads; t++) {
+        chunk_scratch s;
+        take_scratch(c, to, &s);
+        if (h->local)
+            h->local[t] = s;
+    }
+    h->slots = p->train ? memory_floats(to, "partial gradients", SLOTS * dense) : NULL;
+}
+
+/* Labels, and the loss's gradient, which is the same for every example. */
+static void fill_given(const pass *p)
+{
+    const values *v = &p->m->host->v;
+    for (int64_t b = 0; b < p->batch->B; b++) {
+        if (p->loss)
+            value_at(v, LABEL, 0)[b] = (float)p->batch->label[b];
+        if (p->train)
+            value_at(v, G_LOSS, 0)[b] = (float)(p->scale / (double)p->batch->B);
+    }
+}
+
+spectra_status host_prepare(const pass *p)
+{
+    const model *m = p->m;
+    host_pass *h = m->host;
+    TRY(model_pack(p));
+    h->shape = (pass_shape){.train = p->train,
+                            .B = p->batch->B,
+                            .sequences = m->pack.sequences,
+                            .rows = m->pack.rows,
+                            .max_seqlen = m->pack.max_seqlen};
+    h->threads = omp_get_max_threads();
+    memory_layout count = {.part = NULL}, place = {.part = h->part};
+    take_all(p, &count);
+    TRY(arena_reserve(&h->memory, count.arena.used));
+    place.arena = h->memory;
+    take_all(p, &place);
+    memory_count(&place, "spare", h->memory.size - place.arena.used);
+    h->parts = place.parts;
+    fill_given(p);
+    return SPECTRA_OK;
+}
+
+float *host_value(const model *m, value_id id, int64_t layer)
+{
+    return value_at(&m->host->v, id, layer);
+}
+
+int64_t host_bytes(const host_pass *h)
+{
+    return h->memory.size;
+}
+
+int host_parts(const host_pass *h, const model_part **parts)
+{
+    *parts = h->part;
+    return h->parts;
+}
+
+/* ---- forward ------------------------------------------------------------------------------------
+ */
+
+static call_site whole_batch(const pass *p)
+{
+    model *m = p->m;
+    return (call_site){
+        .m = m, .v = &m->host->v, .shape = &m->host->shape, .params = m->params, .grads = m->grads};
+}
+
+static int64_t chunk_count(const pass *p)
+{
+    return (p->m->host->shape.rows + CHUNK - 1) / CHUNK;
+}
+
+/* Chunk `number`, whose parameters' gradients are added to a slot. */
+static call_site chunk_at(const pass *p, int64_t number, float *slot)
+{
+    const host_pass *h = p->m->host;
+    call_site s = whole_batch(p);
+    s.first = number * CHUNK;
+    s.rows = h->shape.rows - s.first < CHUNK ? h->shape.rows - s.first : CHUNK;
+    s.scratch = h->local[omp_get_thread_num()].buffer;
+    s.grads = slot;
+    s.grads_first = p->m->at.dense;
+    return s;
+}
+
+/* Operations first .. end-1 for every chunk; all are done by rows, which cannot fail. */
+static void forward_chunks(const pass *p, int64_t first, int64_t end)
+{
+    const int64_t chunks = chunk_count(p);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(p->m->host->threads)
+    for (int64_t i = 0; i < chunks; i++) {
+        const call_site c = chunk_at(p, i, NULL);
+        for (int64_t k = first; k < end; k++)
+            host_forward_op(p, &c, k);
+    }
+}
+
+static bool forward_by_rows(plan_step s)
+{
+    return s.op->kind != OP_ATTENTION && value_about(s.op->out)->rows == OF_TOKENS;
+}
+
+spectra_status host_forward(const pass *p, int64_t until)
+{
+    const model_config *c = &p->m->config;
+    const call_site all = whole_batch(p);
+    host_transpose(p);
+    for (int64_t i = 0, end; i < until; i = end) {
+        for (end = i; end < until && forward_by_rows(plan_at(c, end));)
+            end++;
+        if (end > i)
+            forward_chunks(p, i, end);
+        else
+            TRY(host_forward_op(p, &all, end++));
+    }
+    return SPECTRA_OK;
+}
+
+/* ---- backward -----------------------------------------------------------------------------------
+ */
+
+static int64_t slot_count(const pass *p)
+{
+    const int64_t chunks = chunk_count(p);
+    return chunks < SLOTS ? chunks : SLOTS;
+}
+
+/* Operations end-1 .. first for every chunk, a slot's in order; `clear`: slots are empty yet. */
+static void backward_chunks(const pass *p, int64_t first, int64_t end, bool clear)
+{
+    const model *m = p->m;
+    const int64_t slots = slot_count(p), chunks = chunk_count(p), n = m->at.count - m->at.dense;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(m->host->threads)
+    for (int64_t s = 0; s < slots; s++) {
+        float *grad = m->host->slots + s * n;
+        if (clear)
+            memset(grad, 0, (size_t)n * sizeof *grad);
+        for (int64_t i = s; i < chunks; i += SLOTS) {
+            const call_site c = chunk_at(p, i, grad);
+            for (int64_t k = end - 1; k >= first; k--)
+                host_backward_op(p, &c, k);
+        }
+    }
+}
+
+/* grads += the slots, in order. */
+static void add_slots(const pass *p)
+{
+    enum { BLOCK = 2048 };
+    const model *m = p->m;
+    const int64_t n = m->at.count - m->at.dense, blocks = (n + BLOCK - 1) / BLOCK;
+    const int64_t slots = slot_count(p);
+#pragma omp parallel for schedule(static) num_threads(m->host->threads)
+    for (int64_t b = 0; b < blocks; b++) {
+        int64_t first = b * BLOCK, end = first + BLOCK < n ? first + BLOCK : n;
+        for (int64_t s = 0; s < slots; s++) {
+            const float *from = m->host->slots + s * n;
+            float *to = m->grads + m->at.dense;
+#pragma omp simd
+            for (int64_t i = first; i < end; i++)
+                to[i] += from[i];
+        }
+    }
+}
+
+/* Row i of the table's gradient += rows start[i] .. start[i+1]-1 of g in sorted order. */
+static void add_table(const pass *p, int64_t keys, const int32_t *start, const int32_t *rows,
+                      float *table)
+{
+    const int64_t E = p->m->config.embed;
+    const float *g = host_value(p->m, G_STREAM, 0);
+    const int64_t share = keys > 1024 ? 16 : 1; /* few keys may have very different row counts */
+#pragma omp parallel for schedule(dynamic, share) num_threads(p->m->host->threads)
+    for (int64_t key = 0; key < keys; key++)
+        for (int32_t i = start[key]; i < start[key + 1]; i++)
+            column_sums(1, E, g + rows[i] * E, table + key * E);
+}
+
+static bool backward_by_rows(plan_step s)
+{
+    return s.op->kind == OP_EMBED ||
+           (s.op->kind != OP_ATTENTION && value_about(s.op->in)->rows == OF_TOKENS);
+}
+
+spectra_status host_backward(const pass *p)
+{
+    const model *m = p->m;
+    const model_config *c = &m->config;
+    const packing *k = &m->pack;
+    const call_site all = whole_batch(p);
+    bool clear = true;
+    for (int64_t end = plan_count(c), i; end > 0; end = i) {
+        for (i = end; i > 0 && backward_by_rows(plan_at(c, i - 1));)
+            i--;
+        if (i == end) {
+            TRY(host_backward_op(p, &all, --i));
+            continue;
+        }
+        backward_chunks(p, i, end, clear);
+        clear = false;
+    }
+    add_slots(p);
+    add_table(p, c->vocab, k->token_start, k->token_rows, m->grads + m->at.tokens);
+    add_table(p, c->length, k->position_start, k->position_rows, m->grads + m->at.positions);
+    return SPECTRA_OK;
+}
+
+/* ---- divergence ---------------------------------------------------------------------------------
+ */
+
+spectra_status host_diverged(const pass *p)
+{
+    const model *m = p->m;
+    const model_config *c = &m->config;
+    const pass_shape *shape = &m->host->shape;
+    for (int64_t i = 0; i < plan_count(c); i++) {
+        const plan_step s = plan_at(c, i);
+        const value_id out = s.op->out;
+        const bool tokens = value_about(out)->rows == OF_TOKENS;
+        if (value_is_cheap(out) || (tokens && !p->train)) /* layers share their memory */
+            continue;
+        const int64_t width = value_width(c, out);
+        const int64_t at = first_bad(host_value(m, out, s.layer), value_height(shape, out) * width);
+        if (at < 0)
+            continue;
+        if (!tokens)
+            return fail(SPECTRA_EDIVERGED, "diverged: NaN or Inf first in the %s",
+                        out == POOLED ? "pooled vectors" : "scores");
+        if (s.op->kind == OP_EMBED)
+            return fail(SPECTRA_EDIVERGED, "diverged: NaN or Inf first in the embeddings");
+        return fail(SPECTRA_EDIVERGED,
+                    "diverged: NaN or Inf first in the %s of layer %lld, sequence %lld",
+                    out == NEXT_X ? "output" : value_about(out)->name, (long long)s.layer,
+                    (long long)m->pack.sequence[at / width]);
+    }
+    return fail(SPECTRA_EDIVERGED, "diverged: NaN or Inf first in the scores");
+}
