@@ -53,9 +53,8 @@ static void attention(model_device *md, const pass *p, const plan_call *c, bool 
     const attention_device *ad = md->attention[c->layer % m->attentions];
     for (int call = 0; call < attention_calls(m) && md->status == SPECTRA_OK; call++) {
         const attention_device_problem x = md_problem(md, p, c->layer, call);
-        const attention_views v = attention_rows(m, md->shape.max_seqlen, call * x.q_rows, c->in,
-                                                 c->out, c->g_in, c->g_out);
-        const attention_views rows = {v.q, v.k, v.v, v.o, v.go, v.gq, v.gk, v.gv};
+        const attention_views rows = attention_rows(m, md->shape.max_seqlen, call * x.q_rows, c->in,
+                                                    c->out, c->g_in, c->g_out);
         void *saved = md->v.saved[ATTENTION_CALLS * c->layer + call];
         md->status = backward ? attention_device_backward(ad, &x, &rows, saved, md->v.work)
                               : attention_device_forward(ad, &x, &rows, saved, md->v.work);

@@ -40,7 +40,7 @@ static spectra_status gather(const pass *p, int64_t layer, int64_t most, approx_
     return SPECTRA_OK;
 }
 
-static spectra_status read_run(learner *l, const char *run, const char *parameters, int64_t layer,
+static spectra_status read_run(trainer *l, const char *run, const char *parameters, int64_t layer,
                                int64_t most, approx_data *out)
 {
     bool best = strcmp(parameters, "best") == 0;
@@ -50,8 +50,8 @@ static spectra_status read_run(learner *l, const char *run, const char *paramete
     spectra_status status = checkpoint_load(path, l->model, NULL, NULL);
     free(path);
     TRY(status);
-    learner_load(l, SPLIT_DEV, 0);
-    model_batch first = learner_part(l, 0, l->config->task.batch);
+    trainer_load(l, SPLIT_DEV, 0);
+    model_batch first = trainer_part(l, 0, l->config->task.batch);
     const pass p = {.m = l->model, .batch = &first};
     TRY(host_prepare(&p));
     TRY(host_forward(&p, plan_attention(&l->model->config, layer)));
@@ -74,11 +74,11 @@ spectra_status approx_from_run(const char *run, const char *data, const char *pa
     if (layer >= c.task.layers)
         return fail(SPECTRA_EINVAL, "%s has no layer %lld, allowed are 0 to %lld", run,
                     (long long)layer, (long long)c.task.layers - 1);
-    learner l;
-    TRY(learner_open(&c, 1U << SPLIT_DEV, &l));
+    trainer l;
+    TRY(trainer_open(&c, 1U << SPLIT_DEV, &l));
     approx_data x = {.q = NULL};
     spectra_status status = read_run(&l, run, parameters, layer, most, &x);
-    learner_close(&l);
+    trainer_close(&l);
     if (status == SPECTRA_OK)
         *out = x;
     else

@@ -5,7 +5,7 @@
 #include "base/status.h"
 #include "kernel/find.h"
 #include "kernel/jit.h"
-#include "model/optim.h"
+#include "model/runner.h"
 #include "train/internal.h"
 
 #include <omp.h>
@@ -18,16 +18,17 @@ enum { WARM = 2 }; /* calls before those that count */
 typedef struct training_bench {
     train_config config;
     model *model;
+    runner *runner;
     model_batch batch;
     int32_t *ids[2], *label;
-    float *moment[2], *scores;
+    float *moment[2];
     model_timing timing;
     bool peak_known;
     double attention[BENCH_REPEATS], whole[BENCH_REPEATS]; /* seconds of a step */
     int64_t steps;
 } training_bench;
 
-/* As train_step.c does it, without reading data; the rate does not matter. */
+/* As session_step does it, without reading data; the rate does not matter. */
 static spectra_status run_step(void *context)
 {
     training_bench *b = context;
@@ -39,13 +40,16 @@ static spectra_status run_step(void *context)
                      .m = b->moment[0],
                      .v = b->moment[1]};
     const double from = omp_get_wtime();
-    double loss = 0;
+    int64_t count = 0;
+    runner_entry e;
     b->timing = (model_timing){0};
-    model_zero_grads(b->model);
-    TRY(model_step(b->model, &b->batch, (uint64_t)b->steps, 0, 1, b->scores, &loss));
-    if (!(model_grad_norm(b->model) >= 0))
+    TRY(runner_zero_grads(b->runner));
+    TRY(runner_step(b->runner, &b->batch, (uint64_t)b->steps, 0, 1));
+    TRY(runner_update(b->runner, &o, b->steps + 1, 1e-4, 0.9));
+    TRY(runner_read(b->runner, &count));
+    TRY(runner_entry_at(b->runner, 0, &e));
+    if (!(e.norm >= 0))
         return fail(SPECTRA_EDIVERGED, "step %lld diverged", (long long)b->steps);
-    adamw_update(&o, b->steps + 1, 1e-4, 0.9, model_params(b->model), model_grads(b->model));
     const int64_t at = (b->steps++ + BENCH_REPEATS - WARM) % BENCH_REPEATS;
     b->whole[at] = omp_get_wtime() - from;
     b->attention[at] = b->timing.attention_forward + b->timing.attention_backward;
@@ -87,8 +91,6 @@ static spectra_status make_batch(training_bench *b)
     for (int64_t i = 0; i < t->batch; i++)
         b->label[i] = (int32_t)(i % t->classes);
     b->batch.label = b->label;
-    TRY(bench_memory(t->batch * t->classes * (int64_t)sizeof *b->scores, &p));
-    b->scores = p;
     return SPECTRA_OK;
 }
 
@@ -96,8 +98,10 @@ static spectra_status prepare(training_bench *b, const bench_case *c)
 {
     TRY(configure(b, c));
     b->peak_known = machine_peak_reset();
-    const model_config settings = learner_model(&b->config);
+    const model_config settings = trainer_model(&b->config);
     TRY(model_new(&settings, &b->model));
+    const runner_options options = {.batch = b->config.task.batch, .parts = 1};
+    TRY(runner_new(b->model, "cpu", &options, &b->runner));
     for (int i = 0; i < 2; i++) {
         void *p = NULL;
         TRY(bench_memory(model_param_count(b->model) * (int64_t)sizeof(float), &p));
@@ -186,13 +190,13 @@ spectra_status bench_training(const bench_kind *kind, const bench_case *c, const
     training_bench *b = memory;
     omp_set_num_threads(c->threads);
     spectra_status status = measure(b, c, o, out);
+    runner_free(b->runner);
     model_free(b->model);
     for (int i = 0; i < 2; i++) {
         free(b->ids[i]);
         free(b->moment[i]);
     }
     free(b->label);
-    free(b->scores);
     free(b);
     return status;
 }

@@ -81,27 +81,27 @@ static spectra_status begin(session *s)
         for (int i = 0; i < FILES; i++)
             unlink(s->path[i]); /* what is there to be overwritten may be absent */
     else if (access(s->path[FILE_CHECKPOINT], F_OK) == 0)
-        TRY(checkpoint_load(s->path[FILE_CHECKPOINT], s->learner.model, s->moment, &s->at));
-    TRY(learner_push(&s->learner, s->moment));
+        TRY(checkpoint_load(s->path[FILE_CHECKPOINT], s->trainer.model, s->moment, &s->at));
+    TRY(runner_push(s->trainer.runner, s->moment));
     s->first_step = s->at.step;
     TRY(train_config_write(s->run, s->config));
     return log_open(s->path[FILE_LOG], s->control->resume ? s->at.step : -1, &s->log);
 }
 
-/* A device's numbers and parameters come to the host first. */
+/* Numbers and parameters come to the host first, wherever they are. */
 static spectra_status write_checkpoint(session *s)
 {
     TRY(session_flush(s));
-    TRY(learner_pull(&s->learner, s->moment));
+    TRY(runner_pull(s->trainer.runner, s->moment));
     const float *moments[2] = {s->moment[0], s->moment[1]};
-    return checkpoint_save(s->path[FILE_CHECKPOINT], s->learner.model, moments, &s->at);
+    return checkpoint_save(s->path[FILE_CHECKPOINT], s->trainer.model, moments, &s->at);
 }
 
 static spectra_status write_best(session *s)
 {
     checkpoint at = s->at;
-    TRY(learner_pull(&s->learner, NULL));
-    return checkpoint_save(s->path[FILE_BEST], s->learner.model, NULL, &at);
+    TRY(runner_pull(s->trainer.runner, NULL));
+    return checkpoint_save(s->path[FILE_BEST], s->trainer.model, NULL, &at);
 }
 
 /* ---- evaluation and the end -------------------------------------------------------------------
@@ -115,7 +115,7 @@ static spectra_status evaluate_dev(session *s)
     train_scores scores = {.examples = 0};
     s->progress.seconds = start - s->started;
     int64_t number = s->at.step / t->eval_every - 1;
-    TRY(learner_evaluate(&s->learner, SPLIT_DEV, number * t->eval_batches, t->eval_batches,
+    TRY(trainer_evaluate(&s->trainer, SPLIT_DEV, number * t->eval_batches, t->eval_batches,
                          s->control, s->progress, &scores));
     s->evaluation_seconds += session_now() - start;
     s->at.evaluated = s->at.step;
@@ -185,12 +185,12 @@ static spectra_status final_test(session *s, train_result *result)
     if (last) {
         TRY(write_best(s));
     } else {
-        TRY(checkpoint_load(s->path[FILE_BEST], s->learner.model, NULL, NULL));
-        TRY(learner_push(&s->learner, NULL));
+        TRY(checkpoint_load(s->path[FILE_BEST], s->trainer.model, NULL, NULL));
+        TRY(runner_push(s->trainer.runner, NULL));
     }
     train_scores scores;
     s->progress.seconds = session_now() - s->started;
-    TRY(learner_test(&s->learner, SPLIT_TEST, s->control, s->progress, &scores));
+    TRY(trainer_test(&s->trainer, SPLIT_TEST, s->control, s->progress, &scores));
     result->test = scores;
     result->complete = true;
     result->best_is_last = last;
@@ -216,7 +216,7 @@ static spectra_status log_end(session *s, const char *reason, train_result *resu
     result->step_seconds = stepping / per;
     result->tokens_per_s = (double)s->tokens * rate;
     result->peak_bytes = session_peak_bytes();
-    result->device_peak_bytes = session_device_bytes(s);
+    result->device_peak_bytes = runner_device_peak(s->trainer.runner);
     json_t *line = json_pack(
         "{s:I, s:s, s:s, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I}", "step",
         (json_int_t)s->at.step, "split", "end", "reason", reason, "steps", (json_int_t)steps,
@@ -224,12 +224,13 @@ static spectra_status log_end(session *s, const char *reason, train_result *resu
         s->data_seconds / per, "model_seconds", s->model_seconds / per, "update_seconds",
         s->update_seconds / per, "evaluation_seconds", s->evaluation_seconds, "tokens_per_s",
         result->tokens_per_s, "positions_per_s", positions * rate, "peak_bytes",
-        (json_int_t)result->peak_bytes, "model_bytes", (json_int_t)model_bytes(s->learner.model));
-    if (line && s->learner.dev) {
-        json_object_set_new(line, "device", json_string(device_name(s->learner.dev)));
+        (json_int_t)result->peak_bytes, "model_bytes", (json_int_t)model_bytes(s->trainer.model));
+    const char *where = runner_device(s->trainer.runner);
+    if (line && where) {
+        json_object_set_new(line, "device", json_string(where));
         json_object_set_new(line, "device_peak_bytes", json_integer(result->device_peak_bytes));
         json_object_set_new(line, "device_model_bytes",
-                            json_integer(model_device_bytes(s->learner.on_device)));
+                            json_integer(runner_device_bytes(s->trainer.runner)));
     }
     return log_line(s->log, line);
 }
@@ -261,13 +262,13 @@ static spectra_status run_session(session *s, train_result *result)
     const spectra_attention_desc attention = train_attention(c);
     if (strcmp(c->device, "cpu") == 0)
         attention_prefer(&attention);
-    TRY(learner_open(s->config, 7, &s->learner));
-    if (dataset_count(s->learner.data[SPLIT_TEST]) < s->config->task.batch)
+    TRY(trainer_open(s->config, 7, &s->trainer));
+    if (dataset_count(s->trainer.data[SPLIT_TEST]) < s->config->task.batch)
         return fail(SPECTRA_ESHAPE, "test has %lld examples, less than a batch of %lld",
-                    (long long)dataset_count(s->learner.data[SPLIT_TEST]),
+                    (long long)dataset_count(s->trainer.data[SPLIT_TEST]),
                     (long long)s->config->task.batch);
     for (int i = 0; i < 2; i++) {
-        s->moment[i] = calloc((size_t)model_param_count(s->learner.model), sizeof(float));
+        s->moment[i] = calloc((size_t)model_param_count(s->trainer.model), sizeof(float));
         if (!s->moment[i])
             return fail(SPECTRA_ENOMEM, "the optimiser: out of memory");
     }
@@ -299,7 +300,7 @@ spectra_status train_run(const train_config *c, const char *run, const train_con
     train_result result = {.step = 0};
     spectra_status status = run_session(&s, &result);
     session_close_steps(&s);
-    learner_close(&s.learner);
+    trainer_close(&s.trainer);
     log_close(s.log);
     for (int i = 0; i < 2; i++)
         free(s.moment[i]);
@@ -320,19 +321,19 @@ spectra_status train_evaluate(const train_config *c, const char *run, train_spli
     char *path = outfile_join(run, file_names[best ? FILE_BEST : FILE_CHECKPOINT]);
     if (!path)
         return fail(SPECTRA_ENOMEM, "%s: out of memory", run);
-    learner l = {.config = c};
+    trainer tr = {.config = c};
     spectra_status status = train_open_spec(c);
     if (status == SPECTRA_OK)
-        status = learner_open(c, 1U << split, &l);
+        status = trainer_open(c, 1U << split, &tr);
     if (status == SPECTRA_OK)
-        status = checkpoint_load(path, l.model, NULL, NULL);
+        status = checkpoint_load(path, tr.model, NULL, NULL);
     if (status == SPECTRA_OK)
-        status = learner_push(&l, NULL);
+        status = runner_push(tr.runner, NULL);
     if (status == SPECTRA_OK) {
         train_progress at = {.dev_accuracy = -1};
-        status = learner_test(&l, split, control, at, out);
+        status = trainer_test(&tr, split, control, at, out);
     }
-    learner_close(&l);
+    trainer_close(&tr);
     free(path);
     return status;
 }

@@ -1,4 +1,4 @@
-/* Inside of training: one session of a run, and its steps, on the host or on a device. */
+/* Inside of training: one session of a run, and its steps. */
 #ifndef SPECTRA_TRAIN_SESSION_H
 #define SPECTRA_TRAIN_SESSION_H
 
@@ -8,7 +8,7 @@
 
 enum { FILE_CONFIG, FILE_LOG, FILE_CHECKPOINT, FILE_BEST, FILE_REPORT, FILES };
 
-/* A step on a device whose numbers are still there. */
+/* A step whose numbers are still in the runner's journal. */
 typedef struct pending_step {
     int64_t step, tokens; /* number of the step from 0 */
     double lr;
@@ -18,7 +18,7 @@ typedef struct pending_step {
 typedef struct session {
     const train_config *config;
     const train_control *control;
-    learner learner;
+    trainer trainer;
     float *moment[2];
     checkpoint at;
     int64_t first_step; /* at.step when the session began */
@@ -31,24 +31,23 @@ typedef struct session {
     double started;
     double data_seconds, model_seconds, update_seconds, evaluation_seconds;
     int64_t tokens;
-    /* of a device: steps not yet read, and seconds since the first of them, evaluations left out */
-    pending_step *pending; /* (LEARNER_STEPS), owned */
+    /* steps not yet read, and seconds since the first of them, evaluations left out */
+    pending_step *pending; /* (runner_steps), owned */
     int64_t pending_count;
     double pending_seconds;
 } session;
 
 double session_now(void);
 int64_t session_peak_bytes(void); /* of the process */
-int64_t session_device_bytes(const session *s);
 void session_report(session *s);
 
-/* Memory for steps on a device. SPECTRA_ENOMEM. */
+/* Memory for steps whose numbers are not read yet. SPECTRA_ENOMEM. */
 spectra_status session_open_steps(session *s);
 void session_close_steps(session *s);
-/* One step, s->at.step. On a device it may still be under way afterwards, and is then neither
- * logged nor reported. SPECTRA_EDIVERGED names step and tensor, maybe some steps late. */
+/* One step, s->at.step. It may still be under way afterwards, and is then neither logged nor
+ * reported. SPECTRA_EDIVERGED names step and tensor, maybe some steps late. */
 spectra_status session_step(session *s);
-/* What devices still hold of earlier steps goes to the log. */
+/* What the journal still holds of earlier steps goes to the log. */
 spectra_status session_flush(session *s);
 
 #endif

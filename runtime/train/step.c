@@ -12,7 +12,7 @@
 /* The optimiser of the benchmark; rate, steps and weight decay are settings. */
 static const double beta2 = 0.999, epsilon = 1e-6, clip = 1.0;
 static const double rate_div = 25, rate_final_div = 1e4, beta1_low = 0.85, beta1_high = 0.95;
-/* A device is asked for its numbers after so many seconds, or when its journal is full. */
+/* Numbers are read from the journal after so many seconds, or when it is full. */
 static const double flush_seconds = 0.5;
 
 double session_now(void)
@@ -29,11 +29,6 @@ int64_t session_peak_bytes(void)
     return (int64_t)usage.ru_maxrss * 1024;
 }
 
-int64_t session_device_bytes(const session *s)
-{
-    return s->learner.dev ? device_peak_bytes(s->learner.dev) : 0;
-}
-
 void session_report(session *s)
 {
     s->progress.seconds = session_now() - s->started;
@@ -41,7 +36,7 @@ void session_report(session *s)
         s->control->progress(s->control->context, &s->progress);
 }
 
-/* ---- what both have in common -------------------------------------------------------------------
+/* ---- optimiser and log -------------------------------------------------------------------
  */
 
 static void rate_at(const task *t, int64_t step, double *lr, double *beta1)
@@ -62,7 +57,7 @@ static adamw optimiser(const session *s)
                    .eps = epsilon,
                    .weight_decay = s->config->task.weight_decay,
                    .clip = clip,
-                   .n = model_param_count(s->learner.model),
+                   .n = model_param_count(s->trainer.model),
                    .m = s->moment[0],
                    .v = s->moment[1]};
 }
@@ -87,58 +82,20 @@ static spectra_status log_step(session *s, const step_numbers *n)
                   "split", "train", "loss", n->loss, "accuracy", accuracy, "lr", n->lr, "grad_norm",
                   n->norm, "tokens_per_s", (double)n->tokens / n->seconds, "peak_bytes",
                   (json_int_t)session_peak_bytes());
-    if (line && s->learner.dev)
-        json_object_set_new(line, "device_peak_bytes", json_integer(session_device_bytes(s)));
+    if (line && runner_device(s->trainer.runner))
+        json_object_set_new(line, "device_peak_bytes",
+                            json_integer(runner_device_peak(s->trainer.runner)));
     return log_line(s->log, line);
 }
 
-/* ---- on the host --------------------------------------------------------------------------------
- */
-
-static spectra_status step_on_host(session *s)
-{
-    learner *l = &s->learner;
-    const task *t = &s->config->task;
-    const int64_t step = s->at.step;
-    step_numbers n = {.finished = step + 1};
-    double beta1, start = session_now();
-    learner_load(l, SPLIT_TRAIN, step);
-    double loaded = session_now();
-    model_zero_grads(l->model);
-    for (int64_t p = 0; p < t->accumulate; p++) {
-        model_batch part = learner_part(l, p, t->accumulate);
-        double loss = 0;
-        spectra_status status = model_step(l->model, &part, (uint64_t)step, (uint64_t)p,
-                                           1.0 / (double)t->accumulate, l->scores, &loss);
-        if (status != SPECTRA_OK)
-            return fail(status, "step %lld: %s", (long long)step + 1, spectra_message());
-        n.loss += loss / (double)t->accumulate;
-        n.correct += learner_correct(l, l->scores, part.label, part.B, NULL);
-    }
-    double computed = session_now();
-    n.norm = model_grad_norm(l->model);
-    rate_at(t, step, &n.lr, &beta1);
-    const adamw o = optimiser(s);
-    adamw_update(&o, step + 1, n.lr, beta1, model_params(l->model), model_grads(l->model));
-    double updated = session_now();
-    s->at.step++;
-    s->data_seconds += loaded - start;
-    s->model_seconds += computed - loaded;
-    s->update_seconds += updated - computed;
-    n.tokens = l->tokens;
-    n.seconds = updated - start;
-    return log_step(s, &n);
-}
-
-/* ---- on a device --------------------------------------------------------------------------------
+/* ---- steps --------------------------------------------------------------------------------------
  */
 
 spectra_status session_open_steps(session *s)
 {
-    if (!s->learner.on_device)
-        return SPECTRA_OK;
-    s->pending = calloc(LEARNER_STEPS, sizeof *s->pending);
-    for (int i = 0; i < LEARNER_STEPS && s->pending; i++) {
+    const int64_t steps = runner_steps(s->trainer.runner);
+    s->pending = calloc((size_t)steps, sizeof *s->pending);
+    for (int64_t i = 0; i < steps && s->pending; i++) {
         s->pending[i].label = malloc((size_t)s->config->task.batch * sizeof *s->pending[i].label);
         if (!s->pending[i].label)
             return fail(SPECTRA_ENOMEM, "training: out of memory");
@@ -148,7 +105,7 @@ spectra_status session_open_steps(session *s)
 
 void session_close_steps(session *s)
 {
-    for (int i = 0; i < LEARNER_STEPS && s->pending; i++)
+    for (int64_t i = 0; s->pending && i < runner_steps(s->trainer.runner); i++)
         free(s->pending[i].label);
     free(s->pending);
     s->pending = NULL;
@@ -162,9 +119,8 @@ static spectra_status read_step(session *s, int64_t i, step_numbers *n)
     const int32_t *label = p->label;
     *n = (step_numbers){.finished = p->step + 1, .tokens = p->tokens, .lr = p->lr};
     for (int64_t part = 0; part < t->accumulate; part++) {
-        model_device_entry e;
-        spectra_status status =
-            model_device_entry_at(s->learner.on_device, i * t->accumulate + part, &e);
+        runner_entry e;
+        spectra_status status = runner_entry_at(s->trainer.runner, i * t->accumulate + part, &e);
         if (status != SPECTRA_OK) {
             s->at.step = p->step;
             return fail(status, "step %lld: %s", (long long)p->step + 1, spectra_message());
@@ -188,7 +144,7 @@ spectra_status session_flush(session *s)
         return SPECTRA_OK;
     double start = session_now();
     s->pending_count = 0;
-    TRY(model_device_read(s->learner.on_device, &entries));
+    TRY(runner_read(s->trainer.runner, &entries));
     double waited = session_now() - start;
     s->model_seconds += waited;
     double each = (s->pending_seconds + waited) / (double)count;
@@ -202,40 +158,39 @@ spectra_status session_flush(session *s)
     return SPECTRA_OK;
 }
 
-static spectra_status step_on_device(session *s)
+spectra_status session_step(session *s)
 {
-    learner *l = &s->learner;
+    trainer *tr = &s->trainer;
     const task *t = &s->config->task;
     const int64_t step = s->at.step;
     double beta1, start = session_now();
-    learner_load(l, SPLIT_TRAIN, step);
+    trainer_load(tr, SPLIT_TRAIN, step);
     double loaded = session_now();
-    pending_step *p = &s->pending[s->pending_count++];
+    pending_step *p = &s->pending[s->pending_count];
     p->step = step;
-    p->tokens = l->tokens;
-    memcpy(p->label, l->label, (size_t)t->batch * sizeof *p->label);
+    p->tokens = tr->tokens;
+    memcpy(p->label, tr->label, (size_t)t->batch * sizeof *p->label);
     rate_at(t, step, &p->lr, &beta1);
-    TRY(model_device_zero_grads(l->on_device));
+    TRY(runner_zero_grads(tr->runner));
     for (int64_t i = 0; i < t->accumulate; i++) {
-        model_batch part = learner_part(l, i, t->accumulate);
-        spectra_status status = model_device_step(l->on_device, &part, (uint64_t)step, (uint64_t)i,
-                                                  1.0 / (double)t->accumulate);
+        const model_batch part = trainer_part(tr, i, t->accumulate);
+        spectra_status status = runner_step(tr->runner, &part, (uint64_t)step, (uint64_t)i,
+                                            1.0 / (double)t->accumulate);
         if (status != SPECTRA_OK)
             return fail(status, "step %lld: %s", (long long)step + 1, spectra_message());
     }
+    /* the gradients are complete: a run on several machines would add them up here */
+    double computed = session_now();
     const adamw o = optimiser(s);
-    TRY(model_device_update(l->on_device, &o, step + 1, p->lr, beta1));
-    double asked = session_now();
+    TRY(runner_update(tr->runner, &o, step + 1, p->lr, beta1));
+    double updated = session_now();
     s->at.step++;
+    s->pending_count++;
     s->data_seconds += loaded - start;
-    s->model_seconds += asked - loaded;
-    s->pending_seconds += asked - start;
-    if (s->pending_count == LEARNER_STEPS || s->pending_seconds >= flush_seconds)
+    s->model_seconds += computed - loaded;
+    s->update_seconds += updated - computed;
+    s->pending_seconds += updated - start;
+    if (runner_full(tr->runner) || s->pending_seconds >= flush_seconds)
         return session_flush(s);
     return SPECTRA_OK;
-}
-
-spectra_status session_step(session *s)
-{
-    return s->learner.on_device ? step_on_device(s) : step_on_host(s);
 }
