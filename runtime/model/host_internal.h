@@ -1,5 +1,5 @@
 /* Inside of the host's passes: their memory, and what walking the plan (host.c) asks of its
- * operations (host_ops.c). */
+ * operations (host_ops.c); host_memory.c lays the memory out. */
 #ifndef SPECTRA_MODEL_HOST_INTERNAL_H
 #define SPECTRA_MODEL_HOST_INTERNAL_H
 

@@ -85,12 +85,6 @@ static spectra_status embed_grad(const pass *p, const call_site *s, int64_t k)
 /* ---- products -----------------------------------------------------------------------------------
  */
 
-bool host_tiled(const model_config *c, plan_step s)
-{
-    return s.op->kind == OP_LINEAR && s.layer < c->layers &&
-           product_tiled(value_width(c, s.op->in), value_width(c, s.op->out));
-}
-
 /* W' of a layer's matrix, or NULL. */
 static float *transposed_of(const model *m, plan_step s)
 {

@@ -62,20 +62,23 @@ static inline spectra_attention *attention_of(const model *m, int64_t layer)
     return m->attention[layer % m->attentions];
 }
 
-/* Index of the first NaN or Inf, or -1. */
-int64_t first_bad(const float *x, int64_t n);
-
 /* ---- layout.c ---- */
 /* Fills in at, offset, tensor, name. SPECTRA_ENOMEM. */
 spectra_status model_layout(model *m);
 /* Initial values of every parameter, from config.seed. */
 void model_init_params(model *m);
 
-/* ---- model.c ---- */
+/* ---- check.c ---- */
 /* SPECTRA_ESHAPE, SPECTRA_EINVAL for what is no batch of this model. */
 spectra_status model_check_batch(const model *m, const model_batch *batch, bool labels);
 /* SPECTRA_EINVAL for a step or part that dropout has no number for. */
 spectra_status model_check_step(uint64_t step, uint64_t part);
+/* Index of the first NaN or Inf, or -1. */
+int64_t first_bad(const float *x, int64_t n);
+/* SPECTRA_EDIVERGED names the first tensor of `flat`, which is `what`, with a NaN or Inf. */
+spectra_status model_bad_tensor(const model *m, const float *flat, const char *what);
+
+/* ---- model.c ---- */
 /* The attentions take their trained parameters from m->params. */
 void model_set_trained(const model *m);
 
