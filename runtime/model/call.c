@@ -34,7 +34,9 @@ plan_call call_at(const call_site *s, int64_t i)
     const plan_step step = plan_at(&s->m->config, i);
     const plan_op *op = step.op;
     const int64_t l = step.layer;
-    return (plan_call){.op = op,
+    return (plan_call){.site = s,
+                       .op = op,
+                       .number = i,
                        .layer = l,
                        .rows = s->rows ? s->rows : value_height(s->shape, op->in),
                        .n = columns_of(s, op->in),

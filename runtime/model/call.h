@@ -20,8 +20,9 @@ typedef struct call_site {
 } call_site;
 
 typedef struct plan_call {
+    const call_site *site;
     const plan_op *op;
-    int64_t layer, rows;
+    int64_t number, layer, rows;              /* number: in the plan */
     int64_t n, beside_n, out_n;               /* columns of in, beside, out */
     float *in, *beside, *out, *weight, *bias; /* NULL: the operation has none */
     float *g_in, *g_out, *g_weight, *g_bias;  /* their gradients */

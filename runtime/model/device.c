@@ -190,11 +190,11 @@ static spectra_status add_trained_gradients(model_device *md)
 /* ---- passes -------------------------------------------------------------------------------------
  */
 
-static void run_direct(model_device *md, const pass *p)
+static void run_direct(model_device *md)
 {
-    md_forward(md, p);
-    if (p->train)
-        md_backward(md, p);
+    md_forward(md);
+    if (md->pass.train)
+        md_backward(md);
 }
 
 /* The recording of this shape, or a free one, or NULL when there are too many shapes. Only training
@@ -215,20 +215,20 @@ static recording *find_recording(model_device *md)
 
 /* A shape's first pass runs as it is, which also gives libraries the chance to set themselves up;
  * the second is recorded. */
-static spectra_status run(model_device *md, const pass *p)
+static spectra_status run(model_device *md)
 {
-    recording *r = md->options.record && p->loss ? find_recording(md) : NULL;
+    recording *r = md->options.record && md->pass.loss ? find_recording(md) : NULL;
     md->status = SPECTRA_OK;
     if (r && r->graph) {
         md->replays++;
         return device_replay(md->dev, r->graph);
     }
     if (!r || r->seen++ == 0) {
-        run_direct(md, p);
+        run_direct(md);
         return md->status;
     }
     TRY(device_record_begin(md->dev));
-    run_direct(md, p);
+    run_direct(md);
     spectra_status status = device_record_end(md->dev, &r->graph);
     TRY(md->status);
     TRY(status);
@@ -246,8 +246,9 @@ static spectra_status run_pass(model_device *md, const pass *p)
     TRY(model_check_batch(md->m, p->batch, p->train));
     if (p->train)
         TRY(fetch_trained(md));
-    TRY(md_prepare(md, p, md->entries));
-    TRY(run(md, p));
+    md->pass = *p;
+    TRY(md_prepare(md, md->entries));
+    TRY(run(md));
     if (p->train)
         TRY(add_trained_gradients(md));
     md->last_B = p->batch->B;

@@ -63,10 +63,10 @@ static void take_upload(const model_device *md, arena *a, upload *u)
     u->key = arena_take(a, (keys + 1) * (int64_t)sizeof *u->key);
 }
 
-attention_device_problem md_problem(const model_device *md, const pass *p, int64_t layer, int call)
+attention_device_problem md_problem(const model_device *md, int64_t layer, int call)
 {
     const int64_t rows = md->shape.rows / attention_calls(md->m);
-    attention_device_problem x = {.p = attention_problem(p, layer, call),
+    attention_device_problem x = {.p = attention_problem(&md->pass, layer, call),
                                   .q_rows = rows,
                                   .k_rows = rows,
                                   .batch = md->up.batch};
@@ -82,31 +82,26 @@ attention_device_problem md_problem(const model_device *md, const pass *p, int64
     return x;
 }
 
-typedef struct problem_of {
-    const model_device *md;
-    const pass *p;
-} problem_of;
-
 static void attention_bytes(const void *of, int64_t layer, int call, int64_t *saved, int64_t *work)
 {
-    const problem_of *o = of;
-    const attention_device *ad = o->md->attention[layer % o->md->m->attentions];
-    const attention_device_problem x = md_problem(o->md, o->p, layer, call);
+    const model_device *md = of;
+    const attention_device *ad = md->attention[layer % md->m->attentions];
+    const attention_device_problem x = md_problem(md, layer, call);
     *saved = attention_device_saved_bytes(ad, &x);
     *work = attention_device_work_bytes(ad, &x);
 }
 
-static void take_values(model_device *md, const pass *p, arena *a)
+static void take_values(model_device *md, arena *a)
 {
     const model_config *c = &md->m->config;
-    const problem_of of = {md, p};
-    const attention_room attention = {attention_bytes, &of, attention_calls(md->m)};
+    const attention_room attention = {attention_bytes, md, attention_calls(md->m)};
     memory_layout to = {.arena = *a};
     memory_place(c, &md->shape, false, &attention, &to, &md->v);
     values_give(&md->v, LABEL, md->up.label);
     values_give(&md->v, G_LOSS, md->up.g_loss);
     md->part = memory_floats(&to, "sums", md_part_floats(md, md->shape.rows));
-    md->bits = p->train ? memory_take(&to, "dropout", md->shape.rows * md_bits_bytes(c)) : NULL;
+    md->bits =
+        md->shape.train ? memory_take(&to, "dropout", md->shape.rows * md_bits_bytes(c)) : NULL;
     *a = to.arena;
 }
 
@@ -147,7 +142,7 @@ void md_forget(model_device *md)
 }
 
 /* Every array of the pass; what it counts first fits every later pass of the shape. */
-static spectra_status give_memory(model_device *md, const pass *p)
+static spectra_status give_memory(model_device *md)
 {
     arena count = {0}, room = {0};
     take_upload(md, &count, &md->host);
@@ -156,10 +151,10 @@ static spectra_status give_memory(model_device *md, const pass *p)
     arena twin[] = {{.base = md->staging}, {.base = md->uploaded}};
     take_upload(md, &twin[0], &md->host);
     take_upload(md, &twin[1], &md->up);
-    take_values(md, p, &room);
+    take_values(md, &room);
     TRY(reserve(md, room.used, &md->memory, &md->memory_bytes));
     room = (arena){.base = md->memory};
-    take_values(md, p, &room);
+    take_values(md, &room);
     return SPECTRA_OK;
 }
 
@@ -224,11 +219,12 @@ static void fill_upload(const model_device *md, const pass *p, int64_t entry)
     fill_segments(md);
 }
 
-spectra_status md_prepare(model_device *md, const pass *p, int64_t entry)
+spectra_status md_prepare(model_device *md, int64_t entry)
 {
+    const pass *p = &md->pass;
     TRY(model_pack(p));
     md->shape = shape_of(p);
-    TRY(give_memory(md, p));
+    TRY(give_memory(md));
     fill_upload(md, p, entry);
     arena used = {0};
     upload none;

@@ -93,6 +93,7 @@ struct model_device {
     int64_t replays;
     recording recorded[SHAPES];
     /* of the pass under way */
+    pass pass;
     pass_shape shape;
     upload host, up;
     values v;
@@ -104,9 +105,9 @@ enum { NORM_BLOCKS = 64 };
 
 /* ---- device_batch.c ---- */
 /* Packs the batch, gives every array of its shape a place, uploads it. `entry`: of the journal. */
-spectra_status md_prepare(model_device *md, const pass *p, int64_t entry);
+spectra_status md_prepare(model_device *md, int64_t entry);
 /* The attention's view of the batch, or of its part that a call (of attention_calls) attends. */
-attention_device_problem md_problem(const model_device *md, const pass *p, int64_t layer, int call);
+attention_device_problem md_problem(const model_device *md, int64_t layer, int call);
 /* Forgets recordings, which hold addresses. */
 void md_forget(model_device *md);
 
@@ -117,32 +118,30 @@ int64_t md_part_floats(const model_device *md, int64_t rows);
 /* Bytes of a token's bits of dropout, of all uses and layers. */
 int64_t md_bits_bytes(const model_config *c);
 /* The pass's bits of dropout. */
-void md_draw(model_device *md, const pass *p);
+void md_draw(model_device *md);
+/* Operations of the plan, forward and backward. */
+void md_embed(model_device *md, const plan_call *c);
+void md_embed_grad(model_device *md, const plan_call *c);
+void md_linear(model_device *md, const plan_call *c);
+void md_linear_grad(model_device *md, const plan_call *c);
+void md_join(model_device *md, const plan_call *c);
+void md_join_grad(model_device *md, const plan_call *c);
 /* A row operator, which need not be c->op's, with the dropout of c->op. */
-void md_row(model_device *md, const pass *p, const plan_call *c, plan_kind kind, bool backward);
-void md_embed(model_device *md, const pass *p, float *x);
-void md_embed_grad(model_device *md, const pass *p, const float *g);
-/* Rows of y behind the batch's become 0. */
-void md_clear_tail(model_device *md, int64_t n, float *y);
-/* out (n) += columns of x (rows, n). */
-void md_column_sums(model_device *md, int64_t rows, int64_t n, const float *x, float *out);
+void md_row(model_device *md, const plan_call *c, plan_kind kind, bool backward);
+/* Sums of the sequences' rows of z to pooled, and their gradient. */
 void md_pool(model_device *md, const float *z, float *pooled);
 void md_pool_grad(model_device *md, const float *g_pooled, float *gz);
-void md_join(model_device *md, const plan_call *c, bool grad);
-/* What an entry of the journal says of the pass; loss: there is one. */
-void md_journal(model_device *md, bool loss);
+/* Rows of y behind the batch's become 0. */
+void md_clear_tail(model_device *md, int64_t n, float *y);
+/* What an entry of the journal says of the pass. */
+void md_journal(model_device *md);
 /* The gradients' norm, to the entry. */
 void md_norm(model_device *md);
 void md_update(model_device *md, const adamw *o, int64_t t, double lr, double beta1);
-/* y (rows, n) = bias (n). */
-void md_fill(model_device *md, int64_t rows, int64_t n, const float *bias, float *y);
-/* C (m, n) = op(A) op(B) + beta C, all dense; op is the transpose where asked for. */
-void md_gemm(model_device *md, bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k,
-             const float *a, const float *b, float beta, float *c);
 
 /* ---- device_exec.c ---- */
 /* Launches of the plan's operations, in order and in reverse. */
-void md_forward(model_device *md, const pass *p);
-void md_backward(model_device *md, const pass *p);
+void md_forward(model_device *md);
+void md_backward(model_device *md);
 
 #endif

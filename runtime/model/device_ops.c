@@ -5,7 +5,6 @@
 #include "math/rng.h"
 
 #include <assert.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,7 +54,7 @@ static spectra_status load_row(model_device *md, int kind, const jit_programs *l
     row_kernels *r = &md->row[kind];
     char name[48];
     snprintf(name, sizeof name, "row operator %s",
-             kind == ROW_UPDATE ? "adamw" : row_operators[kind].name);
+             kind == ROW_UPDATE ? optimiser_adamw.spec : row_operators[kind].name);
     const jit_program *p = jit_programs_find(list, name);
     device_program *program = NULL;
     assert(kind != ROW_UPDATE || p->plan.row == UPDATE_ROW);
@@ -169,11 +168,12 @@ int64_t md_bits_bytes(const model_config *c)
 }
 
 /* Those of the embeddings come first, then a layer's attention, gelu and mlp (dropout_draw). */
-static cuda_keep keep_of(const model_device *md, const pass *p, dropout_use use, int64_t layer)
+static cuda_keep keep_of(const model_device *md, const plan_op *op, int64_t layer)
 {
     const model_config *c = &md->m->config;
     const int64_t narrow = bits_ld(c->embed), wide = bits_ld(c->hidden);
-    if (!use || !p->train || c->dropout <= 0)
+    const dropout_use use = op->dropout;
+    if (!use || !md->pass.train || c->dropout <= 0)
         return (cuda_keep){.factor = dropout_factor(c->dropout)};
     int64_t before = use == DROPOUT_EMBED ? 0 : narrow + layer * (2 * narrow + wide);
     before += use > DROPOUT_ATTN ? narrow : 0;
@@ -182,10 +182,10 @@ static cuda_keep keep_of(const model_device *md, const pass *p, dropout_use use,
                        dropout_factor(c->dropout)};
 }
 
-void md_draw(model_device *md, const pass *p)
+void md_draw(model_device *md)
 {
     const model_config *c = &md->m->config;
-    if (!p->train || c->dropout <= 0)
+    if (!md->pass.train || c->dropout <= 0)
         return;
     const int64_t R = md->shape.rows;
     const draw_cuda_args a = {.bits = md->bits,
@@ -203,7 +203,7 @@ void md_draw(model_device *md, const pass *p)
     launch(md, K_DRAW, blocks_for(words, DEVICE_THREADS), 1 + 3 * c->layers, 1, &a, sizeof a);
 }
 
-void md_embed(model_device *md, const pass *p, float *x)
+void md_embed(model_device *md, const plan_call *c)
 {
     const model *m = md->m;
     const float *positions = md->params + m->at.positions;
@@ -212,14 +212,14 @@ void md_embed(model_device *md, const pass *p, float *x)
                                .cell = md->up.cell,
                                .tokens = md->params + m->at.tokens,
                                .positions = positions,
-                               .keep = keep_of(md, p, DROPOUT_EMBED, 0),
-                               .x = x,
+                               .keep = keep_of(md, c->op, 0),
+                               .x = c->out,
                                .length = m->config.length};
     launch(md, K_EMBED, share_blocks(&a.share), 1, 1, &a, sizeof a);
 }
 
 /* Both tables at once: that of positions lies behind that of tokens. */
-void md_embed_grad(model_device *md, const pass *p, const float *g)
+void md_embed_grad(model_device *md, const plan_call *c)
 {
     const model *m = md->m;
     const int64_t keys = m->config.vocab + m->config.length, E = m->config.embed;
@@ -228,8 +228,8 @@ void md_embed_grad(model_device *md, const pass *p, const float *g)
                          .row = md->up.sorted,
                          .segment = md->up.segment,
                          .key = md->up.key,
-                         .g = g,
-                         .keep = keep_of(md, p, DROPOUT_EMBED, 0),
+                         .g = c->g_out,
+                         .keep = keep_of(md, c->op, 0),
                          .part = md->part,
                          .table = table,
                          .keys = keys};
@@ -273,7 +273,7 @@ static void column_sums(model_device *md, column_cuda_args a, int64_t longest)
     launch(md, K_COLUMN_SUM, blocks_for(a.sequences * a.share.n, DEVICE_WARPS), 1, 1, &a, sizeof a);
 }
 
-void md_column_sums(model_device *md, int64_t rows, int64_t n, const float *x, float *out)
+static void sum_columns(model_device *md, int64_t rows, int64_t n, const float *x, float *out)
 {
     column_sums(md,
                 (column_cuda_args){.share = share_of(rows, n, x),
@@ -317,7 +317,7 @@ void md_pool_grad(model_device *md, const float *g_pooled, float *gz)
     launch(md, K_POOL_GRAD, share_blocks(&a.share), 1, 1, &a, sizeof a);
 }
 
-void md_join(model_device *md, const plan_call *c, bool grad)
+static void join(model_device *md, const plan_call *c, int kernel)
 {
     const join_cuda_args a = {.B = md->shape.B,
                               .E = c->n,
@@ -325,17 +325,27 @@ void md_join(model_device *md, const plan_call *c, bool grad)
                               .joined = c->out,
                               .g_joined = c->g_out,
                               .g_pooled = c->g_in};
-    launch(md, grad ? K_JOIN_GRAD : K_JOIN, blocks_for(a.B * a.E, DEVICE_THREADS), 1, 1, &a,
-           sizeof a);
+    if (md->m->config.dual)
+        launch(md, kernel, blocks_for(a.B * a.E, DEVICE_THREADS), 1, 1, &a, sizeof a);
 }
 
-void md_journal(model_device *md, bool loss)
+void md_join(model_device *md, const plan_call *c)
+{
+    join(md, c, K_JOIN);
+}
+
+void md_join_grad(model_device *md, const plan_call *c)
+{
+    join(md, c, K_JOIN_GRAD);
+}
+
+void md_journal(model_device *md)
 {
     const model_config *c = &md->m->config;
     const record_cuda_args a = {.batch = md->up.batch,
                                 .pooled = value_at(&md->v, POOLED, 0),
                                 .scores = value_at(&md->v, SCORES, 0),
-                                .loss = loss ? value_at(&md->v, LOSS, 0) : NULL,
+                                .loss = md->pass.loss ? value_at(&md->v, LOSS, 0) : NULL,
                                 .pooled_floats = md->m->pack.sequences * c->embed,
                                 .B = md->shape.B,
                                 .C = c->classes,
@@ -375,39 +385,35 @@ static void launch_row(model_device *md, const row_kernels *r, bool backward, ro
                 sizeof *a);
 }
 
-void md_update(model_device *md, const adamw *o, int64_t t, double lr, double beta1)
-{
-    const float b1 = (float)beta1, b2 = (float)o->beta2; /* as adamw_update */
-    const float correction1 = (float)(1 - pow((double)b1, (double)t));
-    const float correction2 = (float)sqrt(1 - pow((double)b2, (double)t));
-    const int64_t n = UPDATE_ROW;
-    row_cuda_args a = {.rows = md->padded / n,
-                       .n = n,
-                       .in = {md->params, md->grads, md->moment[0], md->moment[1]},
-                       .ld_in = {n, n, n, n},
-                       .out = {md->params, md->moment[0], md->moment[1]},
-                       .ld_out = {n, n, n},
-                       .c = {(float)lr, b1, b2, (float)o->eps, (float)o->weight_decay, correction1,
-                             correction2, (float)o->clip}};
-    launch_row(md, &md->row[ROW_UPDATE], false, &a);
-}
-
 /* ---- products -----------------------------------------------------------------------------------
  */
 
-void md_fill(model_device *md, int64_t rows, int64_t n, const float *bias, float *y)
-{
-    const fill_cuda_args a = {.share = share_of(rows, n, bias), .bias = bias, .y = y};
-    launch(md, K_FILL, share_blocks(&a.share), 1, 1, &a, sizeof a);
-}
-
-void md_gemm(model_device *md, bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k,
-             const float *a, const float *b, float beta, float *c)
+/* C (m, n) = op(A) op(B) + beta C, all dense; op is the transpose where asked for. */
+static void gemm(model_device *md, bool transpose_a, bool transpose_b, int64_t m, int64_t n,
+                 int64_t k, const float *a, const float *b, float beta, float *c)
 {
     if (md->status == SPECTRA_OK)
         md->status =
             device_gemm(md->dev, transpose_a, transpose_b, m, n, k, 1, a, transpose_a ? m : k, b,
                         transpose_b ? k : n, beta, c, n, md->options.fast);
+}
+
+void md_linear(model_device *md, const plan_call *c)
+{
+    if (c->bias) {
+        const fill_cuda_args a = {
+            .share = share_of(c->rows, c->out_n, c->bias), .bias = c->bias, .y = c->out};
+        launch(md, K_FILL, share_blocks(&a.share), 1, 1, &a, sizeof a);
+    }
+    gemm(md, false, true, c->rows, c->out_n, c->n, c->in, c->weight, c->bias ? 1 : 0, c->out);
+}
+
+void md_linear_grad(model_device *md, const plan_call *c)
+{
+    if (c->bias)
+        sum_columns(md, c->rows, c->out_n, c->g_out, c->g_bias);
+    gemm(md, false, false, c->rows, c->n, c->out_n, c->g_out, c->weight, 0, c->g_in);
+    gemm(md, true, false, c->out_n, c->n, c->rows, c->g_out, c->in, 1, c->g_weight);
 }
 
 /* ---- row operators ------------------------------------------------------------------------------
@@ -456,11 +462,11 @@ static row_cuda_args row_args_of(const row_args *from, const cuda_keep *keep)
     return a;
 }
 
-void md_row(model_device *md, const pass *p, const plan_call *c, plan_kind kind, bool backward)
+void md_row(model_device *md, const plan_call *c, plan_kind kind, bool backward)
 {
     const row_kernels *r = &md->row[kind];
     const row_args host = backward ? row_backward_args(c, kind) : row_forward_args(c, kind);
-    const cuda_keep keep = keep_of(md, p, c->op->dropout, c->layer);
+    const cuda_keep keep = keep_of(md, c->op, c->layer);
     row_cuda_args a = row_args_of(&host, &keep);
     a.part = md->part;
     launch_row(md, r, backward, &a);
@@ -468,4 +474,15 @@ void md_row(model_device *md, const pass *p, const plan_call *c, plan_kind kind,
         const int64_t blocks[3] = {blocks_for(a.n, DEVICE_WARPS), 1, 1};
         launch_grid(md, r->shared, blocks, 0, &a, sizeof a);
     }
+}
+
+void md_update(model_device *md, const adamw *o, int64_t t, double lr, double beta1)
+{
+    const cuda_keep none = {.bits = NULL};
+    float c[ROW_MAX];
+    optimiser_adamw.constants(o, t, lr, beta1, c);
+    const row_args host = optimiser_args(&optimiser_adamw, md->padded / UPDATE_ROW, UPDATE_ROW,
+                                         md->params, md->grads, md->moment, c);
+    row_cuda_args a = row_args_of(&host, &none);
+    launch_row(md, &md->row[ROW_UPDATE], false, &a);
 }

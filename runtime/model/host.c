@@ -62,7 +62,8 @@ spectra_status host_forward(const pass *p, int64_t until)
         if (end > i)
             forward_chunks(p, i, end);
         else
-            TRY(host_forward_op(p, &all, end++));
+            host_forward_op(p, &all, end++);
+        TRY(p->m->host->status);
     }
     return SPECTRA_OK;
 }
@@ -144,7 +145,8 @@ spectra_status host_backward(const pass *p)
         for (i = end; i > 0 && backward_by_rows(plan_at(c, i - 1));)
             i--;
         if (i == end) {
-            TRY(host_backward_op(p, &all, --i));
+            host_backward_op(p, &all, --i);
+            TRY(m->host->status);
             continue;
         }
         backward_chunks(p, i, end, clear);

@@ -21,6 +21,7 @@ struct host_pass {
     values v;
     float *ones; /* (max(E, F)) a row of factors without dropout */
     /* of the last pass */
+    spectra_status status;
     pass_shape shape;
     int threads;
     chunk_scratch *local; /* (threads) */
@@ -33,8 +34,8 @@ bool host_tiled(const model_config *c, plan_step s);
 /* Makes the transposes that the pass reads. */
 void host_transpose(const pass *p);
 /* Operation number k of the plan, forward or backward, for the rows of a chunk; those that work on
- * the whole batch take no chunk. Only attention can fail. */
-spectra_status host_forward_op(const pass *p, const call_site *s, int64_t k);
-spectra_status host_backward_op(const pass *p, const call_site *s, int64_t k);
+ * the whole batch take no chunk. What fails, which only attention can, is kept in `status`. */
+void host_forward_op(const pass *p, const call_site *s, int64_t k);
+void host_backward_op(const pass *p, const call_site *s, int64_t k);
 
 #endif

@@ -110,6 +110,7 @@ spectra_status host_prepare(const pass *p)
                             .sequences = m->pack.sequences,
                             .rows = m->pack.rows,
                             .max_seqlen = m->pack.max_seqlen};
+    h->status = SPECTRA_OK;
     h->threads = omp_get_max_threads();
     memory_layout count = {.part = NULL}, place = {.part = h->part};
     take_all(p, &count);

@@ -62,6 +62,15 @@ static inline spectra_attention *attention_of(const model *m, int64_t layer)
     return m->attention[layer % m->attentions];
 }
 
+/* Where what the layer's attention trains begins. */
+static inline int64_t model_trained_at(const model *m, int64_t layer)
+{
+    int64_t at = m->at.trained;
+    for (int64_t i = 0; i < layer % m->attentions; i++)
+        at += spectra_attention_trained_floats(m->attention[i]);
+    return at;
+}
+
 /* ---- layout.c ---- */
 /* Fills in at, offset, tensor, name. SPECTRA_ENOMEM. */
 spectra_status model_layout(model *m);

@@ -3,6 +3,7 @@
 #ifndef SPECTRA_MODEL_OPTIM_H
 #define SPECTRA_MODEL_OPTIM_H
 
+#include "kernel/kernel.h"
 #include "spectraformer.h"
 
 typedef struct schedule {
@@ -19,6 +20,22 @@ typedef struct adamw {
     int64_t n;
     float *m, *v; /* (n) each, owned by the caller */
 } adamw;
+
+/* An optimiser as data: the row operator (specs/row) that makes an update. Its inputs are
+ * parameters, gradients and slots, which are arrays as large as the parameters that it keeps from
+ * update to update; its outputs are parameters and slots. */
+enum { OPTIMISER_SLOTS = 2 };
+typedef struct optimiser_kind {
+    const char *spec;
+    const char *slot[OPTIMISER_SLOTS]; /* names in checkpoints */
+    /* the spec's constants for update number t */
+    void (*constants)(const adamw *o, int64_t t, double lr, double beta1, float c[ROW_MAX]);
+} optimiser_kind;
+extern const optimiser_kind optimiser_adamw;
+
+/* The operator's arguments for `rows` rows of n numbers that lie one behind the other. */
+row_args optimiser_args(const optimiser_kind *kind, int64_t rows, int64_t n, float *params,
+                        const float *g, float *const slot[OPTIMISER_SLOTS], const float c[ROW_MAX]);
 
 /* Update number t = 1, 2, ... of params (n) with gradients g (n, not changed). */
 void adamw_update(const adamw *o, int64_t t, double lr, double beta1, float *params,

@@ -3,14 +3,14 @@
 #include "attention/attention.h"
 #include "base/status.h"
 #include "file/safetensors.h"
+#include "model/optim.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { NAME_SIZE = 80, ADAM_MOMENTS = 2 };
+enum { NAME_SIZE = 80 };
 
-static const char *const moment_names[ADAM_MOMENTS] = {"adamw.m", "adamw.v"};
 static const char *const keys[] = {"step", "evaluated", "best", "best_step"};
 enum { KEYS = sizeof keys / sizeof keys[0] };
 
@@ -34,7 +34,7 @@ spectra_status checkpoint_save(const char *path, model *m, const float *const mo
     int64_t layers = model_config_of(m)->layers;
     int parameters = model_tensor_count(m), count = 0;
     size_t constants = (size_t)layers * ATTENTION_CONSTANTS;
-    st_tensor *tensor = calloc((size_t)parameters + constants + ADAM_MOMENTS, sizeof *tensor);
+    st_tensor *tensor = calloc((size_t)parameters + constants + OPTIMISER_SLOTS, sizeof *tensor);
     char(*names)[NAME_SIZE] = calloc(constants, NAME_SIZE);
     if (!tensor || !names) {
         free(tensor);
@@ -56,9 +56,9 @@ spectra_status checkpoint_save(const char *path, model *m, const float *const mo
                 name, NPY_F32, held[i].ndim, {held[i].shape[0], held[i].shape[1]}, held[i].data};
         }
     }
-    for (int i = 0; i < ADAM_MOMENTS && moments; i++)
+    for (int i = 0; i < OPTIMISER_SLOTS && moments; i++)
         tensor[count++] =
-            (st_tensor){moment_names[i], NPY_F32, 1, {model_param_count(m)}, moments[i]};
+            (st_tensor){optimiser_adamw.slot[i], NPY_F32, 1, {model_param_count(m)}, moments[i]};
     char value[KEYS][32];
     snprintf(value[0], sizeof value[0], "%lld", (long long)at->step);
     snprintf(value[1], sizeof value[1], "%lld", (long long)at->evaluated);
@@ -135,9 +135,9 @@ static spectra_status read_tensors(const st_file *f, const char *path, model *m,
         if (store && n > 0)
             attention_constants_changed(model_attention(m, l));
     }
-    for (int i = 0; i < ADAM_MOMENTS && moments; i++) {
+    for (int i = 0; i < OPTIMISER_SLOTS && moments; i++) {
         int64_t n = model_param_count(m);
-        TRY(find(f, path, moment_names[i], 1, &n, &data));
+        TRY(find(f, path, optimiser_adamw.slot[i], 1, &n, &data));
         if (store)
             memcpy(moments[i], data, (size_t)n * sizeof *data);
     }
