@@ -91,18 +91,16 @@ static void attention_bytes(const void *of, int64_t layer, int call, int64_t *sa
     *work = attention_device_work_bytes(ad, &x);
 }
 
-static void take_values(model_device *md, arena *a)
+static void take_values(model_device *md, memory_layout *to)
 {
     const model_config *c = &md->m->config;
     const attention_room attention = {attention_bytes, md, attention_calls(md->m)};
-    memory_layout to = {.arena = *a};
-    memory_place(c, &md->shape, false, &attention, &to, &md->v);
+    memory_place(c, &md->shape, false, &attention, to, &md->v);
     values_give(&md->v, LABEL, md->up.label);
     values_give(&md->v, G_LOSS, md->up.g_loss);
-    md->part = memory_floats(&to, "sums", md_part_floats(md, md->shape.rows));
+    md->part = memory_floats(to, "sums", md_part_floats(md, md->shape.rows));
     md->bits =
-        md->shape.train ? memory_take(&to, "dropout", md->shape.rows * md_bits_bytes(c)) : NULL;
-    *a = to.arena;
+        md->shape.train ? memory_take(to, "dropout", md->shape.rows * md_bits_bytes(c)) : NULL;
 }
 
 /* ---- memory -------------------------------------------------------------------------------------
@@ -144,7 +142,8 @@ void md_forget(model_device *md)
 /* Every array of the pass; what it counts first fits every later pass of the shape. */
 static spectra_status give_memory(model_device *md)
 {
-    arena count = {0}, room = {0};
+    arena count = {0};
+    memory_layout room = {.part = NULL};
     take_upload(md, &count, &md->host);
     TRY(reserve_upload(md, count.used));
     md->up = (upload){0};
@@ -152,8 +151,8 @@ static spectra_status give_memory(model_device *md)
     take_upload(md, &twin[0], &md->host);
     take_upload(md, &twin[1], &md->up);
     take_values(md, &room);
-    TRY(reserve(md, room.used, &md->memory, &md->memory_bytes));
-    room = (arena){.base = md->memory};
+    TRY(reserve(md, room.arena.used, &md->memory, &md->memory_bytes));
+    room.arena = (arena){.base = md->memory};
     take_values(md, &room);
     return SPECTRA_OK;
 }

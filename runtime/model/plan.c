@@ -1,17 +1,21 @@
 #include "model/plan.h"
 
+/* The model, to be read from top to bottom; 0: none. Which shape and how long a life each value has
+ * is in memory.c. */
+
 /* clang-format off */
 static const plan_op embedding =
     /* operation        in         beside     out        weight       bias              dropout */
-    {OP_EMBED,          VALUE_NONE, VALUE_NONE, X,       PARAM_NONE,  PARAM_NONE,       DROPOUT_EMBED};
+    {OP_EMBED,          0,         0,         X,         0,           0,                DROPOUT_EMBED};
 
-/* Pre-norm: x + attention(norm(x)), then x + MLP(norm(x)). */
 static const plan_op layer[] = {
+    /* x + attention(norm(x)) */
     {OP_LAYERNORM,      X,         0,         NORM1,     PARAM_NORM1, 0,                0},
     {OP_LINEAR,         NORM1,     0,         QKV,       PARAM_QKV,   PARAM_QKV_BIAS,   0},
     {OP_ATTENTION,      QKV,       0,         ATTN_OUT,  0,           0,                0},
     {OP_LINEAR,         ATTN_OUT,  0,         PRODUCT,   PARAM_OUT,   0,                0},
     {OP_RESIDUAL,       PRODUCT,   X,         RESID_MID, 0,           PARAM_OUT_BIAS,   DROPOUT_ATTN},
+    /* x + MLP(norm(x)) */
     {OP_LAYERNORM,      RESID_MID, 0,         NORM2,     PARAM_NORM2, 0,                0},
     {OP_LINEAR,         NORM2,     0,         HIDDEN,    PARAM_W1,    0,                0},
     {OP_GELU,           HIDDEN,    0,         GELU,      0,           PARAM_W1_BIAS,    DROPOUT_GELU},
@@ -19,10 +23,11 @@ static const plan_op layer[] = {
     {OP_RESIDUAL,       PRODUCT,   RESID_MID, NEXT_X,    0,           PARAM_W2_BIAS,    DROPOUT_MLP},
 };
 
-/* Pooling, then a classifier with one hidden layer. A single sequence has nothing to join. */
 static const plan_op head[] = {
+    /* one vector for each sequence; those of two are joined, a single one is taken as it is */
     {OP_POOL,           X,         0,         POOLED,    PARAM_NORM,  0,                0},
     {OP_JOIN,           POOLED,    0,         JOINED,    0,           0,                0},
+    /* a classifier with one hidden layer */
     {OP_LINEAR,         JOINED,    0,         HEAD1,     PARAM_HEAD1, 0,                0},
     {OP_RELU,           HEAD1,     0,         HEAD2,     0,           PARAM_HEAD1_BIAS, 0},
     {OP_LINEAR,         HEAD2,     0,         SCORES,    PARAM_HEAD2, PARAM_HEAD2_BIAS, 0},
