@@ -57,7 +57,7 @@ static spectra_status model_device_fill(model_device *md)
     TRY(values_new(m->config.layers, &md->v));
     TRY(md_load_kernels(md));
     for (int64_t l = 0; l < m->attentions; l++)
-        TRY(attention_device_new(m->attention[l], md->dev, md->options.fast, &md->attention[l]));
+        TRY(attention_device_new(m->attention[l], md->dev, md->options.tf32, &md->attention[l]));
     TRY(make_buffers(md));
     TRY(make_journal(md));
     return model_device_push(md, NULL);

@@ -1,11 +1,11 @@
-/* The classifier's passes and its optimiser on a device.
+/* The classifier on a device: its forward and backward passes and the optimiser's update.
  *
- * The host's model stays the owner of names, layout and matrices; the device holds parameters,
- * gradients and moments in the same flat order, so that checkpoints are copies. Work is only asked
- * for: what a step has to tell (losses, predictions, the gradient's norm, whether something
- * diverged) goes to a journal on the device, which model_device_read fetches when the caller wants
- * it. Batches are packed as on the host; their number of rows is rounded up, so that shapes repeat
- * and a pass that was seen before is replayed from a recording.
+ * The model on the host stays the owner of names, layout and matrices. The device holds parameters,
+ * gradients and moments in the same flat order, so that a checkpoint is a copy. Calls ask for work
+ * and return at once. What a step has to tell (losses, predictions, the gradients' norm, whether
+ * something diverged) goes to a journal on the device, and model_device_read fetches it. Batches
+ * are packed as on the host, but their number of rows is rounded up, so that few shapes occur: a
+ * pass of a shape that was seen before is replayed from a recording (a CUDA graph).
  */
 #ifndef SPECTRA_MODEL_DEVICE_H
 #define SPECTRA_MODEL_DEVICE_H
@@ -19,7 +19,7 @@ typedef struct model_device model_device;
 typedef struct model_device_options {
     int64_t batch;   /* examples a pass has at most */
     int64_t entries; /* passes the journal holds */
-    bool fast;       /* TF32 products */
+    bool tf32;       /* products of TF32 */
     bool record;     /* replay passes of a shape that was seen before */
 } model_device_options;
 

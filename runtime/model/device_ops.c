@@ -395,7 +395,7 @@ static void gemm(model_device *md, bool transpose_a, bool transpose_b, int64_t m
     if (md->status == SPECTRA_OK)
         md->status =
             device_gemm(md->dev, transpose_a, transpose_b, m, n, k, 1, a, transpose_a ? m : k, b,
-                        transpose_b ? k : n, beta, c, n, md->options.fast);
+                        transpose_b ? k : n, beta, c, n, md->options.tf32);
 }
 
 void md_linear(model_device *md, const plan_call *c)

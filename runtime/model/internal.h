@@ -1,5 +1,6 @@
-/* Inside of the model: what the host's passes and the device's share, which is the layout of
- * parameters, the packed batch, and the description of one pass.
+/* Inside of the model: what passes on the host and on devices have in common. That is the layout of
+ * the parameters, the packed batch, the attention's view of it, and the description of one pass.
+ * Nothing here depends on where the pass is computed.
  */
 #ifndef SPECTRA_MODEL_INTERNAL_H
 #define SPECTRA_MODEL_INTERNAL_H

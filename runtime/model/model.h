@@ -1,12 +1,15 @@
-/* The Long Range Arena classifier: embeddings, pre-norm Transformer layers, pooling, head.
+/* The classifier of the Long Range Arena: embeddings, pre-norm Transformer layers, pooling and a
+ * head. This header makes a model and runs it on the host; runner.h runs it on the host or a
+ * device.
  *
- * Parameters live in one flat float buffer, gradients in another of the same layout, tensors are
- * named as in the reference's state_dict ("model.transformer_0.mha.W_q.weight" ...). Activations
- * come from one arena that grows to the largest batch seen; a step allocates nothing after that.
+ * Parameters are one flat array of floats and gradients another of the same layout; tensors have
+ * the names of the reference's state_dict ("model.transformer_0.mha.W_q.weight" ...). Activations
+ * come from one block of memory that grows to the largest batch seen; after that a step allocates
+ * nothing.
  *
- * Tokens that are padding (id 0) take part in nothing the loss can see, so with attentions that
- * only look at valid keys the model packs them away and works on valid tokens alone, wherever they
- * are in the sequence. Attentions in which padding takes part (ATTENTION_PADDED) keep it.
+ * Padding (token 0) has no part in anything that the loss sees. With attentions that look at valid
+ * keys only, the model therefore leaves padding out and works on the valid tokens alone, wherever
+ * they are in the sequence. Attentions in which padding takes part (ATTENTION_PADDED) keep it.
  */
 #ifndef SPECTRA_MODEL_MODEL_H
 #define SPECTRA_MODEL_MODEL_H

@@ -1,5 +1,7 @@
-/* AdamW with clipping by value, and the linear one-cycle schedule (Smith 2018) that also cycles
- * beta1, as spec'd for the benchmark: the arithmetic is generated from specs/row/adamw.lua. */
+/* The optimiser, AdamW with gradients clipped by value, and the learning rate's schedule: the
+ * linear one-cycle schedule (Smith 2018), in which beta1 moves against the rate. The arithmetic of
+ * an update is generated from specs/row/adamw.lua.
+ */
 #ifndef SPECTRA_MODEL_OPTIM_H
 #define SPECTRA_MODEL_OPTIM_H
 

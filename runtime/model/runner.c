@@ -46,7 +46,7 @@ static spectra_status open_device(runner *r, const char *where)
 {
     const model_device_options options = {.batch = r->options.batch,
                                           .entries = DEVICE_STEPS * r->options.parts,
-                                          .fast = r->options.tf32,
+                                          .tf32 = r->options.tf32,
                                           .record = true};
     TRY(device_open(where, &r->dev));
     return model_device_new(r->m, r->dev, &options, &r->on_device);

@@ -4,7 +4,7 @@
 #include "base/status.h"
 #include "model/host.h"
 #include "train/checkpoint.h"
-#include "train/internal.h"
+#include "train/trainer.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -6,7 +6,7 @@
 #include "kernel/find.h"
 #include "kernel/jit.h"
 #include "model/runner.h"
-#include "train/internal.h"
+#include "train/trainer.h"
 
 #include <omp.h>
 #include <stdio.h>

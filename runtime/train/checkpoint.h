@@ -1,6 +1,7 @@
-/* Parameters, optimiser and position of a run as one safetensors file. Tensors carry the names of
- * the reference system's state_dict, the weight matrices included
- * (model.transformer_0.mha.attn.attn_fn.projection_matrix), so a file stands by itself.
+/* A run's state as one safetensors file: parameters, the optimiser's moments, and how far the run
+ * has come. Tensors have the names of the reference system's state_dict. The matrices of the
+ * attentions are among them (model.transformer_0.mha.attn.attn_fn.projection_matrix), so that the
+ * file is complete without the configuration's seed.
  */
 #ifndef SPECTRA_TRAIN_CHECKPOINT_H
 #define SPECTRA_TRAIN_CHECKPOINT_H

@@ -1,5 +1,5 @@
-/* report.html of a run: settings, curves, results, confusion matrix, in one file without outside
- * references.
+/* Writes report.html, a page that shows a run: its settings, learning curves, results and confusion
+ * matrix. The page is one file that loads nothing from elsewhere.
  */
 #ifndef SPECTRA_TRAIN_REPORT_H
 #define SPECTRA_TRAIN_REPORT_H

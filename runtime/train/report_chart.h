@@ -1,5 +1,5 @@
-/* Line charts as inline SVG. Colours are CSS classes of the page: s0, s1, ... for series, `grid`,
- * `tick`, `base` for the rest.
+/* Line charts as inline SVG for the report. Colours are not in the SVG but CSS classes of the page:
+ * s0, s1, ... for series, `grid`, `tick` and `base` for the rest.
  */
 #ifndef SPECTRA_TRAIN_REPORT_CHART_H
 #define SPECTRA_TRAIN_REPORT_CHART_H

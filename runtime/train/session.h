@@ -1,10 +1,13 @@
-/* Inside of training: one session of a run, and its steps. */
+/* Inside of training: one session of a run, which is what happens from the start of the program (or
+ * from --resume) until it stops, and the training steps of the session. Steps may still be under
+ * way on a device when the next ones are asked for; their numbers are logged when they are read.
+ */
 #ifndef SPECTRA_TRAIN_SESSION_H
 #define SPECTRA_TRAIN_SESSION_H
 
 #include "file/jsonl.h"
 #include "train/checkpoint.h"
-#include "train/internal.h"
+#include "train/trainer.h"
 
 enum { FILE_CONFIG, FILE_LOG, FILE_CHECKPOINT, FILE_BEST, FILE_REPORT, FILES };
 

@@ -1,9 +1,9 @@
-/* Training a classifier on a prepared data set, and evaluating one that was trained.
+/* Trains a classifier on a prepared data set, and evaluates one that was trained.
  *
- * A run is a function of its configuration: batches, dropout and matrices are numbered, not drawn
- * in sequence, so a checkpoint of parameters, moments and the step is all that stopping and going
- * on needs. Everything goes into the run's folder: config.json, log.jsonl, checkpoint.safetensors,
- * best.safetensors, report.html.
+ * A run depends on its configuration only: batches, dropout and matrices are functions of the seed
+ * and the number of the step, not of what was drawn before. A checkpoint of parameters, moments and
+ * the step is therefore all that is needed to stop and to go on. Everything goes into the run's
+ * folder: config.json, log.jsonl, checkpoint.safetensors, best.safetensors, report.html.
  */
 #ifndef SPECTRA_TRAIN_TRAIN_H
 #define SPECTRA_TRAIN_TRAIN_H

@@ -1,6 +1,7 @@
+#include "train/trainer.h"
+
 #include "base/outfile.h"
 #include "base/status.h"
-#include "train/internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>

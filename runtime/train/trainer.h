@@ -1,6 +1,9 @@
-/* Inside of training: a model with the data it is trained and judged on. */
-#ifndef SPECTRA_TRAIN_INTERNAL_H
-#define SPECTRA_TRAIN_INTERNAL_H
+/* A model together with the data that it is trained and judged on: it makes the model that a
+ * configuration asks for, opens the splits of the data, serves numbered batches, and evaluates the
+ * model on a split. It does not train: steps are in step.c.
+ */
+#ifndef SPECTRA_TRAIN_TRAINER_H
+#define SPECTRA_TRAIN_TRAINER_H
 
 #include "data/dataset.h"
 #include "model/runner.h"
