@@ -1,6 +1,6 @@
 -- What a device is asked to compile: for every kind of request a list of { name, text, launch, file }. The
--- runtime takes what it opens from here (jit_programs_make, runtime/kernel/programs.h); what is compiled ahead are
--- the same lists for all that can be asked of a pair ("pair") or of the benchmark's models ("tasks"), so that
+-- runtime takes what it opens from here (jit_programs_make of runtime/kernel/programs.h), and what is compiled
+-- ahead are the same lists for all that can be asked of a pair ("pair") or of the benchmark's models ("tasks"), so that
 -- nothing can be asked for that was left out.
 local cuda_text = require "gen.cuda_text"
 local files = require "gen.files"
@@ -105,6 +105,18 @@ end
 local ROWS = { { "layernorm", "embed" }, { "dropout_residual", "embed" }, { "gelu", "hidden" }, { "relu", "hidden" },
   { "cross_entropy", "classes" }, { "adamw", 1024 } }
 
+-- How a block of row.cuh shares out rows of n: as many neighbouring threads have one as its units keep busy, and
+-- of short rows the gradients of shared inputs are collected in shared memory, a row for each share of threads.
+local ROW_THREADS, SHORT = 256, 1024
+local function row_launch(spec, n, unit)
+  local lanes, shared = 4, 0
+  while lanes < 32 and lanes * unit < n do lanes = 2 * lanes end
+  for _, input in ipairs(spec.inputs) do
+    if input.shape == "shared" and n <= SHORT then shared = ROW_THREADS // lanes * n * 4 end
+  end
+  return { row = n, lanes = lanes, shared = shared }
+end
+
 -- Rows are 16-byte aligned, in buffers and in parameters, where these and the widths are; scores never are.
 function kinds.model(list, r)
   put(list, "model", whole("", { "rt.cuh", "args.h", "dropout.cuh", "model_args.h", "model.cu" }), {}, "model")
@@ -112,8 +124,15 @@ function kinds.model(list, r)
   for _, row in ipairs(ROWS) do
     local name, n = row[1], r[row[2]] or row[2]
     local unit = name ~= "cross_entropy" and (aligned or name == "adamw") and 4 or 1
-    put(list, "row operator " .. name, ("#define ROW_N %d\n#define ROW_UNIT %d\n"):format(n, unit)
-      .. cuda_text.row(load_spec.one("row", name)), { row = n, unit = unit }, ("%s-%d-%d"):format(name, n, unit))
+    local spec = load_spec.one("row", name)
+    local launch = row_launch(spec, n, unit)
+    local defines = { ROW_N = n, ROW_UNIT = unit, ROW_LANES = launch.lanes, ROW_SHORT = n <= SHORT and 1 or 0 }
+    local text = {}
+    for _, key in ipairs { "ROW_N", "ROW_UNIT", "ROW_LANES", "ROW_SHORT" } do
+      text[#text + 1] = ("#define %s %d\n"):format(key, defines[key])
+    end
+    put(list, "row operator " .. name, table.concat(text) .. cuda_text.row(spec), launch,
+      ("%s-%d-%d"):format(name, n, unit))
   end
 end
 

@@ -246,7 +246,7 @@ static jit_cuda_plan plan_of(lua_State *L)
                            plan_field(L, "threads"),      plan_field(L, "blocks"),
                            plan_field(L, "tile"),         plan_field(L, "row_blocks"),
                            plan_field(L, "value_blocks"), plan_field(L, "cluster"),
-                           plan_field(L, "row"),          plan_field(L, "unit")};
+                           plan_field(L, "row"),          plan_field(L, "lanes")};
 }
 
 /* The text `field` of the table on top, to be freed. */

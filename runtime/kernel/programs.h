@@ -32,7 +32,7 @@ typedef struct jit_cuda_plan {
     int row_blocks, value_blocks; /* blocks along z: of rows of W, of columns of v */
     int cluster; /* blocks a cluster, at most, of the kernel that does this one's work and the next
                     one's in one launch; 0: there is none */
-    int row, unit; /* of a row operator: length of rows, and 4 where they are 16-byte aligned */
+    int row, lanes; /* of a row operator: length of rows, and threads that share one */
 } jit_cuda_plan;
 
 typedef struct jit_program {

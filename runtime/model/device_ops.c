@@ -37,18 +37,6 @@ static bool has_shared(int kind)
     return kind != ROW_UPDATE && row_operators[kind].shared;
 }
 
-/* Shares as in templates/cuda/row.cuh. */
-static void share_rows(row_kernels *r, int64_t n, int unit, bool shared_inputs)
-{
-    const bool known_short = n <= 1024;
-    int lanes = 4;
-    while (lanes < 32 && lanes * unit < n)
-        lanes *= 2;
-    r->n = n;
-    r->shares = DEVICE_THREADS / lanes;
-    r->shared_bytes = known_short && shared_inputs ? r->shares * n * (int64_t)sizeof(float) : 0;
-}
-
 static spectra_status load_row(model_device *md, int kind, const jit_programs *list)
 {
     row_kernels *r = &md->row[kind];
@@ -58,7 +46,9 @@ static spectra_status load_row(model_device *md, int kind, const jit_programs *l
     const jit_program *p = jit_programs_find(list, name);
     device_program *program = NULL;
     assert(kind != ROW_UPDATE || p->plan.row == UPDATE_ROW);
-    share_rows(r, p->plan.row, p->plan.unit, has_shared(kind));
+    r->n = p->plan.row;
+    r->shares = DEVICE_THREADS / p->plan.lanes;
+    r->shared_bytes = p->plan.shared;
     TRY(device_program_get(md->dev, name, p->text, &program));
     TRY(device_function_get(program, "row_fwd", 0, &r->fwd));
     if (kind != ROW_UPDATE)

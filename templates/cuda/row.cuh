@@ -11,18 +11,13 @@
 #ifndef ROW_UNIT
 #define ROW_UNIT 1 /* 4: rows and shared inputs are 16-byte aligned, n is a multiple of 4 */
 #endif
-#if ROW_N == 0 || ROW_N > 16 * ROW_UNIT
+#ifndef ROW_LANES
 #define ROW_LANES 32
-#elif ROW_N > 8 * ROW_UNIT
-#define ROW_LANES 16
-#elif ROW_N > 4 * ROW_UNIT
-#define ROW_LANES 8
-#else
-#define ROW_LANES 4
+#endif
+#ifndef ROW_SHORT
+#define ROW_SHORT 0 /* 1: everything in registers, loops unrolled */
 #endif
 #define ROW_STEP (ROW_LANES * ROW_UNIT)
-/* short rows: everything in registers, loops unrolled */
-#define ROW_SHORT (ROW_N > 0 && ROW_N <= 1024)
 #if ROW_SHORT
 #define ROW_UNROLL UNROLL
 #define ROW_FULL (ROW_N % ROW_STEP == 0)

@@ -99,7 +99,7 @@ describe("what a device is asked for", function()
       "cross_entropy-2-1", "adamw-1024-4" } do
       assert.truthy(found[file], file)
     end
-    assert.same({ row = 64, unit = 4 }, found["layernorm-64-4"].launch)
+    assert.same({ row = 64, lanes = 16, shared = 16 * 64 * 4 }, found["layernorm-64-4"].launch)
   end)
 
   it("is also a template, with definitions of its own", function()
