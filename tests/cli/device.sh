@@ -195,9 +195,11 @@ for case in $decoding; do
 done
 # shellcheck disable=SC2046
 "$lua" "$top/gen/cubins.lua" decoding.c $(for case in $decoding; do echo "$case.inc"; done)
-is "a test of decoding is linked" link decoding decoding.c $(for o in test_decoding_device device_case oracle attend; do
+is "a test of decoding is linked" link decoding decoding.c $(for o in test_attention_device attention_case attention_cases \
+    attention_exact device_case oracle attend; do
     echo "$objects"/tests/*/$o.o; done)
-alone is "it runs with nothing else" ./decoding cuda
+alone is "it runs with nothing else" ./decoding cuda "* D16 DV16 * decoding*" \
+    "* T100 S100 D16 DV16 * masked causal*"
 
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

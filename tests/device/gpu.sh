@@ -30,9 +30,9 @@ fi
 rm -rf "$out" && mkdir -p "$out" || exit 1
 "$bin" info | sed -n '/evices/,$p'
 
-# Test programs that run on the emulator in `make test`, on the GPU here.
-for name in test_device test_device_kernels test_maps_device test_attention_device test_big_device \
-    test_decoding_device test_official_device test_softmax_device test_model_device; do
+# Test programs that run on the emulator in `make test`, on the GPU here, with all their cases.
+export DEVICE_CASES=full
+for name in test_device test_device_kernels test_maps_device test_attention_device test_model_device; do
     check "$name" "$build/tests/$name" cuda
 done
 
