@@ -23,6 +23,12 @@ static void on_warning(void *context, const char *sentence)
     snprintf(last_warning, sizeof last_warning, "%s", sentence);
 }
 
+bool all_cases(void)
+{
+    const char *which = getenv("DEVICE_CASES");
+    return which && strcmp(which, "full") == 0;
+}
+
 void configure(jit_policy policy)
 {
     const jit_options options = {.policy = policy,

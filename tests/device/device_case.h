@@ -21,6 +21,8 @@ extern char folder[64], cache[512];
 extern int warnings; /* since configure */
 extern char last_warning[1024];
 
+/* Are all cases asked for, DEVICE_CASES=full, or an awkward one of every kind? */
+bool all_cases(void);
 void configure(jit_policy policy);
 void ok(spectra_status status);
 void fails(spectra_status status, spectra_status expected, const char *part);
