@@ -10,10 +10,9 @@ TEST_WITH_test_approx := oracle
 TEST_WITH_test_bf16 := oracle attend
 TEST_WITH_test_chain := oracle attend
 TEST_WITH_test_device := device_case oracle
-TEST_WITH_test_device_kernels := device_case oracle
+TEST_WITH_test_device_kernels := device_case oracle attend
 TEST_WITH_test_emulator := emulated
 TEST_WITH_test_emulator_product := emulated
-TEST_WITH_test_emulator_text := emulated attend oracle
 TEST_WITH_test_causal := oracle attend
 TEST_WITH_test_decode := oracle attend
 TEST_WITH_test_learned := oracle attend
@@ -121,7 +120,7 @@ test-programs: build/cuda-texts/list $(B)/spectraformer $(B)/libspectraformer.so
 # pointers that leave the address space.
 ASAN_NAMES := test_support test_files test_matrix test_data test_softmax test_row test_jit \
 	test_property_attention test_property_state test_property_matrix_structure test_chain test_learned test_approx \
-	test_emulator test_emulator_product test_emulator_text test_curand \
+	test_emulator test_emulator_product test_curand \
 	test_causal test_decode test_device test_device_kernels
 WIDEST := $(if $(shell grep -m 1 -w avx512vl /proc/cpuinfo),avx512,avx2)
 ASAN_LESS = -fno-sanitize=null,object-size,pointer-overflow
