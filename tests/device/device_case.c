@@ -29,15 +29,21 @@ bool all_cases(void)
     return which && strcmp(which, "full") == 0;
 }
 
-void configure(jit_policy policy)
+void configure_compiler(jit_policy policy, const char *compiler)
 {
     const jit_options options = {.policy = policy,
+                                 .compiler = compiler,
                                  .search = getenv("PATH"),
                                  .cache = cache,
                                  .temporary = folder,
                                  .warn = on_warning};
     assert_int_equal(jit_configure(&options), SPECTRA_OK);
     warnings = 0;
+}
+
+void configure(jit_policy policy)
+{
+    configure_compiler(policy, getenv("CC"));
 }
 
 void ok(spectra_status status)

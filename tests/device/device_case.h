@@ -23,7 +23,9 @@ extern char last_warning[1024];
 
 /* Are all cases asked for, DEVICE_CASES=full, or an awkward one of every kind? */
 bool all_cases(void);
+/* With the compiler that CC names, or another. */
 void configure(jit_policy policy);
+void configure_compiler(jit_policy policy, const char *compiler);
 void ok(spectra_status status);
 void fails(spectra_status status, spectra_status expected, const char *part);
 /* Between -1 and 1; to be freed. */

@@ -1,17 +1,11 @@
 #define _GNU_SOURCE
 #include "device/emulated.h"
 
-#include "kernel/internal.h"
-
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 extern const char *const jit_source_name[], *const jit_source_text[];
-
-static char folder[512];
-static bool shared;
 
 typedef struct object {
     char *text;
@@ -19,46 +13,6 @@ typedef struct object {
     struct object *next;
 } object;
 static object *objects;
-
-void emulated_open(void)
-{
-    const char *temporary = getenv("TMPDIR"), *kernels = getenv("KERNEL_CACHE");
-    shared = kernels && *kernels;
-    snprintf(folder, sizeof folder, "%s%s",
-             shared      ? kernels
-             : temporary ? temporary
-                         : "/tmp",
-             shared ? "" : "/emulated-XXXXXX");
-    if (!shared)
-        assert_non_null(mkdtemp(folder));
-    emulated_allow(SPECTRA_JIT_AUTO, getenv("CC"));
-}
-
-void emulated_allow(spectra_jit policy, const char *compiler)
-{
-    emulated_ok(spectra_jit_allow(policy, compiler, folder));
-}
-
-void emulated_close(void)
-{
-    int removed;
-    if (!shared) {
-        emulated_ok(jit_clear(&removed));
-        assert_int_equal(rmdir(folder), 0);
-    }
-    while (objects) {
-        object *o = objects;
-        objects = o->next;
-        free(o->text);
-        free(o);
-    }
-}
-
-void emulated_ok(spectra_status status)
-{
-    if (status != SPECTRA_OK)
-        fail_msg("%s", spectra_message());
-}
 
 void emulated_fails(spectra_status status, const char *const *parts)
 {
@@ -78,12 +32,12 @@ const emulator_kernel *emulated_kernel(const char *name, const char *text, const
     if (!o) {
         o = calloc(1, sizeof *o);
         assert_non_null(o);
-        emulated_ok(emulator_compile(name, text, &o->handle));
+        ok(emulator_compile(name, text, &o->handle));
         o->text = strdup(text);
         o->next = objects;
         objects = o;
     }
-    emulated_ok(emulator_load(o->handle, kernel, &k));
+    ok(emulator_load(o->handle, kernel, &k));
     return k;
 }
 

@@ -83,7 +83,7 @@ static void every_order_reduces(void **state)
                                           .seed = (uint64_t)order,
                                           .check_races = true};
         reset();
-        emulated_ok(launch(k, 16, 256, 32, 0, &options));
+        ok(launch(k, 16, 256, 32, 0, &options));
         for (int b = 0; b < 16; b++) {
             double want = 0;
             for (int i = 0; i < 256; i++)
@@ -105,7 +105,7 @@ static void a_missing_barrier_is_seen(void **state)
     for (int order = 0; order < 2; order++) {
         const emulator_options options = {.order = (emulator_order)order};
         reset();
-        emulated_ok(launch(k, 1, 256, 32, 0, &options));
+        ok(launch(k, 1, 256, 32, 0, &options));
         memcpy(results[order], out, sizeof out);
     }
     assert_memory_not_equal(results[0], results[1], sizeof out);
@@ -130,7 +130,7 @@ static void warps_exchange(void **state)
                                      "}\n",
                                      "exchange");
     reset();
-    emulated_ok(launch(k, 1, 64, 0, 0, NULL));
+    ok(launch(k, 1, 64, 0, 0, NULL));
     float x[64], y[64];
     memcpy(x, in, sizeof x);
     for (int i = 1; i < 32; i++) {
@@ -158,7 +158,7 @@ static void warps_share_memory(void **state)
           name)
     const emulator_options races = {.check_races = true};
     reset();
-    emulated_ok(launch(NEIGHBOUR("ordered", "    warp_sync();\n"), 1, 64, 256, 0, &races));
+    ok(launch(NEIGHBOUR("ordered", "    warp_sync();\n"), 1, 64, 256, 0, &races));
     FAILS(launch(NEIGHBOUR("unordered", ""), 1, 64, 256, 0, &races), "shared_load (small.cu:6)",
           "shared_store (small.cu:5)", "no barrier between");
 #undef NEIGHBOUR
@@ -187,7 +187,7 @@ static void products_of_fragments(void **state)
               "}\n",
               "product");
     reset();
-    emulated_ok(launch(k, 1, 32, 0, 0, NULL));
+    ok(launch(k, 1, 32, 0, 0, NULL));
     double a[128], b[64];
     for (int i = 0; i < 192; i++) {
         uint32_t bits;
@@ -235,7 +235,7 @@ static void copies_come_when_waited_for(void **state)
     const emulator_kernel *k = small(copying, "copies");
     for (int n = 0; n < 3; n++) {
         reset();
-        emulated_ok(launch(k, 1, 32, 1024, n, NULL));
+        ok(launch(k, 1, 32, 1024, n, NULL));
         for (int i = 0; i < 256; i++) {
             if (i / 128 < 2 - n)
                 assert_true(out[i] == in[i]);
@@ -247,7 +247,7 @@ static void copies_come_when_waited_for(void **state)
             FAILS(launch(k, 1, 32, 1024, n, &races), "small.cu:14", "still copies to",
                   "async_copy16 (small.cu:");
         else
-            emulated_ok(launch(k, 1, 32, 1024, n, &races));
+            ok(launch(k, 1, 32, 1024, n, &races));
     }
 }
 
@@ -272,7 +272,7 @@ static void clusters_add(void **state)
     const device_grid grid = {{16, 1, 1}, 64, 4, 256};
     const emulator_options races = {.check_races = true, .order = EMULATOR_RANDOM};
     reset();
-    emulated_ok(emulator_launch(k, &grid, &args, sizeof args, &races));
+    ok(emulator_launch(k, &grid, &args, sizeof args, &races));
     for (int i = 0; i < 16 * 64; i++) {
         const int first = i / 256 * 256 + i % 64;
         const float want = in[first] + in[first + 64] + in[first + 128] + in[first + 192];
@@ -304,7 +304,7 @@ static void watched_memory_grows_by_block(void **state)
         const small_args args = {in, out, launches[i].floats};
         const device_grid grid = {
             {launches[i].cluster, 1, 1}, 64, launches[i].cluster, 4 * launches[i].floats};
-        emulated_ok(emulator_launch(k, &grid, &args, sizeof args, &races));
+        ok(emulator_launch(k, &grid, &args, sizeof args, &races));
     }
 }
 
@@ -365,7 +365,7 @@ static void warps_that_part(void **state)
           "others of its warp wait at warp_sum (small.cu:10)");
     FAILS(launch(k, 1, 64, 0, 2, NULL), "lane ^ 32", "small.cu:13");
     FAILS(launch(k, 1, 48, 0, 1, NULL), "thread ", "warp_sum");
-    emulated_ok(launch(k, 1, 64, 0, 3, NULL)); /* and nothing is left of the failures */
+    ok(launch(k, 1, 64, 0, 3, NULL)); /* and nothing is left of the failures */
 }
 
 /* AddressSanitizer ends the process: in one of its own. */
@@ -450,16 +450,16 @@ static void objects_come_from_the_cache(void **state)
     assert_int_equal(emulator_compile("bad.cu", "\nint f(void) { return wrong; }\n", &object),
                      SPECTRA_EFORMAT);
     assert_non_null(strstr(spectra_message(), "bad.cu:2:"));
-    emulated_ok(emulator_compile("good.cu", text, &object));
+    ok(emulator_compile("good.cu", text, &object));
     assert_int_equal(emulator_load(object, "nothing", &none), SPECTRA_ENOTFOUND);
-    emulated_allow(SPECTRA_JIT_AUTO, "no-such-compiler");
-    emulated_ok(emulator_compile("good.cu", text, &object));
+    configure_compiler(JIT_AUTO, "no-such-compiler");
+    ok(emulator_compile("good.cu", text, &object));
     assert_int_equal(emulator_compile("new.cu", text, &object), SPECTRA_EUNSUPPORTED);
     assert_non_null(strstr(spectra_message(), "new.cu has to be compiled, and there is no C"));
-    emulated_allow(SPECTRA_JIT_NEVER, NULL);
+    configure(JIT_NEVER);
     assert_int_equal(emulator_compile("good.cu", text, &object), SPECTRA_EUNSUPPORTED);
     assert_non_null(strstr(spectra_message(), "SPECTRA_JIT=never"));
-    emulated_allow(SPECTRA_JIT_AUTO, getenv("CC"));
+    configure(JIT_AUTO);
 }
 
 /* ---- counted ----------------------------------------------------------------------------------
@@ -495,7 +495,7 @@ static emulator_counters count(int64_t n)
 {
     emulator_counters c = {0};
     const emulator_options options = {.counters = &c};
-    emulated_ok(launch(small(strides, "strides"), 2, 64, 16384, n, &options));
+    ok(launch(small(strides, "strides"), 2, 64, 16384, n, &options));
     return c;
 }
 
@@ -535,21 +535,7 @@ static void counts_are_those_by_hand(void **state)
     assert_int_equal(c.shared_conflicts, 0);
 }
 
-static int group_open(void **state)
-{
-    (void)state;
-    emulated_open();
-    return 0;
-}
-
-static int group_close(void **state)
-{
-    (void)state;
-    emulated_close();
-    return 0;
-}
-
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_order_reduces),
@@ -567,5 +553,5 @@ int main(void)
         cmocka_unit_test(objects_come_from_the_cache),
         cmocka_unit_test(counts_are_those_by_hand),
     };
-    return cmocka_run_group_tests(tests, group_open, group_close);
+    return run_on_device(argc, argv, tests, sizeof tests / sizeof tests[0]);
 }

@@ -110,7 +110,7 @@ static void it_is_the_product(void **state)
                                           .check_races = true,
                                           .allocations = ranges,
                                           .allocation_count = 3};
-        emulated_ok(launch(product("block_sync()", "block_sync()"), &options));
+        ok(launch(product("block_sync()", "block_sync()"), &options));
         if (order == 0)
             memcpy(first, C, sizeof C);
         assert_memory_equal(first, C, sizeof C);
@@ -143,7 +143,7 @@ static void it_moves_what_it_must(void **state)
     enum { BLOCKS = 4, WARPS = 4, TILES = K / 32 };
     emulator_counters c = {0};
     const emulator_options options = {.counters = &c};
-    emulated_ok(launch(product("block_sync()", "block_sync()"), &options));
+    ok(launch(product("block_sync()", "block_sync()"), &options));
     const int64_t copies = BLOCKS * TILES * (64 + 32) * 32 / 4;
     assert_int_equal(c.mma, BLOCKS * WARPS * TILES * 4 * 4);
     assert_int_equal(c.global_load_bytes, 16 * copies);
@@ -156,26 +156,12 @@ static void it_moves_what_it_must(void **state)
     assert_int_equal(c.shared_conflicts, 0);
 }
 
-static int group_open(void **state)
-{
-    (void)state;
-    emulated_open();
-    return 0;
-}
-
-static int group_close(void **state)
-{
-    (void)state;
-    emulated_close();
-    return 0;
-}
-
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(it_is_the_product),
         cmocka_unit_test(both_barriers_are_needed),
         cmocka_unit_test(it_moves_what_it_must),
     };
-    return cmocka_run_group_tests(tests, group_open, group_close);
+    return run_on_device(argc, argv, tests, sizeof tests / sizeof tests[0]);
 }

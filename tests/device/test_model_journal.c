@@ -177,11 +177,10 @@ static void updates_are_the_hosts(void **state)
                              .c = {3e-3f, b1, b2, 1e-6f, 0.02f, (float)(1 - pow((double)b1, 5)),
                                    (float)sqrt(1 - pow((double)b2, 5)), 1}};
     const device_grid grid = {{2, 1, 1}, CHECKED_THREADS, 1, 0};
-    emulated_ok(program_text(&checked_model, "row operator adamw", NULL, &text));
+    ok(program_text(&checked_model, "row operator adamw", NULL, &text));
     emulator_counters counters = {0};
     const emulator_options options = {.order = EMULATOR_RANDOM, .counters = &counters};
-    emulated_ok(
-        emulator_launch(emulated_kernel("adamw", text, "row_fwd"), &grid, &a, sizeof a, &options));
+    ok(emulator_launch(emulated_kernel("adamw", text, "row_fwd"), &grid, &a, sizeof a, &options));
     assert_int_equal(counters.global_narrow, 0);
     assert_int_equal(counters.global_wide, N / 4 * 7);
     const adamw o = {.beta2 = 0.999,
@@ -205,7 +204,7 @@ static void updates_are_the_hosts(void **state)
     checked_release(&m);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pairs),
@@ -213,5 +212,5 @@ int main(void)
         cmocka_unit_test(norms),
         cmocka_unit_test(updates_are_the_hosts),
     };
-    return cmocka_run_group_tests(tests, checked_open, checked_close);
+    return run_on_device(argc, argv, tests, sizeof tests / sizeof tests[0]);
 }

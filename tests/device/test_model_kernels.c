@@ -301,7 +301,7 @@ static void rows(void **state)
     check_rows(132);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(dropout_is_the_hosts_stream),
@@ -310,5 +310,5 @@ int main(void)
         cmocka_unit_test(sums_of_columns),
         cmocka_unit_test(rows),
     };
-    return cmocka_run_group_tests(tests, checked_open, checked_close);
+    return run_on_device(argc, argv, tests, sizeof tests / sizeof tests[0]);
 }

@@ -40,7 +40,7 @@ const jit_cuda_request checked_model = {
 static const emulator_kernel *kernel_of(const char *name)
 {
     char *text = NULL;
-    emulated_ok(program_text(&checked_model, "model", NULL, &text));
+    ok(program_text(&checked_model, "model", NULL, &text));
     const emulator_kernel *k = emulated_kernel("model", text, name);
     free(text);
     return k;
@@ -67,7 +67,7 @@ void checked_launch(memory *m, const char *name, const int64_t blocks[3], int64_
                                           .allocation_count = m->count};
         for (int i = 0; i < m->count; i++)
             memcpy(m->start[i], m->first[i], (size_t)m->bytes[i]);
-        emulated_ok(emulator_launch(kernel_of(name), &grid, args, size, &options));
+        ok(emulator_launch(kernel_of(name), &grid, args, size, &options));
         for (int i = 0; i < m->count; i++) {
             if (k == 0)
                 memcpy(m->result[i], m->start[i], (size_t)m->bytes[i]);
@@ -111,18 +111,4 @@ void checked_near(double got, double want, double scale)
 {
     if (!(fabs(got - want) <= 2e-6 * (scale + fabs(want))))
         fail_msg("%.9g, want %.9g", got, want);
-}
-
-int checked_open(void **state)
-{
-    (void)state;
-    emulated_open();
-    return 0;
-}
-
-int checked_close(void **state)
-{
-    (void)state;
-    emulated_close();
-    return 0;
 }

@@ -39,7 +39,4 @@ float *checked_normals(int64_t n);
 /* Within 2e-6 of scale + |want|. */
 void checked_near(double got, double want, double scale);
 
-int checked_open(void **state);
-int checked_close(void **state);
-
 #endif
