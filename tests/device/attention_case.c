@@ -177,22 +177,6 @@ static float *draw(const batch *x, int i)
     return data;
 }
 
-/* To the device, in its type; `data` becomes what the device has. */
-static void *put_numbers(const attention_case *c, float *data, int64_t n, int64_t shift)
-{
-    char *all = calloc((size_t)(n + shift), 4);
-    for (int64_t i = 0; i < n; i++) {
-        const uint16_t half = bf16_from_float(data[i]);
-        if (c->flags & BF16)
-            data[i] = bf16_to_float(half), memcpy(all + 2 * (i + shift), &half, 2);
-        else
-            memcpy(all + 4 * (i + shift), &data[i], 4);
-    }
-    void *at = put(all, (n + shift) * element(c));
-    free(all);
-    return at;
-}
-
 static float *get_numbers(const batch *x, int i)
 {
     const int64_t n = x->count[i];
@@ -264,7 +248,7 @@ static void open_arrays(batch *x, int64_t shift)
         x->width[i] = i == Q || i == K || i == GQ || i == GK ? c->D : c->DV;
         x->count[i] = (is_query(i) ? x->problem.q_rows : x->problem.k_rows) * c->H * x->width[i];
         x->host[i] = i <= GO ? draw(x, i) : attend_floats(x->count[i]);
-        x->memory[i] = put_numbers(c, x->host[i], x->count[i], shift);
+        x->memory[i] = put_typed(x->host[i], x->count[i], shift, (c->flags & BF16) != 0);
         x->rows[i] = rows_of(x, i, (char *)x->memory[i] + shift * element(c));
     }
 }

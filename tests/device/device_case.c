@@ -1,5 +1,6 @@
 #include "device/device_case.h"
 
+#include "base/bf16.h"
 #include "device/backend.h"
 #include "device/emulator/emulator.h"
 #include "support/oracle.h"
@@ -108,6 +109,22 @@ void *put(const void *from, int64_t bytes)
     void *at = NULL;
     ok(device_alloc(dev, bytes, &at));
     ok(device_write(dev, at, from, bytes));
+    return at;
+}
+
+void *put_typed(float *x, int64_t n, int64_t before, bool bf16)
+{
+    const int64_t bytes = bf16 ? 2 : 4;
+    char *all = calloc((size_t)(n + before), (size_t)bytes), *to = all + before * bytes;
+    for (int64_t i = 0; i < n; i++) {
+        const uint16_t half = bf16_from_float(x[i]);
+        if (bf16)
+            x[i] = bf16_to_float(half), memcpy(to + 2 * i, &half, 2);
+        else
+            memcpy(to + 4 * i, &x[i], 4);
+    }
+    void *at = put(all, (n + before) * bytes);
+    free(all);
     return at;
 }
 

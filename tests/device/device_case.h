@@ -38,6 +38,8 @@ double error_of(const void *got, int64_t count, const float *want);
 /* Memory of the device with these bytes; with NaN; a copy of it, to be freed. */
 void *put(const void *from, int64_t bytes);
 float *room(int64_t floats);
+/* As float or bf16, with `before` numbers of 0 in front; x becomes what the device has. */
+void *put_typed(float *x, int64_t n, int64_t before, bool bf16);
 float *get(const void *from, int64_t floats);
 /* The emulator only: what `results` (to be freed) gives after its launches has the same bits
  * whatever thread goes first, and there is no race and no address that is not the kernel's. */

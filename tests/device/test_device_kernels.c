@@ -6,6 +6,7 @@
 #include "support/program.h"
 
 #include "attention/performer/device_features.h"
+#include "base/bytes.h"
 #include "device/emulator/emulator.h"
 #include "kernel/generate.h"
 #include "kernel/programs.h"
@@ -20,8 +21,6 @@
 
 /* the kernels' numbers are float here */
 #include "../templates/cuda/args.h"
-#include "base/bytes.h"
-#include "kernel/programs.h"
 
 static void check_near(const char *name, const char *what, int64_t i, double got, double want,
                        double tolerance)

@@ -5,7 +5,6 @@
 #include "device/device_case.h"
 
 #include "attention/performer/device.h"
-#include "base/bf16.h"
 #include "device/backend.h"
 #include "device/emulator/emulator.h"
 #include "support/attend.h"
@@ -73,21 +72,6 @@ static float *cloud(int64_t n, int64_t D, uint64_t seed)
     return x;
 }
 
-/* On the device, in the type of the case; `x` becomes what the device has. */
-static void *put_rows(const maps_case *c, float *x, int64_t n)
-{
-    if (!(c->flags & BF16_INPUT))
-        return put(x, n * 4);
-    uint16_t *half = malloc((size_t)n * sizeof *half);
-    for (int64_t i = 0; i < n; i++) {
-        half[i] = bf16_from_float(x[i]);
-        x[i] = bf16_to_float(half[i]);
-    }
-    void *at = put(half, n * 2);
-    free(half);
-    return at;
-}
-
 static spectra_rows rows_of(const maps_case *c, void *data, int64_t T, int64_t D)
 {
     const bool packed = c->flags & PACKED;
@@ -121,8 +105,8 @@ static void open_tokens(tokens_at *p, const maps_case *c, float *q, float *k)
         p->problem.p.k_begin = put(p->k_begin, c->B * 8);
         p->problem.p.k_len = put(p->k_len, c->B * 8);
     }
-    p->x.q = rows_of(c, put_rows(c, q, heads * c->T * D), c->T, D);
-    p->x.k = rows_of(c, put_rows(c, k, heads * c->S * D), c->S, D);
+    p->x.q = rows_of(c, put_typed(q, heads * c->T * D, 0, p->pd.bf16), c->T, D);
+    p->x.k = rows_of(c, put_typed(k, heads * c->S * D, 0, p->pd.bf16), c->S, D);
     p->l = (performer_layout){.heads = heads,
                               .params = whole_floats(performer_parameters(performer_of(p->att)))};
     p->l.splits = 1 + c->T % 3, p->l.product_splits = 1 + c->S % 3;
