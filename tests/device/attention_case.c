@@ -381,8 +381,8 @@ static double error_at_least(int64_t n, const float *got, const float *want, dou
     double scale = 0;
     for (int64_t i = 0; i < n; i++)
         scale = fmax(scale, fabs((double)want[i]));
-    return largest_error(n, got, want) *
-           (scale > 0 ? scale / fmax(scale, least) : 1 / fmax(1, least));
+    const double by = fmax(scale, least);
+    return largest_error(n, got, want) * (scale > 0 ? scale : 1) / (by > 0 ? by : 1);
 }
 
 static void check_trained(const batch *x)
