@@ -120,6 +120,7 @@ const attention_case attention_cases[] = {
      .flags = CAUSAL_MASK | DECODING | FULL},
     {"performer", "gerf", "gmm", 1, 1, 130, 130, 20, 20, 33,
      .flags = MASKED | CAUSAL_MASK | LEARN | FULL, .within = CLOSE},
+    {"performer", "posrf", "gmm", 2, 1, 40, 40, 16, 16, 33, .flags = CAUSAL_MASK | DECODING | FULL},
     {"performer", "geomrf_plus", "orf", 2, 2, 100, 100, 16, 16, 32,
      .flags = CAUSAL_MASK | GIVEN | DECODING | FULL},
     {"performer", "hrf", "orf", 2, 2, 100, 100, 16, 16, 33, .flags = CAUSAL_MASK | DECODING | FULL},
