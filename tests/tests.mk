@@ -149,6 +149,7 @@ run-tests: test-programs
 	    $(foreach t,$(ASAN_NAMES) $(GRADIENT_NAMES),'asan-$(t)=build/asan/tests/$(t)') \
 	    'device=KERNEL_CACHE= FAKE=$(FAKE) OBJECTS=$(O) LUA=$(LUA) LIBS="$(LDLIBS)" sh tests/cli/device.sh' \
 	    $(foreach t,test_device test_device_kernels test_maps_device test_model_device,'fake-$(t)=FAKE_CACHE=$$KERNEL_CACHE LD_LIBRARY_PATH=$(FAKE) $(B)/tests/$(t) cuda') \
+	    $(foreach t,test_attention_device test_maps_device test_model_device test_device_kernels,'full-$(t)=DEVICE_CASES=full $(B)/tests/$(t)') \
 	    'golden=sh tests/golden/golden.sh $(B)/tests/golden' \
 	    'golden-emu=sh tests/golden/golden.sh $(B)/tests/golden --device emu' \
 	    'asan-golden=sh tests/golden/golden.sh build/asan/tests/golden' \
