@@ -165,9 +165,9 @@ static spectra_rows rows_of(const batch *x, int i, void *data)
  * normaliser is near 0 where vectors are long. */
 static float *draw(const batch *x, int i)
 {
-    const feature_info *f = x->s->att->feature;
-    const bool vector = i == Q || i == K;
-    const double usual = vector && f && f->is_signed ? 0.5 : 1;
+    const spectra_attention *att = x->s->att;
+    const bool vector = i == Q || i == K, features = att->kind->traits & ATTENTION_FEATURES;
+    const double usual = vector && features && performer_of(att)->feature->is_signed ? 0.5 : 1;
     const double spread = vector && x->c.D > 128 ? usual / 2 : usual;
     if (is(x->c.attn, "official"))
         return random_floats(x->count[i], (uint32_t)i + 1);
@@ -288,21 +288,21 @@ void batch_close(batch *x)
     free(x->mask), free(x->host_work);
 }
 
-static attention_device_views views_of(const batch *x)
+static attention_views views_of(const batch *x)
 {
     const spectra_rows *r = x->rows;
-    return (attention_device_views){r[Q], r[K], r[V], r[O], r[GO], r[GQ], r[GK], r[GV]};
+    return (attention_views){r[Q], r[K], r[V], r[O], r[GO], r[GQ], r[GK], r[GV]};
 }
 
 void batch_forward(const batch *x)
 {
-    const attention_device_views v = views_of(x);
+    const attention_views v = views_of(x);
     ok(attention_device_forward(x->s->ad, &x->problem, &v, x->saved, x->work));
 }
 
 void batch_backward(const batch *x)
 {
-    const attention_device_views v = views_of(x);
+    const attention_views v = views_of(x);
     ok(attention_device_backward(x->s->ad, &x->problem, &v, x->saved, x->work));
 }
 
@@ -328,7 +328,7 @@ void batch_refused(const batch *x, int64_t T, int64_t S, bool packed, spectra_st
                    const char *part)
 {
     static const int64_t begin[] = {0};
-    const attention_device_views v = views_of(x);
+    const attention_views v = views_of(x);
     attention_device_problem p = x->problem;
     p.p.T = T, p.p.S = S;
     if (packed)
@@ -444,7 +444,7 @@ static void check_decoding(const batch *x)
     void *state = room(attention_device_state_bytes(ad, c->B) / 4), *active = put(going, c->B);
     void *work = room(attention_device_prefill_bytes(ad, &prompt) / 4);
     float *out = room(n), *want = attend_floats(n);
-    attention_device_views v = views_of(x);
+    attention_views v = views_of(x);
     ok(device_zero(dev, out, n * 4));
     ok(attention_device_state_clear(ad, c->B, state));
     ok(attention_device_prefill(ad, &prompt, &v, state, work));
@@ -482,7 +482,7 @@ static void check_variation(batch *x, unsigned variation)
 static void check_clusters(batch *x)
 {
     const attention_case *c = x->s->c;
-    const cuda_layout l = cuda_layout_of(x->s->ad->own, &x->problem);
+    const performer_layout l = performer_layout_of(x->s->ad->own, &x->problem);
     attention_case two_launches = *c;
     subject s;
     batch other;

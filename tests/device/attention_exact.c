@@ -1,5 +1,7 @@
 #include "device/attention_exact.h"
 
+#include "attention/performer/performer.h"
+
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
@@ -22,7 +24,8 @@ static double *zeros(int64_t n)
 /* e^(w.x - |x|^2 / 2), or e^(|x|^2 / 2) times cos and sin of w.x; x are `from` times D^-1/4. */
 static features features_of(const spectra_attention *att, int64_t n, const float *from)
 {
-    const int64_t D = att->desc.D, M = att->desc.M, lanes = att->feature->lanes, F = lanes * M;
+    const int64_t D = att->desc.D, M = att->desc.M, lanes = performer_of(att)->feature->lanes,
+                  F = lanes * M;
     features f = {att, n, F, zeros(n * D), zeros(n * F), zeros(n * F)};
     for (int64_t i = 0; i < n * D; i++)
         f.x[i] = (double)from[i] * pow((double)D, -0.25);
@@ -33,7 +36,7 @@ static features features_of(const spectra_attention *att, int64_t n, const float
         for (int64_t r = 0; r < M; r++) {
             double u = 0;
             for (int64_t d = 0; d < D; d++)
-                u += (double)att->w[r * D + d] * f.x[t * D + d];
+                u += (double)performer_of(att)->w[r * D + d] * f.x[t * D + d];
             value[r] = lanes == 1 ? exp(u - norm / 2) : exp(norm / 2) * cos(u);
             if (lanes == 2)
                 value[M + r] = exp(norm / 2) * sin(u);
@@ -57,7 +60,7 @@ static void differentiate(features *f, float *out)
             if (f->F > M)
                 u = g[M + r] * value[r] - g[r] * value[M + r];
             for (int64_t d = 0; d < D; d++)
-                sum[d] += u * (double)f->att->w[r * D + d];
+                sum[d] += u * (double)performer_of(f->att)->w[r * D + d];
         }
         for (int64_t d = 0; d < D; d++)
             out[t * D + d] = (float)((sum[d] + own * f->x[t * D + d]) * pow((double)D, -0.25));

@@ -281,11 +281,12 @@ static void features_open(feature_run *x, const char *feat, const char *matrix, 
                                       .seed = 5};
     *x = (feature_run){.H = H, .T = T};
     ok(spectra_attention_new(&d, &x->att));
-    x->count = H * T * x->att->feature->lanes * M;
+    x->count = H * T * performer_of(x->att)->feature->lanes * M;
     for (int side = 0; side < 2; side++)
         x->tokens[side] = normal_floats(H * T * D, 3 + (uint64_t)side, 0.5);
-    x->blocks = attend_floats(H * performer_block_floats(x->att));
-    ok(attention_adapt(x->att, 1, H, T, T, x->tokens[0], x->tokens[1], NULL, NULL, x->blocks));
+    x->blocks = attend_floats(H * performer_block_floats(performer_of(x->att)));
+    ok(performer_prepare_heads(performer_of(x->att), 1, H, T, T, x->tokens[0], x->tokens[1], NULL,
+                               NULL, x->blocks));
 }
 
 static void features_close(feature_run *x)
@@ -299,8 +300,8 @@ static float *device_results(void *of, int64_t *count)
 {
     const feature_run *x = of;
     float *all = attend_floats(2 * x->count);
-    ok(device_features(dev, x->att, x->side, 1, x->H, x->T, x->tokens[x->side], x->blocks, all,
-                       all + x->count));
+    ok(performer_device_features(dev, performer_of(x->att), x->side, 1, x->H, x->T,
+                                 x->tokens[x->side], x->blocks, all, all + x->count));
     *count = 2 * x->count;
     return all;
 }
@@ -309,7 +310,7 @@ static float *device_results(void *of, int64_t *count)
  * compared. */
 static void compare_features(const feature_run *x, const float *got, const float *want)
 {
-    const feature_info *f = x->att->feature;
+    const feature_info *f = performer_of(x->att)->feature;
     const float *sign = got + x->count, *want_sign = want + x->count;
     for (int64_t i = 0; i < x->count; i++) {
         const float a = sign[i] * expf(got[i]), b = want_sign[i] * expf(want[i]);
@@ -326,8 +327,8 @@ static void check_features(const feature_run *x)
 {
     int64_t n = 0;
     float *got = device_results((void *)(uintptr_t)x, &n), *want = attend_floats(n);
-    ok(attention_features(x->att, x->side, 1, x->H, x->T, x->tokens[x->side], x->blocks, want,
-                          want + x->count));
+    ok(performer_features(performer_of(x->att), x->side, 1, x->H, x->T, x->tokens[x->side],
+                          x->blocks, want, want + x->count));
     compare_features(x, got, want);
     free(got), free(want);
 }
@@ -398,8 +399,8 @@ static void check_double(const char *feat)
     attn_params a;
     device_function *f = NULL;
     features_open(&x, feat, "gaus", 1, TOKENS, D, M);
-    performer_view(x.att, x.blocks, &plan, &a);
-    const feature_info *info = x.att->feature;
+    performer_view(performer_of(x.att), x.blocks, &plan, &a);
+    const feature_info *info = performer_of(x.att)->feature;
     double *in[] = {put_wide(x.tokens[0], TOKENS, D, D), put_wide(plan.w, M, D, plan.DP),
                     put_wide(plan.w2, 1, M, M), put_wide(a.s, 1, info->scalars, info->scalars),
                     put_wide(a.v, info->vectors, D, plan.DP)};
@@ -420,12 +421,12 @@ static void check_double(const char *feat)
     ok(device_launch(f, &grid, &args, sizeof args));
     ok(device_read(dev, wide, out, x.count * 16));
     float *narrow = attend_floats(2 * x.count), *want = attend_floats(2 * x.count);
-    float *scratch = attend_floats(x.att->kernels->fwd->scratch(&plan));
+    float *scratch = attend_floats(performer_of(x.att)->kernels->fwd->scratch(&plan));
     for (int64_t i = 0; i < 2 * x.count; i++)
         narrow[i] = (float)wide[i];
-    plan.scale = 1; /* without the constant that attention_features adds */
-    x.att->kernels->fwd->features(&plan, &a, 0, TOKENS, x.tokens[0], D, want, want + x.count,
-                                  scratch);
+    plan.scale = 1; /* without the constant that performer_features adds */
+    performer_of(x.att)->kernels->fwd->features(&plan, &a, 0, TOKENS, x.tokens[0], D, want,
+                                                want + x.count, scratch);
     compare_features(&x, narrow, want);
     for (size_t i = 0; i < sizeof in / sizeof in[0]; i++)
         device_free(dev, in[i]);
@@ -457,7 +458,7 @@ static void texts_are_the_generators(void **state)
         if (i < 3)
             assert_int_equal(system(command), 0);
         const jit_cuda_request request = {
-            .kind = "phi", .feat = features[i % 3], .D = 20, .DV = 8, .M = 100};
+            .kind = "phi", .feat = features[i % 3], .defines = "D=20 DV=8 M=100"};
         ok(i < 3 ? program_text(&request, NULL, NULL, &text)
                  : program_row_text("layernorm", &text));
         ok(read_whole_file(i < 3 ? path : "build/base/row/layernorm.cu", 1 << 24, &expected));
