@@ -266,11 +266,13 @@ run-demo: $(B)/spectraformer
 	@sh bench/demo.sh
 
 BENCH_O := $(O)/bench/attn_bench.o $(foreach i,$(ISAS),$(O)/bench/bench_elementwise.$(i).o)
-$(B)/bench/attn_bench: $(BENCH_O) $(B)/libspectraformer.a
+# the limit of instructions that the environment asks for is the tests'
+BENCH_LIMIT := $(O)/tests/support/limit.o
+$(B)/bench/attn_bench: $(BENCH_O) $(BENCH_LIMIT) $(B)/libspectraformer.a
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) $(SAN) $^ $(LDLIBS) -o $@
 
-$(B)/bench/structured $(B)/bench/attn_device: $(B)/bench/%: $(O)/bench/%.o $(B)/libspectraformer.a
+$(B)/bench/structured $(B)/bench/attn_device: $(B)/bench/%: $(O)/bench/%.o $(BENCH_LIMIT) $(B)/libspectraformer.a
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) $(SAN) $^ $(LDLIBS) -o $@
 

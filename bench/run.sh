@@ -40,7 +40,7 @@ skipped() { # skipped WHAT WHY
 }
 
 part "posrf x gaus" bench --threads 1,2 --kinds forward,backward
-grep -q -w avx512_bf16 /proc/cpuinfo && part "products of bf16" bench --kinds forward.bf16 --threads 2
+"$spectraformer" info | grep -q '^bf16 products yes' && part "products of bf16" bench --kinds forward.bf16 --threads 2
 part "training step" bench --kinds training --task lra-text --b 8 --threads 2
 part "against unfused" lines env OMP_NUM_THREADS=2 "$out/attn_bench" --threads 2 --repeat $repeat --json
 part "threads, 64 heads" bench --b 32 --threads 1,2

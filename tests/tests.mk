@@ -39,7 +39,7 @@ TEST_BIN := $(TEST_NAMES:%=$(B)/tests/%)
 LINK_TEST = @mkdir -p $(@D); $(CC) $(CFLAGS) $(SAN) $^ -lcmocka $(LDLIBS) -o $@
 
 define TEST_RULE
-$(B)/tests/$(1): $(call test_objects,$(1) $(TEST_WITH_$(1))) $(TEST_ALSO_$(1):%=$(O)/runtime/%.o) $(B)/libspectraformer.a
+$(B)/tests/$(1): $(call test_objects,$(1) limit $(TEST_WITH_$(1))) $(TEST_ALSO_$(1):%=$(O)/runtime/%.o) $(B)/libspectraformer.a
 	$$(LINK_TEST)
 endef
 $(foreach t,$(TEST_NAMES) golden,$(eval $(call TEST_RULE,$(t))))
@@ -47,11 +47,12 @@ $(foreach t,$(TEST_NAMES) golden,$(eval $(call TEST_RULE,$(t))))
 # vec.h and the skeletons alone, once for each instruction set; the skeletons with a positive and a signed
 # feature, in float and in double, and forward with pairs of bf16.
 ALONE := vec_ulp kernel_stub kernel_signed kernel_double kernel_pairs kernel_pairs_signed
+ALONE_WITH := $(O)/runtime/base/cpu.o $(O)/runtime/base/status.o $(call test_objects,limit)
 ALONE_BIN := $(foreach t,$(ALONE),$(foreach i,$(ISAS),$(B)/tests/$(t)_$(i)))
 define ALONE_RULE
-$(B)/tests/$(1)_$(2): tests/kernel/$(3).c $(HEADERS) $(wildcard templates/c/*.c)
+$(B)/tests/$(1)_$(2): tests/kernel/$(3).c $(ALONE_WITH) $(KERNEL_HEADERS)
 	@mkdir -p $$(@D)
-	@$$(CC) $$(CPPFLAGS) $$(CFLAGS) $$(SAN) $(ISA_$(2)) -DISA_NAME=$(2) $(4) $$< -lcmocka -lm -o $$@
+	@$$(CC) $$(CPPFLAGS) $$(CFLAGS) $$(SAN) $(ISA_$(2)) -DISA_NAME=$(2) $(4) $$< $(ALONE_WITH) -lcmocka -lm -o $$@
 endef
 $(foreach i,$(ISAS),\
     $(eval $(call ALONE_RULE,vec_ulp,$(i),vec_ulp))\

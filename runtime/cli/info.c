@@ -1,4 +1,5 @@
 #include "attention/performer/performer.h"
+#include "base/cpu.h"
 #include "base/status.h"
 #include "cli/cli.h"
 #include "data/task.h"
@@ -245,6 +246,7 @@ spectra_status cli_info(const cli_args *a)
     bool blas = blas_open() == SPECTRA_OK;
     const char *blas_text = blas ? blas_config() : spectra_message();
     const char *isa_text = registry_isa_name(registry_isa());
+    const char *machine_isa = cpu_level_name(cpu_machine());
     long processors = sysconf(_SC_NPROCESSORS_ONLN);
     if (a->value[OPT_JSON].given) {
         json_t *kernels = json_array();
@@ -252,15 +254,19 @@ spectra_status cli_info(const cli_args *a)
             json_array_append_new(kernels, json_string(row_text(row, text, sizeof text)));
         json_t *devices = json_object();
         device_describe(add_line, devices);
-        return cli_print_json(json_pack("{s:s, s:s, s:s, s:i, s:i, s:b, s:s, s:o, s:o}", "version",
-                                        spectra_version(), "cpu", cpu, "instructions", isa_text,
-                                        "processors", (int)processors, "threads",
-                                        omp_get_max_threads(), "blas_found", blas, "blas",
-                                        blas_text, "devices", devices, "kernels", kernels));
+        return cli_print_json(
+            json_pack("{s:s, s:s, s:s, s:s, s:b, s:i, s:i, s:b, s:s, s:o, s:o}", "version",
+                      spectra_version(), "cpu", cpu, "instructions", isa_text,
+                      "machine_instructions", machine_isa, "bf16_products", cpu_has_bf16(),
+                      "processors", (int)processors, "threads", omp_get_max_threads(), "blas_found",
+                      blas, "blas", blas_text, "devices", devices, "kernels", kernels));
     }
     printf("version       %s\n", spectra_version());
     printf("processor     %s, %ld\n", cpu, processors);
-    printf("instructions  %s\n", isa_text);
+    printf("instructions  %s", isa_text);
+    if (cpu_best() < cpu_machine())
+        printf(" (SPECTRA_ISA; the processor has %s)", machine_isa);
+    printf("\nbf16 products %s\n", cpu_has_bf16() ? "yes" : "no");
     printf("threads       %d\n", omp_get_max_threads());
     printf("BLAS          %s%s\n", blas ? "" : "none: ", blas_text);
     device_describe(print_line, NULL);

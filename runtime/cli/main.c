@@ -1,5 +1,6 @@
 #include "cli/cli.h"
 
+#include "base/cpu.h"
 #include "base/status.h"
 
 #include <errno.h>
@@ -55,6 +56,7 @@ static void print_help(void)
          "--mode names the command (train, eval) and --random is --seed. There, --feat names the\n"
          "matrix and --kernel_type the component function (its README has it the other way\n"
          "round); here either may be given by either option, the name decides.\n\n"
+         "SPECTRA_ISA=portable|avx2|avx512 limits the instructions that any command uses.\n\n"
          "exit codes: 0 done, 1 failed, 2 wrong usage, 3 diverged, 4 measured while others "
          "used the machine, 130 interrupted after a checkpoint");
 }
@@ -103,6 +105,13 @@ static const char *take_mode(int *argc, char **argv)
     return NULL;
 }
 
+/* The library never reads the environment; an empty variable is none. */
+static spectra_status limit_instructions(void)
+{
+    const char *name = getenv("SPECTRA_ISA");
+    return cpu_limit(name && *name ? name : NULL, "SPECTRA_ISA");
+}
+
 static spectra_status run(int argc, char **argv)
 {
     static cli_args args;
@@ -131,6 +140,7 @@ static spectra_status run(int argc, char **argv)
         print_command_help(c);
         return SPECTRA_OK;
     }
+    TRY(limit_instructions());
     TRY(cli_jit_settings());
     return c->run(&args);
 }

@@ -1,35 +1,29 @@
 #include "kernel/registry.h"
 
+#include "base/cpu.h"
 #include "base/status.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <string.h>
 
 static isa isa_cap = ISA_AVX512;
 
+/* One list of levels: that of kernel.h goes into generated kernels, which know no other header. */
+static_assert((int)ISA_PORTABLE == CPU_PORTABLE && (int)ISA_AVX2 == CPU_AVX2 &&
+                  (int)ISA_AVX512 == CPU_AVX512 && (int)ISA_COUNT == CPU_LEVELS,
+              "kernel.h and cpu.h name the same levels");
+
 isa registry_isa(void)
 {
-    isa best = ISA_PORTABLE;
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        best = ISA_AVX2;
-    if (best == ISA_AVX2 && __builtin_cpu_supports("avx512f") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl"))
-        best = ISA_AVX512;
-#endif
+    const isa best = (isa)cpu_best();
     return best < isa_cap ? best : isa_cap;
 }
 
 bool registry_bf16(void)
 {
-    if (registry_isa() == ISA_PORTABLE)
-        return true;
-#if defined(__x86_64__)
-    return registry_isa() == ISA_AVX512 && __builtin_cpu_supports("avx512bf16");
-#else
-    return false;
-#endif
+    const isa level = registry_isa();
+    return level == ISA_PORTABLE || (level == ISA_AVX512 && cpu_has_bf16());
 }
 
 int registry_groups(const attn_row *r)
@@ -40,8 +34,7 @@ int registry_groups(const attn_row *r)
 
 const char *registry_isa_name(isa level)
 {
-    static const char *const names[ISA_COUNT] = {"portable", "avx2", "avx512"};
-    return names[level];
+    return cpu_level_name((cpu_level)level);
 }
 
 void registry_isa_limit(isa level)

@@ -1,5 +1,5 @@
 /* The tables that the generator wrote, and looking things up in them. A kernel is found by what it
- * computes and for which sizes: the highest instruction set that the processor has wins, then a
+ * computes and for which sizes: the highest instruction set in use wins, then a
  * kernel for exactly these sizes over one for any size. Nothing is compiled here; find.h does that
  * where there is no such kernel. */
 #ifndef SPECTRA_KERNEL_REGISTRY_H
@@ -8,10 +8,11 @@
 #include "kernel/kernel.h"
 #include "spectraformer.h"
 
-/* Highest instruction set this CPU and this build have. */
+/* The highest instruction set in use: cpu_best(), or less after registry_isa_limit. */
 isa registry_isa(void);
 const char *registry_isa_name(isa level); /* "portable", "avx2", "avx512" */
-/* Limits registry_isa to `level` from now on (for tests and comparisons); not thread-safe. */
+/* Takes kernels of no more than `level` from now on, to compare levels within a process; what is
+ * outside kernels keeps to cpu.h alone. Not thread-safe. */
 void registry_isa_limit(isa level);
 
 /* The name of a feature, or of its antithetic form: with a + at its end. */

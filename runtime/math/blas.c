@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/cpu.h"
 #include "base/status.h"
 
 enum { ROW_MAJOR = 101, NO_TRANS = 111, TRANS = 112 };
@@ -63,14 +64,17 @@ enum { LIBRARY_NAMES = sizeof library_names / sizeof *library_names };
 static const char *core_type(void)
 {
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-        return __builtin_cpu_supports("avx512bf16") ? "Cooperlake" : "SkylakeX";
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    switch (cpu_best()) {
+    case CPU_AVX512:
+        return cpu_has_bf16() ? "Cooperlake" : "SkylakeX";
+    case CPU_AVX2:
         return __builtin_cpu_is("amd") ? "Zen" : "Haswell";
-#endif
+    default: /* limited: the best one without AVX */
+        return cpu_machine() == CPU_PORTABLE ? NULL : "Nehalem";
+    }
+#else
     return NULL;
+#endif
 }
 
 extern char **environ;

@@ -6,6 +6,7 @@
 #include <immintrin.h>
 #endif
 
+#include "base/cpu.h"
 #include "math/normal.h"
 
 /* Multipliers and key increments of Philox4x32 (Salmon et al. 2011, table 2 and section 4.2). */
@@ -162,15 +163,14 @@ typedef struct rng_code {
 
 static rng_code pick_code(void)
 {
+    static const rng_code code[CPU_LEVELS] = {
+        [CPU_PORTABLE] = {words_portable, dropout_portable},
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-        return (rng_code){words_avx512, dropout_avx512};
-    if (__builtin_cpu_supports("avx2"))
-        return (rng_code){words_avx2, dropout_avx2};
+        [CPU_AVX2] = {words_avx2, dropout_avx2},
+        [CPU_AVX512] = {words_avx512, dropout_avx512},
 #endif
-    return (rng_code){words_portable, dropout_portable};
+    };
+    return code[cpu_best()];
 }
 
 void rng_words(const rng_stream *s, uint64_t first, int64_t n, uint32_t *out)

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "study/bench_machine.h"
 
+#include "base/cpu.h"
 #include "base/status.h"
 #include "kernel/registry.h"
 
@@ -64,9 +65,7 @@ void machine_describe(machine_info *out)
     out->memory_bytes = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
     for (int i = 0; i < 3; i++)
         out->cache_bytes[i] = cache_size(i);
-#if defined(__x86_64__)
-    out->bf16 = __builtin_cpu_supports("avx512bf16") != 0;
-#endif
+    out->bf16 = cpu_has_bf16();
 }
 
 /* ---- arithmetic -------------------------------------------------------------------------------

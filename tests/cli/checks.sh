@@ -8,7 +8,7 @@ work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
 
-passed=0 failed=0
+passed=0 failed=0 skipped=0
 verdict() { # verdict CODE NAME [DETAIL]
     if [ "$1" -eq 0 ]; then
         passed=$((passed + 1))
@@ -32,6 +32,15 @@ says() { # says CODE PATTERN ARGUMENT ... : exit code, and one sentence on stder
     [ "$got" -eq "$code" ] && [ "$(wc -l <says.err)" -eq 1 ] && [ ! -s says.out ] &&
         grep -q -e "$pattern" says.err
     verdict $? "$* -> $code" "exit $got: $(head -c 300 says.err)"
+}
+skipped() { # skipped COUNT WHY : checks that this machine does not allow
+    skipped=$((skipped + $1))
+    echo "skipped: $2"
+}
+machine_has() { grep -q -w "$1" /proc/cpuinfo; } # machine_has FLAG : of the processor
+totals() {
+    echo "$passed passed, $failed failed, $skipped skipped"
+    [ "$failed" -eq 0 ]
 }
 quiet() { "$bin" "$@" >/dev/null 2>quiet.err; }
 

@@ -2,7 +2,7 @@
 # The command line from outside: bad input, exit codes, what is left behind, resuming, determinism.
 # SPECTRAFORMER names the binary; CLI_ATTN="--attn softmax" CLI_STEPS=4 tries another attention;
 # CLI_SHORT=1 leaves out repetitions, for a slow binary.
-# A line a check; ends with "N passed, N failed".
+# A line a check; ends with "N passed, N failed, N skipped".
 
 . "$(dirname "$0")/checks.sh"
 
@@ -78,11 +78,6 @@ says 2 "train has no option --causal" train --causal
 says 1 "fast is of devices" attend --feat posrf --kernel orf --precision fast --q q.npy --k k.npy --v v.npy --out o.npy
 says 1 "causal attention has no products of bf16" attend --feat posrf --kernel orf --causal --precision bf16 --q q.npy --k k.npy --v v.npy --out o.npy
 says 1 "softmax has no products of bf16" attend --attn softmax --precision bf16 --q q.npy --k k.npy --v v.npy --out o.npy
-if grep -q -w avx512_bf16 /proc/cpuinfo; then
-    is "attend --precision bf16" "$bin" attend --feat posrf --kernel orf --precision bf16 --q q.npy --k k.npy --v v.npy --out o.npy
-else
-    says 1 "need a CPU with AVX512_BF16" attend --feat posrf --kernel orf --precision bf16 --q q.npy --k k.npy --v v.npy --out o.npy
-fi
 says 1 "constants" attend --feat aderf --kernel orf --through --q q.npy --k k.npy --v v.npy --out o.npy
 says 1 "must be\|needs m > d" matrix --kernel mm --m 8 --d 16 --out w2.npy
 says 2 "needs --q" attend --attn softmax --out o.npy
@@ -114,11 +109,40 @@ says 2 "--json has '', allowed are" bench --json=
 export OMP_THREAD_LIMIT=1
 says 2 "--threads has '2', allowed are 1 to 1 here" bench --threads 1,2
 unset OMP_THREAD_LIMIT
-case $("$bin" info | sed -n 's/^instructions *//p') in
-    avx512) ;;
-    *) says 1 "--target avx512: this CPU has no more than" bench --target avx512 ;;
-esac
 says 2 "has no features" features --attn softmax --x q.npy --y k.npy --out f
+
+# ---- instruction sets ----------------------------------------------------------------------------
+
+# What a processor without these instructions does is seen on those that have them too.
+bf16="attend --feat posrf --kernel orf --precision bf16 --q q.npy --k k.npy --v v.npy"
+# shellcheck disable=SC2086
+{
+    SPECTRA_ISA=avx says 2 "SPECTRA_ISA is 'avx', allowed is portable|avx2|avx512" info
+    SPECTRA_ISA=portable is "portable instructions" sh -c "'$bin' info | grep -q '^instructions  portable'"
+    SPECTRA_ISA=portable is "and no products of bf16" sh -c "'$bin' info | grep -q '^bf16 products no'"
+    SPECTRA_ISA=portable says 1 "--target avx2: .* no more than portable" bench --target avx2
+    SPECTRA_ISA=portable is "but a model of them" "$bin" $bf16 --out bf16.portable
+    if machine_has avx2 && machine_has fma; then
+        SPECTRA_ISA=avx2 is "AVX2" sh -c "'$bin' info | grep -q '^instructions  avx2'"
+        SPECTRA_ISA=avx2 says 1 "need a CPU with AVX512_BF16; this one's instructions are avx2" $bf16 --out o.npy
+        SPECTRA_ISA=avx2 says 1 "--target avx512: .* no more than avx2" bench --target avx512
+    else
+        SPECTRA_ISA=avx2 says 2 "'avx2', this processor has no more than portable" info
+        skipped 3 "no AVX2 on this machine: its instructions were not chosen"
+    fi
+    if machine_has avx512vl; then
+        SPECTRA_ISA=avx512 is "AVX-512" sh -c "'$bin' info | grep -q '^instructions  avx512'"
+    else
+        SPECTRA_ISA=avx512 says 2 "'avx512', this processor has no more than" info
+    fi
+    if machine_has avx512_bf16; then
+        is "products of bf16" "$bin" $bf16 --out bf16.avx512
+    else
+        skipped 1 "no AVX512_BF16 on this machine: attend --precision bf16 not run with it"
+    fi
+}
+is "random numbers are those of any instructions" sh -c "
+    SPECTRA_ISA=portable '$bin' matrix --kernel gaus --m 256 --d 64 --out w.portable && cmp w.npy w.portable"
 
 # ---- bad files: 1 --------------------------------------------------------------------------------
 
@@ -417,5 +441,4 @@ is "list says what a matrix is" sh -c "'$bin' list | grep 'sorf  .*(rows of one 
 is "list --json" sh -c "'$bin' list --json | grep -q '\"saderf\"'"
 is "info" sh -c "'$bin' info --json | grep -q instructions"
 
-echo "$passed passed, $failed failed"
-[ "$failed" -eq 0 ]
+totals

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Kernels compiled at run time, from outside: a cache that many processes fill at once, entries that
 # are damaged, folders that cannot be used, no compiler, a component function of one's own in every
-# command. SPECTRAFORMER names the binary. A line a check; ends with "N passed, N failed".
+# command. SPECTRAFORMER names the binary. A line a check; ends with "N passed, N failed, N skipped".
 
 . "$(dirname "$0")/checks.sh"
 mkdir tmp
@@ -269,5 +269,4 @@ rm mine.lua
 says 1 "mine.lua: cannot read" eval --run a
 is "nothing left of compiling" test -z "$(ls -A tmp)"
 
-echo "$passed passed, $failed failed"
-[ "$failed" -eq 0 ]
+totals

@@ -7,6 +7,8 @@
 #include "attn_fwd.c"
 #include "attn_official.c"
 
+#include "base/cpu.h"
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -571,16 +573,12 @@ static void test_features(void **state)
 
 int main(void)
 {
-#if VEC_BYTES == 64
-    bool here = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                (!PAIRS || __builtin_cpu_supports("avx512bf16"));
-#elif VEC_BYTES == 32
-    bool here = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#else
-    bool here = true;
-#endif
-    if (!here) {
-        printf("skipped: this CPU lacks the instruction set\n0 passed, 0 failed, 1 skipped\n");
+    const cpu_level level = VEC_BYTES == 64   ? CPU_AVX512
+                            : VEC_BYTES == 32 ? CPU_AVX2
+                                              : CPU_PORTABLE;
+    if (level > cpu_best() || (PAIRS && VEC_BYTES == 64 && !cpu_has_bf16())) {
+        printf("skipped: this CPU has no %s%s\n0 passed, 0 failed, 1 skipped\n",
+               cpu_level_name(level), PAIRS ? " with products of bf16" : "");
         return 0;
     }
     const struct CMUnitTest tests[] = {

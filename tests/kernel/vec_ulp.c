@@ -3,6 +3,8 @@
 #define FEATURE_ID ulp
 #include "vec.h"
 
+#include "base/cpu.h"
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -12,18 +14,9 @@
 
 enum { STEPS = 2000000 };
 
-static const char *const isa_name = VEC_BYTES == 64 ? "avx512f" : VEC_BYTES == 32 ? "avx2" : "";
-
-static bool cpu_has_it(void)
-{
-#if VEC_BYTES == 64
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq");
-#elif VEC_BYTES == 32
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#else
-    return true;
-#endif
-}
+static const cpu_level level = VEC_BYTES == 64   ? CPU_AVX512
+                               : VEC_BYTES == 32 ? CPU_AVX2
+                                                 : CPU_PORTABLE;
 
 static double ulps(float got, long double want)
 {
@@ -177,7 +170,7 @@ static void test_pairs(void **state)
 {
     (void)state;
 #if VEC_BYTES == 64
-    if (!__builtin_cpu_supports("avx512bf16"))
+    if (!cpu_has_bf16())
         skip();
 #endif
     static const struct {
@@ -232,8 +225,9 @@ static void test_parts(void **state)
 
 int main(void)
 {
-    if (!cpu_has_it()) {
-        printf("skipped: this CPU has no %s\n0 passed, 0 failed, 1 skipped\n", isa_name);
+    if (level > cpu_best()) {
+        printf("skipped: this CPU has no %s\n0 passed, 0 failed, 1 skipped\n",
+               cpu_level_name(level));
         return 0;
     }
     const struct CMUnitTest tests[] = {
