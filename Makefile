@@ -14,6 +14,7 @@ LUA    ?= lua5.4
 OPT    ?= -O3
 B      ?= build
 JOBS   ?= $(shell nproc)
+CCACHE ?= $(if $(findstring ccache,$(CC)),,$(shell command -v ccache))
 SHARED ?= ../shared
 
 # B is where compiled things go (build/asan for the sanitizer build); generated text is in build/.
@@ -37,6 +38,13 @@ ISA_avx2 := -mavx2 -mfma
 ISA_avx512 := -mavx2 -mfma -mavx512f -mavx512dq -mavx512bw -mavx512vl -mprefer-vector-width=512
 MACHINE := $(shell uname -m)
 ISAS := portable $(if $(filter x86_64,$(MACHINE)),avx2 avx512)
+# the widest that this machine runs, as base/cpu.c decides it
+FLAGS_OF_CPU := $(shell grep -m 1 '^flags' /proc/cpuinfo)
+HAS_avx2 := $(if $(filter-out $(FLAGS_OF_CPU),avx2 fma),,avx2)
+HAS_avx512 := $(if $(filter-out $(FLAGS_OF_CPU),avx512f avx512dq avx512bw avx512vl),,avx512)
+WIDEST := $(if $(HAS_avx2),$(or $(HAS_avx512),avx2),portable)
+# a second checkout finds what the first one compiled
+export CCACHE_NOHASHDIR := 1
 
 GEN_SRC := $(wildcard gen/*.lua specs/*/*.lua templates/c/* templates/cuda/*) runtime/matrix/primitives.h
 RUNTIME := runtime/ $(sort $(dir $(wildcard runtime/*/*.[ch] runtime/*/*/*.[ch])))
@@ -47,15 +55,12 @@ ALL_PAIRS := $(sort $(PAIRS) $(patsubst build/%/registry.inc,%,$(wildcard build/
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all gen deps test demo bench readme-bench gpu approx install dist clean help format lint run-tests run-demo run-bench run-approx diff-gen test-programs sanitized
+.PHONY: all gen deps deps-test deps-all demo bench readme-bench gpu approx install dist clean help format lint run-demo run-bench run-approx diff-gen
 all:
 
 # ---- targets that install what they need first, then call make again ----------------------------
 
-test: deps
-	@$(MAKE) --no-print-directory -j$(JOBS) test-programs
-	@$(MAKE) --no-print-directory -j$(JOBS) sanitized
-	@$(MAKE) --no-print-directory run-tests
+# test, test-all and test-GROUP are in tests/tests.mk
 
 demo: deps
 	@$(MAKE) --no-print-directory -j$(JOBS) gen FEAT=saderf KERNEL=qmc
@@ -68,7 +73,7 @@ bench: deps
 	@$(MAKE) --no-print-directory -j$(JOBS) $(BENCH_BIN)
 	@$(MAKE) --no-print-directory run-bench
 
-gpu: deps
+gpu: deps-test
 	@$(MAKE) --no-print-directory -j$(JOBS) test-programs $(B)/bench/attn_device
 	@sh tests/device/gpu.sh $(B)
 
@@ -76,19 +81,19 @@ approx: deps
 	@$(MAKE) --no-print-directory -j$(JOBS) $(B)/spectraformer
 	@$(MAKE) --no-print-directory run-approx
 
-BUILD_PACKAGES := gcc libc6-dev pkg-config lua5.4 liblua5.4-dev libjansson-dev libmd-dev libopenblas0-pthread
-TEST_PACKAGES := libcmocka-dev lua-busted lua-check clang-format xz-utils
-PACKAGES := $(BUILD_PACKAGES) $(TEST_PACKAGES)
-
-deps:
+# what `make demo` needs, what `make test` needs besides, what `make test-all` makes use of where it is there
+PACKAGES_deps := gcc libc6-dev make pkg-config lua5.4 liblua5.4-dev libjansson-dev libmd-dev libopenblas0-pthread
+PACKAGES_deps-test := $(PACKAGES_deps) libcmocka-dev lua-busted lua-check clang-format xz-utils
+PACKAGES_deps-all := $(PACKAGES_deps-test) g++ ccache time valgrind
+deps deps-test deps-all:
 	@if ! command -v dpkg-query >/dev/null; then \
-	    echo "make deps: not a Debian system; needed are the equivalents of: $(PACKAGES)"; exit 0; fi; \
-	missing=; for p in $(PACKAGES); do \
+	    echo "make $@: not a Debian system; needed are the equivalents of: $(PACKAGES_$@)"; exit 0; fi; \
+	missing=; for p in $(PACKAGES_$@); do \
 	    dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; \
 	done; \
 	if [ -n "$$missing" ]; then \
 	    sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
-	    mkdir -p build; echo "make deps: installing$$missing ($$sudo apt-get install)"; \
+	    mkdir -p build; echo "make $@: installing$$missing ($$sudo apt-get install)"; \
 	    $$sudo apt-get update -q >/dev/null && \
 	    $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing \
 	        >build/deps.log 2>&1 || { tail -5 build/deps.log; rm -f build/deps.log; exit 1; }; \
@@ -98,7 +103,10 @@ deps:
 help:
 	@echo "make                 the library and build/spectraformer"
 	@echo "make demo            install what is missing, generate saderf x qmc, train ListOps, show the result"
-	@echo "make test            install what is missing, run every test"
+	@echo "make test            install what is missing, run the tests: some minutes"
+	@echo "make test-all        all of them, for every instruction set (tests/test-all.txt says what only this proves)"
+	@echo "make test-unit       a group alone: $(GROUPS)"
+	@echo "make deps            what demo needs; deps-test what test needs besides, deps-all what test-all can use"
 	@echo "make gen FEAT=saderf KERNEL=qmc [D=32 DV=32 M=128 DTYPE=f32]"
 	@echo "                     kernels of a pair for fixed sizes into build/saderf-qmc/; the next make links them"
 	@echo "make gen ARCH=\"sm_80 sm_90a\" FEAT=saderf KERNEL=qmc"
@@ -119,8 +127,11 @@ clean:
 
 # ---- generation -----------------------------------------------------------------------------------
 
-ifneq ($(filter-out deps test demo bench readme-bench gpu approx help clean format lint,$(or $(MAKECMDGOALS),all)),)
--include build/sources.mk
+# Not -include: a spec that the generator refuses ends the build, also where an older one is there.
+GOALS := $(or $(MAKECMDGOALS),all)
+WITHOUT_SOURCES := deps% test test-% demo bench readme-bench gpu approx help clean format lint
+ifneq ($(filter-out $(WITHOUT_SOURCES),$(GOALS))$(filter test-programs,$(GOALS)),)
+include build/sources.mk
 endif
 
 build/base/registry.inc: $(GEN_SRC)
@@ -175,15 +186,24 @@ LIB_C := $(filter-out $(CLI_C),$(wildcard $(RUNTIME:%=%*.c))) build/task_specs.c
 TABLE_C := build/base/features.c build/base/matrices.c build/registry.c
 # AVX2 has no products of bf16
 KERNELS_avx2 := $(filter-out %/attn_bf16.c,$(KERNEL_C))
-KERNEL_O := $(foreach i,$(ISAS),$(patsubst %.c,$(O)/%.$(i).o,$(if $(KERNELS_$(i)),$(KERNELS_$(i)),$(KERNEL_C))))
+KERNEL_NAMES := $(foreach i,$(ISAS),$(patsubst %.c,%.$(i).o,$(or $(KERNELS_$(i)),$(KERNEL_C))))
+# A build in another folder may compile these kernels alone, and take the others of build/.
+KERNELS_OWN := %
+KERNEL_O := $(addprefix $(O)/,$(filter $(KERNELS_OWN),$(KERNEL_NAMES))) \
+	$(addprefix build/obj/,$(filter-out $(KERNELS_OWN),$(KERNEL_NAMES)))
 LIB_O := $(LIB_C:%.c=$(O)/%.o) $(TABLE_C:%.c=$(O)/%.o) $(KERNEL_O)
 CLI_O := $(CLI_C:%.c=$(O)/%.o)
-COMPILE = @mkdir -p $(@D); $(CC) $(CPPFLAGS) $(LUA_CFLAGS) $(CFLAGS) $(SAN)
+COMPILE = @mkdir -p $(@D); $(CCACHE) $(CC) $(CPPFLAGS) $(LUA_CFLAGS) $(CFLAGS) $(SAN)
 # lines but no variables for the debugger: those take a fifth of the time, half of it with sanitizers
 KERNEL = $(COMPILE) -g1
 
-build/task_specs.c: gen/embed.lua $(wildcard specs/task/*.lua)
+# refused by the parser that the command has
+TASK_CHECK_O := $(patsubst %,$(O)/%.o,gen/tasks runtime/data/task runtime/base/settings runtime/base/status)
+$(O)/tasks: $(TASK_CHECK_O)
+	@$(CC) $(CFLAGS) $(SAN) $^ $(LDLIBS) -o $@
+build/task_specs.c: gen/embed.lua $(wildcard specs/task/*.lua) | $(O)/tasks
 	@mkdir -p build
+	@$(O)/tasks $(wildcard specs/task/*.lua)
 	$(LUA) gen/embed.lua $@ task_spec $(wildcard specs/task/*.lua)
 build/task_bases.c: gen/embed.lua $(wildcard specs/base/*.lua)
 	@mkdir -p build
@@ -207,7 +227,12 @@ build/jit_sources.c: Makefile gen/embed.lua $(JIT_SOURCES)
 	@$(LUA) gen/embed.lua --paths $@ jit_source $(JIT_SOURCES)
 $(O)/runtime/kernel/cc.o: CPPFLAGS += -DKERNEL_FLAGS='"$(KERNEL_FLAGS)"' \
 	-DKERNEL_FLAGS_ISA='{"$(ISA_portable)", "$(ISA_avx2)", "$(ISA_avx512)"}'
+# what was linked last: another choice of kernels is linked anew
+$(O)/kernels: FORCE
+	@mkdir -p $(@D); echo '$(ISAS) $(KERNELS_OWN)' | cmp -s - $@ || echo '$(ISAS) $(KERNELS_OWN)' >$@
+FORCE:
 # the registry names kernels of these instruction sets only
+$(O)/build/registry.o: $(O)/kernels
 $(O)/build/registry.o: CPPFLAGS += $(patsubst %,-DWITHOUT_%,$(filter-out $(ISAS),avx2 avx512))
 $(O)/runtime/device/emulator/emulator.o: CPPFLAGS += -DEMULATOR_CHECKED='"$(SAN)"'
 
@@ -226,16 +251,16 @@ $(O)/runtime/math/rng_curand.o: CFLAGS += -ffp-contract=off
 $(B)/spectraformer: $(CLI_O) $(B)/libspectraformer.a
 	@$(CC) $(CFLAGS) $(SAN) $^ $(LDLIBS) -o $@
 # for the command and the tests, with everything the library has inside
-$(B)/libspectraformer.a: $(LIB_O)
-	@rm -f $@; ar rcs $@ $^
+$(B)/libspectraformer.a: $(LIB_O) $(O)/kernels
+	@rm -f $@; ar rcs $@ $(LIB_O)
 # what is installed: one object whose only global names are the public ones
-$(B)/install/libspectraformer.a: $(LIB_O)
+$(B)/install/libspectraformer.a: $(LIB_O) $(O)/kernels
 	@mkdir -p $(@D)
-	@ld -r -d $^ -o $(@D)/spectraformer.o
+	@ld -r -d $(LIB_O) -o $(@D)/spectraformer.o
 	@objcopy --wildcard --keep-global-symbol='spectra_*' --strip-unneeded $(@D)/spectraformer.o
 	@rm -f $@; ar rcs $@ $(@D)/spectraformer.o; rm -f $(@D)/spectraformer.o
-$(B)/libspectraformer.so: $(LIB_O)
-	@$(CC) $(CFLAGS) -shared -Wl,-soname,libspectraformer.so.0 $^ $(LDLIBS) -o $@
+$(B)/libspectraformer.so: $(LIB_O) $(O)/kernels
+	@$(CC) $(CFLAGS) -shared -Wl,-soname,libspectraformer.so.0 $(LIB_O) $(LDLIBS) -o $@
 
 all: $(B)/spectraformer $(B)/libspectraformer.so $(B)/install/libspectraformer.a
 	@echo "built $(B)/spectraformer ($(words $(KERNEL_C)) generated kernels for $(ISAS))"

@@ -1,7 +1,7 @@
 #!/bin/sh
 # The command line from outside: bad input, exit codes, what is left behind, resuming, determinism.
 # SPECTRAFORMER names the binary; CLI_ATTN="--attn softmax" CLI_STEPS=4 tries another attention;
-# CLI_SHORT=1 leaves out repetitions, for a slow binary.
+# CLI_SHORT=1 leaves out repetitions.
 # A line a check; ends with "N passed, N failed, N skipped".
 
 . "$(dirname "$0")/checks.sh"

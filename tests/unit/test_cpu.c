@@ -3,6 +3,7 @@
  */
 #include "base/cpu.h"
 #include "base/status.h"
+#include "kernel/find.h"
 #include "kernel/internal.h"
 #include "kernel/registry.h"
 #include "math/rng.h"
@@ -79,7 +80,7 @@ static void everything_keeps_to_the_limit(void **state)
     jit_compile_flags(registry_isa(), flags, sizeof flags);
     assert_null(strstr(flags, "-mavx"));
     const attn_row *row = NULL;
-    assert_int_equal(registry_attn("posrf", "orf", 8, 8, 8, ATTN_ATTENTION, &row), SPECTRA_OK);
+    assert_int_equal(kernel_find("posrf", "orf", 8, 8, 8, ATTN_ATTENTION, &row), SPECTRA_OK);
     assert_int_equal(row->isa, ISA_PORTABLE);
     const row_op *op = NULL;
     assert_int_equal(registry_row("gelu", &op), SPECTRA_OK);
