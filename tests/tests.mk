@@ -209,9 +209,11 @@ test-programs: $(NEEDED)
 sanitized: $(KERNEL_O)
 	@$(if $(strip $(ASAN_BIN)),$(MAKE) --no-print-directory B=$(ASAN) OPT=-O1 KERNELS_OWN='$(strip $(ASAN_OWN))' \
 	    SAN='-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer $(ASAN_LESS)' $(ASAN_BIN))
-# The tests share what the emulator compiled.
+# The tests share what the emulator compiled. Without kernels of the widest set, the processor is one
+# that does not have it.
+RUN_ISA := $(if $(filter $(WIDEST),$(ISAS)),,$(or $(filter avx2,$(filter-out $(WIDEST),$(ISAS))),portable))
 run-tests: test-programs
-	@KERNEL_CACHE=$(CURDIR)/build/kernels TEST_ALL=$(ALL) DEVICE_CASES=$(if $(ALL),full) sh tests/run.sh \
+	@$(RUN_ISA:%=SPECTRA_ISA=%) KERNEL_CACHE=$(CURDIR)/build/kernels TEST_ALL=$(ALL) DEVICE_CASES=$(if $(ALL),full) sh tests/run.sh \
 	    $(foreach e,$(ORDERED),'$(e)=$(or $(RUN_$(e)),$(B)/tests/$(e))')
 
 # Kernels of the portable set and the widest one; of every set where ISAS says so, or in test-all.

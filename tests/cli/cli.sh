@@ -136,7 +136,7 @@ bf16="attend --feat posrf --kernel orf --precision bf16 --q q.npy --k k.npy --v 
         SPECTRA_ISA=avx512 says 2 "'avx512', this processor has no more than" info
     fi
     if machine_has avx512_bf16; then
-        is "products of bf16" "$bin" $bf16 --out bf16.avx512
+        SPECTRA_ISA=avx512 is "products of bf16" "$bin" $bf16 --out bf16.avx512
     else
         skipped 1 "no AVX512_BF16 on this machine: attend --precision bf16 not run with it"
     fi
