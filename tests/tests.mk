@@ -200,7 +200,8 @@ NEEDED = $(patsubst %,$(B)/tests/%,$(filter $(TEST_NAMES) $(GRADIENT_NAMES) $(no
 # NULL, and pointers that leave the address space.
 ASAN_FEATURES := posrf trigrf saderf sderf hrf poisrf
 ASAN_OWN = $(if $(ALL),%,$(patsubst %,build/base/%.$(WIDEST).o,$(addsuffix /%,$(ASAN_FEATURES) row) dense))
-ASAN_LESS := -fno-sanitize=null,object-size,pointer-overflow
+ASAN_SAN := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer \
+	-fno-sanitize=null,object-size,pointer-overflow
 ASAN_BIN = $(patsubst asan-test_%,$(ASAN)/tests/test_%,$(filter asan-test_%,$(ENTRIES))) \
 	$(if $(filter asan-golden,$(ENTRIES)),$(ASAN)/tests/golden) $(if $(filter asan-cli,$(ENTRIES)),$(ASAN)/spectraformer)
 
@@ -208,7 +209,7 @@ ASAN_BIN = $(patsubst asan-test_%,$(ASAN)/tests/test_%,$(filter asan-test_%,$(EN
 test-programs: $(NEEDED)
 sanitized: $(KERNEL_O)
 	@$(if $(strip $(ASAN_BIN)),$(MAKE) --no-print-directory B=$(ASAN) OPT=-O1 KERNELS_OWN='$(strip $(ASAN_OWN))' \
-	    SAN='-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer $(ASAN_LESS)' $(ASAN_BIN))
+	    SAN='$(ASAN_SAN)' $(ASAN_BIN))
 # The tests share what the emulator compiled. Without kernels of the widest set, the processor is one
 # that does not have it.
 RUN_ISA := $(if $(filter $(WIDEST),$(ISAS)),,$(or $(filter avx2,$(filter-out $(WIDEST),$(ISAS))),portable))
