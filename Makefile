@@ -198,10 +198,10 @@ COMPILE = @mkdir -p $(@D); $(CCACHE) $(CC) $(CPPFLAGS) $(LUA_CFLAGS) $(CFLAGS) $
 KERNEL = $(COMPILE) -g1
 
 # refused by the parser that the command has
-TASK_CHECK_O := $(patsubst %,$(O)/%.o,gen/tasks runtime/data/task runtime/base/settings runtime/base/status)
+TASK_CHECK_O := $(patsubst %,$(O)/%.o,gen/tasks runtime/data/task runtime/base/settings runtime/base/status) $(O)/build/task_bases.o
 $(O)/tasks: $(TASK_CHECK_O)
 	@$(CC) $(CFLAGS) $(SAN) $^ $(LDLIBS) -o $@
-build/task_specs.c: gen/embed.lua $(wildcard specs/task/*.lua) | $(O)/tasks
+build/task_specs.c: gen/embed.lua $(wildcard specs/task/*.lua specs/base/*.lua) | $(O)/tasks
 	@mkdir -p build
 	@$(O)/tasks $(wildcard specs/task/*.lua)
 	$(LUA) gen/embed.lua $@ task_spec $(wildcard specs/task/*.lua)

@@ -290,7 +290,7 @@ static void own_features(void **state)
     ok(kernel_feature("mine", &info));
     assert_string_equal(info->doc, "d");
     assert_int_equal(info->scalars, 1);
-    assert_null(row->token);
+    assert_null(row->official);
     spectra_attention *att = NULL;
     spectra_attention_desc d = {"performer", "mine", "orf", 2, 16, 16, 32, .official = true};
     fails(spectra_attention_new(&d, &att), SPECTRA_EINVAL, "official");
