@@ -134,8 +134,9 @@ ifneq ($(filter-out $(WITHOUT_SOURCES),$(GOALS))$(filter test-programs,$(GOALS))
 include build/sources.mk
 endif
 
+# nothing stays of a file that is no longer generated
 build/base/registry.inc: $(GEN_SRC)
-	@mkdir -p build/base
+	@rm -rf build/base && mkdir -p build/base
 	$(LUA) gen/main.lua --base OUT=build/base
 	@touch $@
 
@@ -143,6 +144,7 @@ build/base/registry.inc: $(GEN_SRC)
 build/%/registry.inc: $(GEN_SRC)
 	@mkdir -p $(@D)
 	@test -f $(@D)/args || echo "FEAT=$(word 1,$(subst -, ,$*)) KERNEL=$(word 2,$(subst -, ,$*)) D=$(D) DV=$(DV) M=$(M) DTYPE=$(DTYPE)" >$(@D)/args
+	@rm -f $(@D)/*.c $(@D)/*.cu
 	$(LUA) gen/main.lua $$(cat $(@D)/args) OUT=$(@D)
 	@touch $@
 

@@ -18,7 +18,7 @@ local function features_of(spec)
   local words = { ("%d, %s"):format(spec.lanes, spec.signed and "signed" or "positive") }
   if spec.may_antithetic then words[#words + 1] = "antithetic" end
   if spec.official then words[#words + 1] = "official" end
-  if spec.learn[1] then words[#words + 1] = "`--learn`" end
+  if spec.learn[1] then words[#words + 1] = "`--train-scalars`" end
   return table.concat(words, ", ")
 end
 
