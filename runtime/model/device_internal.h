@@ -32,7 +32,7 @@ enum {
     K_POOL_GRAD,
     K_JOIN,
     K_JOIN_GRAD,
-    K_RECORD,
+    K_JOURNAL,
     K_NORM_PART,
     K_NORM_SUM,
     KERNELS

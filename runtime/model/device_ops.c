@@ -27,7 +27,7 @@ static const struct {
     [K_POOL_GRAD] = {"pool_grad", 0},
     [K_JOIN] = {"join_pair", 0},
     [K_JOIN_GRAD] = {"join_pair_grad", 0},
-    [K_RECORD] = {"record", DEVICE_WARPS * sizeof(int)},
+    [K_JOURNAL] = {"record", DEVICE_WARPS * sizeof(int)},
     [K_NORM_PART] = {"norm_part", DEVICE_THREADS * 16},
     [K_NORM_SUM] = {"norm_sum", DEVICE_THREADS * 16},
 };
@@ -341,7 +341,7 @@ void md_journal(model_device *md)
                                 .C = c->classes,
                                 .words = md->journal_words,
                                 .journal = md->journal};
-    launch(md, K_RECORD, 1, 1, 1, &a, sizeof a);
+    launch(md, K_JOURNAL, 1, 1, 1, &a, sizeof a);
 }
 
 /* ---- optimiser ----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ static const plan_op embedding =
     {OP_EMBED,          0,         0,         X,         0,           0,                DROPOUT_EMBED};
 
 static const plan_op layer[] = {
-    /* x + attention(norm(x)) */
+    /* x + attention(norm(x)); one product projects to q, k and v, whose widths are DIM_QKV's */
     {OP_LAYERNORM,      X,         0,         NORM1,     PARAM_NORM1, 0,                0},
     {OP_LINEAR,         NORM1,     0,         QKV,       PARAM_QKV,   PARAM_QKV_BIAS,   0},
     {OP_ATTENTION,      QKV,       0,         ATTN_OUT,  0,           0,                0},
