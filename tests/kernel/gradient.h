@@ -255,7 +255,7 @@ static head head_new(const attn_row *kernels, const sizes *z, double gaussian, b
     h.dstate = array(attn_dstate_reals(&h.plan, h.info->lanes));
     int64_t need = kernels->fwd->scratch(&h.plan), more = kernels->bwd->scratch(&h.plan);
     need = more > need ? more : need;
-    more = kernels->token ? kernels->token->scratch(&h.plan) : 0;
+    more = kernels->official ? kernels->official->scratch(&h.plan) : 0;
     need = more > need ? more : need;
     more = kernels->causal->scratch(&h.plan);
     h.scratch = array(more > need ? more : need);

@@ -82,7 +82,7 @@ static double token_loss(void *context)
 {
     head *h = context;
     const attn_plan *p = &h->plan;
-    const attn_official_ops *ops = h->kernels->token;
+    const attn_official_ops *ops = h->kernels->official;
     memset(h->state, 0, (size_t)attn_dstate_reals(p, h->info->lanes) * sizeof *h->state);
     ops->keys(p, h->vec, h->m, h->s + h->n * h->info->scalars, h->k, h->ldx, h->v, h->ldv, epsilon,
               h->state, h->scratch);
@@ -97,10 +97,10 @@ static void test_token(void **state)
     static const sizes cases[] = {{5, 7, 20, 12, 24}, {3, 2, 8, 8, 8}};
     for (const attn_row *row = generated_attn; row->feat; row++)
         for (int i = 0; i < 2; i++) {
-            if (row->isa != ISA_PORTABLE || row->D != 0 || !row->token)
+            if (row->isa != ISA_PORTABLE || row->D != 0 || !row->official)
                 continue;
             head h = head_new(row, &cases[i], 1, true);
-            const attn_official_ops *ops = row->token;
+            const attn_official_ops *ops = row->official;
             const int64_t S = h.info->scalars, keys_at = h.n * S;
             token_loss(&h);
             ops->queries_bwd(&h.plan, h.vec, h.n, h.s, h.q, h.ldx, epsilon, h.state, h.o, h.ldv,
