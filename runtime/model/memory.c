@@ -2,6 +2,7 @@
 
 #include "base/status.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,6 +48,7 @@ void memory_count(memory_layout *to, const char *name, int64_t bytes)
         return;
     while (i < to->parts && strcmp(to->part[i].name, name) != 0)
         i++;
+    assert(i < MODEL_PARTS);
     if (i == to->parts)
         to->part[to->parts++] = (model_part){name, 0};
     to->part[i].bytes += bytes;

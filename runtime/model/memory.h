@@ -1,7 +1,7 @@
 /* Memory of one pass: the table of everything it computes, and a place for each. The host and
  * devices lay out the same table; only cheap values differ, of which the host keeps no more than a
  * chunk of rows. What belongs to one of the two alone (partial gradients, bits of dropout) is taken
- * behind the table by host.c and device_batch.c.
+ * behind the table by host_memory.c and device_batch.c.
  */
 #ifndef SPECTRA_MODEL_MEMORY_H
 #define SPECTRA_MODEL_MEMORY_H
@@ -47,6 +47,7 @@ typedef struct memory_layout {
     model_part *part; /* (MODEL_PARTS); NULL: not wanted */
     int parts;
 } memory_layout;
+/* As arena_take, counted under a name that must outlive it. */
 void *memory_take(memory_layout *to, const char *name, int64_t bytes);
 float *memory_floats(memory_layout *to, const char *name, int64_t n);
 void memory_count(memory_layout *to, const char *name, int64_t bytes);

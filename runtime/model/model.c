@@ -7,6 +7,7 @@
 #include "model/call.h"
 #include "model/host.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -215,6 +216,7 @@ int model_parts(const model *m, model_part out[MODEL_PARTS])
     const model_part *held;
     const int count = host_parts(m->host, &held);
     int parts = 0;
+    assert(count + 3 <= MODEL_PARTS);
     out[parts++] = (model_part){"parameters", params};
     out[parts++] = (model_part){"gradients", params};
     out[parts++] = (model_part){"rows of the batch", m->index.size};
