@@ -185,10 +185,10 @@ is "data" quiet data generate lra-listops --rows 4,2,2 --out data
 bin=$ordinary
 
 # Decoding has no command: its test, with machine code for the sizes it has.
-decoding="posrf-orf:48 posrf-orf:272 geomrf_plus-orf:32 trigrf-orf:64 hrf-orf:33"
+decoding="posrf-orf:48 posrf-orf:272 posrf-gmm:33 geomrf_plus-orf:32 trigrf-orf:64 hrf-orf:33"
 for case in $decoding; do
     pair=${case%:*}
-    "$lua" "$top/gen/main.lua" --ahead FEAT="${pair%-*}" KERNEL=orf D=16 DV=16 M="${case#*:}" ARCH=sm_90a \
+    "$lua" "$top/gen/main.lua" --ahead FEAT="${pair%-*}" KERNEL="${pair#*-}" D=16 DV=16 M="${case#*:}" ARCH=sm_90a \
         OUT="$work/$case" && with_gpu cubin "$case.inc" "$case/list"
     verdict $? "ahead for $case" "$(head -c 300 cubin.err)"
 done

@@ -6,7 +6,8 @@
 top=$OLDPWD
 mkdir -p tree/build
 (cd "$top" && cp -r Makefile README.md gen specs templates runtime tests bench "$work/tree" &&
-    cp -a build/base build/sources.mk build/registry.c build/task_specs.c "$work/tree/build")
+    cp -a build/base build/sources.mk build/registry.c build/task_specs.c build/task_bases.c \
+        "$work/tree/build")
 cd tree || exit 1
 # the checker of tasks is built; the rest is not begun
 make build/obj/tasks >../make.out 2>&1
@@ -58,8 +59,21 @@ mended
 broken task/lra-text.lua 's/^return {/return {{/'
 refused "specs/task/lra-text.lua:[0-9]*: .* expected" build/task_specs.c
 mended
-broken task/lra-text.lua 's/^  heads = .*/  heads = "two",/'
-refused "specs/task/lra-text.lua: heads.*'two'" build/task_specs.c
+broken task/lra-text.lua 's/^  length = .*/  length = "two",/'
+refused "specs/task/lra-text.lua: length.*'two'" build/task_specs.c
+mended
+# what tasks share is checked with each of them, by a checker that contains it
+refused_base() { # refused_base PATTERN
+    make --no-print-directory build/task_specs.c >../make.out 2>&1
+    code=$?
+    [ $code -ne 0 ] && grep -q -e "$1" ../make.out
+    verdict $? "make build/task_specs.c: $1" "exit $code: $(tail -2 ../make.out)"
+}
+broken base/lra.lua 's/^  heads = .*/  heads = "two",/'
+refused_base "heads.*'two'"
+mended
+broken base/lra.lua 's/^return {/return {{/'
+refused_base "specs/base/lra.lua:[0-9]*: .* expected"
 mended
 make --no-print-directory build/sources.mk build/task_specs.c >../make.out 2>&1
 verdict $? "and goes on when it is mended" "$(tail -2 ../make.out)"

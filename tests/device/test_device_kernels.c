@@ -90,13 +90,18 @@ static int64_t stride(char kind_of, int64_t n)
                                               : n + (compiled.unit == 4 ? 8 : 5);
 }
 
-/* Shares of threads in a block, as in gen/target_cuda.lua. */
+/* Threads that have a row, as gen/cuda_requests.lua chooses them; shares of threads in a block. */
+static int lanes(void)
+{
+    int n = 4;
+    while (n < 32 && (compiled.n == 0 || n * compiled.unit < compiled.n))
+        n *= 2;
+    return n;
+}
+
 static int shares(void)
 {
-    int lanes = 4;
-    while (lanes < 32 && (compiled.n == 0 || lanes * compiled.unit < compiled.n))
-        lanes *= 2;
-    return THREADS / lanes;
+    return THREADS / lanes();
 }
 
 /* Of the CPU. add: gradients of inputs are added. */
@@ -172,11 +177,13 @@ static void row_reset(const row_case *c, int64_t n)
 
 static device_program *row_program(const char *name)
 {
-    char *plain = NULL, all[32 + (1 << 16)];
+    char *plain = NULL, all[128 + (1 << 16)];
     device_program *p = NULL;
     ok(program_row_text(name, &plain));
-    assert_in_range(snprintf(all, sizeof all, "#define ROW_N %d\n#define ROW_UNIT %d\n%s",
-                             (int)compiled.n, compiled.unit, plain),
+    assert_in_range(snprintf(all, sizeof all,
+                             "#define ROW_N %d\n#define ROW_UNIT %d\n#define ROW_LANES %d\n"
+                             "#define ROW_SHORT %d\n%s",
+                             (int)compiled.n, compiled.unit, lanes(), compiled.n > 0, plain),
                     1, sizeof all - 1);
     ok(device_program_get(dev, name, all, &p));
     free(plain);
