@@ -325,7 +325,7 @@ run-approx: $(B)/spectraformer
 
 # ---- style ----------------------------------------------------------------------------------------
 
-C_FILES := $(wildcard gen/*.c $(RUNTIME:%=%*.[ch]) templates/c/*.[ch] tests/*/*.[ch] bench/*.[ch])
+C_FILES = $(shell find gen runtime templates/c tests bench -name '*.[ch]' | sort)
 format:
 	clang-format -i $(C_FILES)
 lint:
