@@ -9,6 +9,7 @@
 #define SPECTRA_ATTENTION_DEVICE_H
 
 #include "attention/attention.h"
+#include "base/arena.h"
 #include "device/args.h"
 #include "device/device.h"
 
@@ -103,10 +104,10 @@ static inline cuda_rows attention_device_rows(const spectra_rows *x)
     return (cuda_rows){x->data, x->stride_b, x->stride_h, x->stride_t};
 }
 
-/* Floats rounded up to 256 bytes, which every part of `saved` and `work` starts on. */
+/* Floats rounded up so that every part of `saved` and `work` begins on ARENA_ALIGN bytes. */
 static inline int64_t whole_floats(int64_t floats)
 {
-    return (floats + 63) / 64 * 64;
+    return arena_round(floats * (int64_t)sizeof(float)) / (int64_t)sizeof(float);
 }
 
 #endif

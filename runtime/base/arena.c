@@ -4,15 +4,10 @@
 
 #include <stdlib.h>
 
-static int64_t whole(int64_t bytes)
-{
-    return (bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
-}
-
 void *arena_take(arena *a, int64_t bytes)
 {
     void *piece = a->base ? a->base + a->used : NULL;
-    a->used += whole(bytes);
+    a->used += arena_round(bytes);
     return piece;
 }
 
@@ -22,7 +17,7 @@ spectra_status arena_reserve(arena *a, int64_t bytes)
     if (a->base && bytes <= a->size)
         return SPECTRA_OK;
     arena_release(a);
-    const int64_t size = whole(bytes + bytes / 8 + 1); /* batches differ a little in length */
+    const int64_t size = arena_round(bytes + bytes / 8 + 1); /* batches differ a little in length */
     a->base = aligned_alloc(ARENA_ALIGN, (size_t)size);
     if (!a->base)
         return fail(SPECTRA_ENOMEM, "no memory for %lld bytes of activations", (long long)size);

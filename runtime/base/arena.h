@@ -14,6 +14,12 @@ typedef struct arena {
     int64_t size, used; /* bytes */
 } arena;
 
+/* Bytes rounded up to a multiple of ARENA_ALIGN, on which every array of a block begins. */
+static inline int64_t arena_round(int64_t bytes)
+{
+    return (bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
+}
+
 /* `bytes` of it, aligned; NULL while counting. */
 void *arena_take(arena *a, int64_t bytes);
 /* Makes room for `bytes` in host memory, with an eighth to spare; contents are lost and all is

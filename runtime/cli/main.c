@@ -19,27 +19,28 @@ typedef struct command {
 
 static const command commands[] = {
     {"train", CLI_TRAIN, 0, "train [--attn A --feat F --kernel K --task T ...]",
-     "train on a task; everything goes into the run's folder", cli_train},
-    {"eval", CLI_EVAL, 0, "eval [--run DIR]", "accuracy of a trained run", cli_eval},
+     "train a classifier on a task, into a run's folder", cli_train},
+    {"eval", CLI_EVAL, 0, "eval [--run DIR]", "evaluate a trained run", cli_eval},
     {"attend", CLI_ATTEND, 0, "attend --q q.npy --k k.npy --v v.npy --out o.npy [...]",
-     "one attention, forward and backward, on .npy arrays", cli_attend},
+     "compute one attention of .npy arrays, forward and backward", cli_attend},
     {"features", CLI_FEATURES, 0, "features --feat F --kernel K --x x.npy --y y.npy --out DIR",
-     "features of both sides as logs and signs", cli_features},
+     "compute the features of queries and keys, as logarithms and signs", cli_features},
     {"matrix", CLI_MATRIX, 0, "matrix --kernel K --m M --d D --out W.npy", "draw a weight matrix",
      cli_matrix},
     {"approx", CLI_APPROX, 0, "approx [--feat F,.. --kernel K,.. --m M,..] [--out report.html]",
-     "error, bias, variance and time of pairs: table, JSON, heat maps", cli_approx},
+     "compare pairs by error, bias, variance and time: table, JSON, heat maps", cli_approx},
     {"data", CLI_DATA, 2, "data generate|prepare TASK [...], data info TASK|DIR",
-     "make or look at prepared data", cli_data},
-    {"list", CLI_LIST, 0, "list", "attentions, component functions, matrices, tasks", cli_list},
-    {"info", CLI_INFO, 0, "info", "this machine and this build", cli_info},
+     "make prepared data, or look at it", cli_data},
+    {"list", CLI_LIST, 0, "list", "list attentions, component functions, matrices and tasks",
+     cli_list},
+    {"info", CLI_INFO, 0, "info", "describe this machine and this build", cli_info},
     {"gen", CLI_GEN, 0, "gen --feat F --kernel K [--d --dv --m --dtype] --out DIR",
-     "the text of a pair's kernels, as `make gen` writes it", cli_gen},
+     "write the source text of a pair's kernels, as `make gen` does", cli_gen},
     {"jit", CLI_JIT, 0, "jit --list|--clear|--warm [--feat F --m M --d D --dv DV]",
-     "the cache of kernels compiled at run time", cli_jit},
+     "manage the cache of kernels compiled at run time", cli_jit},
     {"bench", CLI_BENCH, 0,
      "bench [--features F,.. --kernels K,.. --kinds .. --n N,..] [--json FILE]",
-     "what kernels take, beside what the machine allows at most", cli_bench},
+     "measure kernels against the most that this machine allows", cli_bench},
 };
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
 
@@ -50,12 +51,12 @@ static void print_help(void)
     for (int i = 0; i < COMMANDS; i++)
         printf("  %-10s %s\n", commands[i].name, commands[i].summary);
     puts("\n`spectraformer COMMAND --help` lists a command's options.\n\n"
-         "The reference system's spelling does the same:\n"
+         "The spelling of the reference system works too:\n"
          "  spectraformer --mode train --attn performer --feat orf --kernel_type posrf \\\n"
          "                --task lra-listops --random 42\n"
          "--mode names the command (train, eval) and --random is --seed. There, --feat names the\n"
-         "matrix and --kernel_type the component function (its README has it the other way\n"
-         "round); here either may be given by either option, the name decides.\n\n"
+         "matrix and --kernel_type the component function (its README says the opposite); here\n"
+         "either option takes either name.\n\n"
          "SPECTRA_ISA=portable|avx2|avx512 limits the instructions that any command uses.\n\n"
          "exit codes: 0 done, 1 failed, 2 wrong usage, 3 diverged, 4 measured while others "
          "used the machine, 130 interrupted after a checkpoint");

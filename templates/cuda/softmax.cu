@@ -23,12 +23,11 @@ enum {
     CDV = HEAD_DV,
     DP = (CD + 3) / 4 * 4,
     DVP = (CDV + 3) / 4 * 4,
-    LD = DP + 4, /* of tiles: rows 16 bytes aligned, 8 of them in different banks */
-    LDV = DVP + 4,
-    WIDEST = DP > DVP ? DP : DVP,
-    TQ = 64,
-    TK = WIDEST <= 64 ? 64 : WIDEST <= 128 ? 32 : 16,
-    TB = 32, /* both ways in backward */
+    LD = SOFTMAX_LD(CD),
+    LDV = SOFTMAX_LD(CDV),
+    TQ = SOFTMAX_QUERIES,
+    TK = SOFTMAX_KEYS(CD, CDV),
+    TB = SOFTMAX_BACKWARD,
     RQ = TQ / 16,
     CK = TK / 16,
     RB = TB / 16,

@@ -1,6 +1,21 @@
-/* Arguments of softmax.cu, as args.h. */
+/* Arguments of softmax.cu, as args.h; its tiles and shared memory for head size D and value size DV,
+ * which the kernels and who launches them both take from here. */
 #ifndef SPECTRA_CUDA_SOFTMAX_ARGS_H
 #define SPECTRA_CUDA_SOFTMAX_ARGS_H
+
+/* Floats from row to row of a tile: rows are 16-byte aligned, 8 of them lie in different banks. */
+#define SOFTMAX_LD(D) (((D) + 3) / 4 * 4 + 4)
+/* Rows of a tile: queries in forward, keys in forward, both in backward. */
+#define SOFTMAX_QUERIES 64
+#define SOFTMAX_KEYS(D, DV) ((D) <= 64 && (DV) <= 64 ? 64 : (D) <= 128 && (DV) <= 128 ? 32 : 16)
+#define SOFTMAX_BACKWARD 32
+/* Floats of shared memory: a tile of queries, one of keys and values, one of probabilities; in
+ * backward two tiles of each. */
+#define SOFTMAX_FORWARD_FLOATS(D, DV)                                                              \
+    (SOFTMAX_QUERIES * SOFTMAX_LD(D) + SOFTMAX_KEYS(D, DV) * (SOFTMAX_LD(D) + SOFTMAX_LD(DV)) +    \
+     SOFTMAX_QUERIES * (SOFTMAX_KEYS(D, DV) + 4))
+#define SOFTMAX_BACKWARD_FLOATS(D, DV)                                                             \
+    (2 * SOFTMAX_BACKWARD * (SOFTMAX_LD(D) + SOFTMAX_LD(DV) + SOFTMAX_BACKWARD + 4))
 
 typedef struct softmax_cuda_args {
     cuda_rows q, k, v, o, go, gq, gk, gv;

@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { THREADS = 256, WARPS = THREADS / 32, LINE = 256 };
+enum { THREADS = 256, WARPS = THREADS / 32 };
 
 enum { KEYS, FWD, DOT, CLEAR, BWD_KEYS, BWD_QUERIES, KERNELS };
 static const char *const kernel_names[KERNELS] = {"softmax_keys",     "softmax_fwd",
@@ -19,22 +19,7 @@ static const char *const kernel_names[KERNELS] = {"softmax_keys",     "softmax_f
 typedef struct softmax_device {
     device_function *kernel[KERNELS];
     int64_t shared[KERNELS];
-    int64_t query_tile, both_tile; /* rows: forward's queries, backward's queries and keys */
 } softmax_device;
-
-/* Tiles as in softmax.cu. */
-static void shared_memory(softmax_device *s, int64_t D, int64_t DV)
-{
-    int64_t ld = (D + 3) / 4 * 4 + 4, ldv = (DV + 3) / 4 * 4 + 4,
-            widest = (ld > ldv ? ld : ldv) - 4;
-    int64_t tq = 64, tk = widest <= 64 ? 64 : widest <= 128 ? 32 : 16, tb = 32;
-    s->query_tile = tq;
-    s->both_tile = tb;
-    s->shared[KEYS] = THREADS * (int64_t)sizeof(int);
-    s->shared[FWD] = (tq * ld + tk * (ld + ldv) + tq * (tk + 4)) * (int64_t)sizeof(float);
-    s->shared[BWD_KEYS] = s->shared[BWD_QUERIES] =
-        2 * tb * (ld + ldv + tb + 4) * (int64_t)sizeof(float);
-}
 
 static spectra_status softmax_init(attention_device *ad)
 {
@@ -46,7 +31,10 @@ static spectra_status softmax_init(attention_device *ad)
     if (!s)
         return fail(SPECTRA_ENOMEM, "softmax: out of memory");
     ad->own = s;
-    shared_memory(s, D, DV);
+    s->shared[KEYS] = THREADS * (int64_t)sizeof(int);
+    s->shared[FWD] = SOFTMAX_FORWARD_FLOATS(D, DV) * (int64_t)sizeof(float);
+    s->shared[BWD_KEYS] = SOFTMAX_BACKWARD_FLOATS(D, DV) * (int64_t)sizeof(float);
+    s->shared[BWD_QUERIES] = s->shared[BWD_KEYS];
     jit_programs list;
     device_program *program = NULL;
     TRY(jit_programs_make(&request, &list));
@@ -65,14 +53,9 @@ static void softmax_release(attention_device *ad)
 /* ---- memory -------------------------------------------------------------------------------------
  */
 
-static int64_t line(int64_t bytes)
-{
-    return (bytes + LINE - 1) / LINE * LINE;
-}
-
 static int64_t saved_bytes(const attention_device *ad, const attention_device_problem *x)
 {
-    return line(x->q_rows * ad->att->desc.H * (int64_t)sizeof(float));
+    return arena_round(x->q_rows * ad->att->desc.H * (int64_t)sizeof(float));
 }
 
 /* <go, o> of the queries; with a mask the valid keys and their numbers. */
@@ -80,7 +63,8 @@ static int64_t work_bytes(const attention_device *ad, const attention_device_pro
 {
     int64_t bytes = saved_bytes(ad, x);
     if (x->p.k_mask)
-        bytes += line(x->k_rows * (int64_t)sizeof(int)) + line(x->p.B * (int64_t)sizeof(int));
+        bytes += arena_round(x->k_rows * (int64_t)sizeof(int)) +
+                 arena_round(x->p.B * (int64_t)sizeof(int));
     return bytes;
 }
 
@@ -133,7 +117,7 @@ static softmax_cuda_args arguments(const attention_device *ad, const attention_d
     };
     if (p->k_mask) {
         a.key = (int *)(memory + saved_bytes(ad, x));
-        a.keys = (int *)((char *)a.key + line(x->k_rows * (int64_t)sizeof(int)));
+        a.keys = (int *)((char *)a.key + arena_round(x->k_rows * (int64_t)sizeof(int)));
     }
     return a;
 }
@@ -162,25 +146,23 @@ static int64_t tiles(int64_t n, int64_t tile)
 static spectra_status forward(const attention_device *ad, const attention_device_problem *x,
                               const attention_views *v, void *saved, void *work)
 {
-    const softmax_device *s = ad->own;
     const softmax_cuda_args a = arguments(ad, x, v, saved, work);
     if (a.mask)
         TRY(launch(ad, &a, KEYS, 1));
-    return launch(ad, &a, FWD, tiles(a.T, s->query_tile));
+    return launch(ad, &a, FWD, tiles(a.T, SOFTMAX_QUERIES));
 }
 
 static spectra_status backward(const attention_device *ad, const attention_device_problem *x,
                                const attention_views *v, void *saved, void *work)
 {
-    const softmax_device *s = ad->own;
     const softmax_cuda_args a = arguments(ad, x, v, saved, work);
     if (a.mask) {
         TRY(launch(ad, &a, KEYS, 1));
         TRY(launch(ad, &a, CLEAR, tiles(a.S, WARPS)));
     }
     TRY(launch(ad, &a, DOT, tiles(a.T, WARPS)));
-    TRY(launch(ad, &a, BWD_KEYS, tiles(a.S, s->both_tile)));
-    return launch(ad, &a, BWD_QUERIES, tiles(a.T, s->both_tile));
+    TRY(launch(ad, &a, BWD_KEYS, tiles(a.S, SOFTMAX_BACKWARD)));
+    return launch(ad, &a, BWD_QUERIES, tiles(a.T, SOFTMAX_BACKWARD));
 }
 
 const attention_device_ops softmax_device_ops = {
