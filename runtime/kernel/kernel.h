@@ -225,7 +225,7 @@ typedef struct feature_info {
     const char *hash; /* of the spec's text, 16 hexadecimal digits (FNV-1a) */
 } feature_info;
 
-/* A weight matrix: its sampling recipe, primitives of sample_primitives.h in order of execution. */
+/* A weight matrix: its sampling recipe, primitives of matrix/primitives.h in order of execution. */
 typedef struct recipe_op {
     const char *op;
     double arg[2];

@@ -122,7 +122,7 @@ typedef struct cuda_state {
 /* Makes the context current for the calling thread. */
 spectra_status cuda_enter(const device *dev);
 
-/* ---- device_cublas.c: needs an entered context ------------------------------------------------
+/* ---- cublas.c: needs an entered context ------------------------------------------------
  */
 
 /* The library alone: "cuBLAS 13.0.2" into text. SPECTRA_EUNSUPPORTED. */
