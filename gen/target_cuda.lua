@@ -53,7 +53,7 @@ function M.target(dtype)
       local add = add_of[name]
       before[#before + 1] = ("%sreal %s_v[ROW_UNIT]%s;"):format(indent, name, add and " = {0}" or "")
       if add then
-        before[#before + 1] = ("%sif (%s && %s)"):format(indent, name, add)
+        before[#before + 1] = ("%sif (inside && %s && %s)"):format(indent, name, add)
         before[#before + 1] = ("%s    row_load(%s_v, %s + j0);"):format(indent, name, name)
       end
       behind[#behind + 1] = ("%sif (inside%s)"):format(indent, add and " && " .. name or "")
