@@ -120,9 +120,22 @@ spectra_status attention_options_text(const attention_kind *kind, const attentio
     return SPECTRA_OK;
 }
 
+/* Numbers that a caller may have put where names of an enum belong. */
+static spectra_status check_enums(const spectra_attention_desc *desc)
+{
+    if ((unsigned)desc->target > SPECTRA_GAUSSIAN)
+        return fail(SPECTRA_EINVAL, "target is %d; allowed are SPECTRA_SOFTMAX, SPECTRA_GAUSSIAN",
+                    (int)desc->target);
+    if ((unsigned)desc->rng > SPECTRA_RNG_CURAND)
+        return fail(SPECTRA_EINVAL, "rng is %d; allowed are SPECTRA_RNG_PHILOX, SPECTRA_RNG_CURAND",
+                    (int)desc->rng);
+    return SPECTRA_OK;
+}
+
 spectra_status attention_read_desc(const spectra_attention_desc *desc, const attention_kind **kind,
                                    attention_options *options)
 {
+    TRY(check_enums(desc));
     TRY(attention_find(desc->attn, desc->official, kind));
     attention_options_start(*kind, options);
     if ((*kind)->from_desc)

@@ -22,6 +22,7 @@ typedef struct setting {
     const char
         *initial;      /* value before any is given, as setting_parse reads it; NULL: all bits 0 */
     const char *alias; /* a former name, still read; NULL: none */
+    bool training;     /* of an attention: only training has a use for it */
 } setting;
 
 /* The row called `name`, or with that alias, or NULL. */

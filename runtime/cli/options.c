@@ -268,7 +268,7 @@ static bool option_at(int i, option *out)
                         .alias = s->alias,
                         .metavar = metavar[s->type],
                         .type = s->type == SETTING_BOOL ? FLAG : (int)s->type,
-                        .commands = CLI_TRAIN | CLI_ATTEND,
+                        .commands = CLI_TRAIN | (s->training ? 0 : CLI_ATTEND),
                         .low = s->low,
                         .high = s->high,
                         .initial = s->initial,

@@ -75,6 +75,7 @@ says 2 "parameter A would be computed.*--input A=FILE" attend --feat oprf --kern
 says 2 "linear map" attend --feat sderf --kernel orf --causal --q q.npy --k k.npy --v v.npy --out o.npy
 says 1 "as many queries as keys, here are 70 and 33" attend --attn softmax --causal --q q.npy --k k33.npy --v k33.npy --out o.npy
 says 2 "train has no option --causal" train --causal
+says 2 "attend has no option --train-scalars" attend --train-scalars
 says 1 "fast is of devices" attend --feat posrf --kernel orf --precision fast --q q.npy --k k.npy --v v.npy --out o.npy
 says 1 "causal attention has no products of bf16" attend --feat posrf --kernel orf --causal --precision bf16 --q q.npy --k k.npy --v v.npy --out o.npy
 says 1 "softmax has no products of bf16" attend --attn softmax --precision bf16 --q q.npy --k k.npy --v v.npy --out o.npy

@@ -29,7 +29,8 @@ const setting performer_settings[PERFORMER_SETTINGS] = {
     {"grad_through", SETTING_BOOL, AT(grad_through),
      .doc = "differentiate through data-dependent parameters", .alias = "through"},
     {"train_scalars", SETTING_BOOL, AT(train_scalars),
-     .doc = "train the feature's own scalars (gerf's A), one a head", .alias = "learn"},
+     .doc = "train the feature's own scalars (gerf's A), one a head", .alias = "learn",
+     .training = true},
 };
 
 static const char *const target_names[] = {
